@@ -1,0 +1,1 @@
+"""The network: one file for each module of the paper, and the whole in cmfn.py."""

@@ -1,0 +1,92 @@
+"""Two-stream ResNet: a stem for each modality, then shared stages (docs/method.md section 1)."""
+
+import os
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+BACKBONES = ("resnet18", "resnet34", "resnet50")
+
+
+class Backbone(nn.Module):
+    """Stems for visible and infrared images and the shared stages behind them.
+
+    name         one of BACKBONES, torchvision's layouts; stage 4 has stride 1
+    stages       how many shared stages to build: 4, or 3 for the shorter network of RegDB
+    pretrained   "imagenet" (torchvision's IMAGENET1K_V1), "none", or the path of a torchvision state dict
+
+    visible_stem, infrared_stem   (B, 3, H, W) -> (B, 64, H/4, W/4)
+    stages[i]                     (B, C, h, w) -> (B, channels[i], h', w')
+    """
+
+    def __init__(self, name: str = "resnet50", stages: int = 4, pretrained: str = "imagenet"):
+        super().__init__()
+        if name not in BACKBONES:
+            raise ValueError(f"MODEL.BACKBONE is {name!r}; known are {', '.join(BACKBONES)}")
+        if stages not in (3, 4):
+            raise ValueError(f"MODEL.STAGES is {stages}; the network has 4 stages, or 3 for RegDB")
+        resnet = torchvision.models.get_model(name, weights=None)
+        infrared = torchvision.models.get_model(name, weights=None)
+        remove_stride(resnet.layer4[0])
+        if pretrained != "none":
+            weights = pretrained_weights(name, pretrained)
+            resnet.load_state_dict(weights)
+            infrared.load_state_dict(weights)
+        self.visible_stem, self.infrared_stem = stem_of(resnet), stem_of(infrared)
+        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
+        self.stem_channels = resnet.conv1.out_channels
+        self.channels = [output_channels(stage) for stage in self.stages]
+
+
+def stem_of(resnet: nn.Module) -> nn.Sequential:
+    return nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+
+
+def output_channels(stage: nn.Sequential) -> int:
+    last_norm = stage[-1].bn3 if hasattr(stage[-1], "bn3") else stage[-1].bn2
+    return last_norm.num_features
+
+
+def remove_stride(block: nn.Module) -> None:
+    """Keep the resolution in a stage's first block; a bottleneck has its stride in conv2, a basic block in conv1."""
+    strided = block.conv2 if hasattr(block, "conv3") else block.conv1
+    strided.stride = block.downsample[0].stride = (1, 1)
+
+
+def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
+    """A torchvision state dict of the named ResNet.
+
+    source   "imagenet", or a file written by torch.save
+    raises   RuntimeError that says which file to get and which key to set where the weights cannot be had
+    """
+    if source == "imagenet":
+        weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+        file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
+        try:
+            return weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network, a proxy's refusal, a broken download
+            raise RuntimeError(
+                f"MODEL.PRETRAINED is 'imagenet', but {name}'s weights could not be downloaded ({error}). Download "
+                f"{weights.url} on a machine with a network and put it at {file}, or set MODEL.PRETRAINED to the path "
+                "where you put it. To train from random weights instead, set MODEL.PRETRAINED to none"
+            ) from None
+    if not os.path.isfile(source):
+        raise RuntimeError(
+            f"MODEL.PRETRAINED is {source!r}, and there is no such file: set it to imagenet, to none, or to the path "
+            f"of a torchvision state dict of {name}"
+        )
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RuntimeError(f"MODEL.PRETRAINED: {source} could not be read as a state dict ({error})") from None
+    wanted = torchvision.models.get_model(name, weights=None).state_dict()
+    wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
+    wrong = [key for key in wrong if not key.startswith("fc.")]
+    if wrong:
+        raise RuntimeError(
+            f"MODEL.PRETRAINED: {source} is not a state dict of torchvision's {name}: missing or of another shape are "
+            f"{', '.join(wrong[:5])}{' and more' if len(wrong) > 5 else ''}"
+        )
+    return {key: state[key] if not key.startswith("fc.") else wanted[key] for key in wanted}

@@ -1,0 +1,18 @@
+"""From the configuration to a network: a new method is one file in this folder and one line here."""
+
+from torch import nn
+
+from models.cmfn import CMFN
+
+MODELS = {"cmfn": CMFN}
+
+
+def build_model(options, classes: int) -> nn.Module:
+    """The network that MODEL.NAME asks for.
+
+    options   the MODEL section of the configuration
+    classes   number of training identities
+    """
+    if options.NAME not in MODELS:
+        raise ValueError(f"MODEL.NAME is {options.NAME!r}; known are {', '.join(MODELS)}")
+    return MODELS[options.NAME](options, classes)

@@ -1,0 +1,20 @@
+"""Tests run from anywhere and import the project's packages from the root of the repository."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    return ROOT / "tests" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
