@@ -1,0 +1,108 @@
+"""The rules by which the reference numbers in tests/data were made: weights by name and shape, images by seed."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.defaults import get_defaults
+from models.authors_checkpoint import from_authors
+from models.build import build_model
+from models.layers import DropPath
+
+DATA = Path(__file__).resolve().parent / "data"
+CLASSES = {"sysu": 395, "regdb": 206}
+WIDTH = {"sysu": 192, "regdb": 144}
+
+
+def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    n = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(shape)
+    last = key.rsplit(".", 1)[-1]
+    if last == "running_mean":
+        return 0.1 * n
+    if last == "running_var":
+        return np.exp(0.2 * n)
+    if last == "fusion_weights":
+        return 0.5 * n
+    if last == "relative_position_bias_table":
+        return 0.2 * n
+    if "wavelet_scale" in key:
+        return 0.1 * (1 + 0.1 * n)
+    if "base_scale" in key:
+        return 1 + 0.1 * n
+    if last == "bias":
+        return 0.05 * n
+    if len(shape) == 1:
+        return 1 + 0.1 * n
+    w = n * np.sqrt(1 / np.prod(shape[1:]))
+    if ".CNL." in key or ".PNL." in key:
+        w *= 0.3 if key.endswith(".W.0.weight") else 0.1
+    return w
+
+
+def image(seed: int, batch: int, height: int, width: int, block: int) -> Tensor:
+    """(batch, 3, height, width) float64: noise in blocks of `block` x `block` pixels."""
+    values = np.random.RandomState(seed).standard_normal((batch, 3, height // block, width // block))
+    return torch.from_numpy(values.repeat(block, axis=2).repeat(block, axis=3))
+
+
+def sample(t: Tensor) -> np.ndarray:
+    flat = t.reshape(-1)
+    step = max(1, flat.numel() // 1500) | 1
+    return flat[::step][:1500].numpy()
+
+
+def relative(value, reference) -> float:
+    """Norm of the difference over norm of the reference."""
+    value, reference = np.asarray(value), np.asarray(reference)
+    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
+
+
+def entries(variant: str) -> list[dict]:
+    """The authors' state dict: key, shape, dtype, kind and use (used, unused, constant) of each entry."""
+    return json.loads((DATA / f"state_dict_{variant}.json").read_text())
+
+
+def authors_state(variant: str) -> dict[str, Tensor]:
+    """The entries that the authors' network computes with, by the rule, rounded to float32."""
+    state = {}
+    for entry in entries(variant):
+        if entry["use"] == "used":
+            key, shape = entry["key"], tuple(entry["shape"])
+            counter = key.endswith("num_batches_tracked")
+            state[key] = torch.zeros((), dtype=torch.long) if counter else torch.from_numpy(weight(key, shape)).float()
+    return state
+
+
+def empty_model(variant: str) -> nn.Module:
+    options = get_defaults().MODEL
+    options.PRETRAINED = "none"
+    options.STAGES = 4 if variant == "sysu" else 3
+    return build_model(options, CLASSES[variant])
+
+
+def reference_model(variant: str) -> nn.Module:
+    """Our network with the reference weights, without dropout and drop path."""
+    model = empty_model(variant)
+    model.load_state_dict(from_authors({"net": authors_state(variant)}, model))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.probability = 0.0
+    return model
+
+
+def watch_stages(model: nn.Module) -> dict[str, Tensor]:
+    """A dict that each forward pass fills with the maps behind every stage, by the reference's names."""
+    named = {"stem_visible": model.backbone.visible_stem, "stem_infrared": model.backbone.infrared_stem}
+    named["mbue"] = model.mbue
+    for name, modules in [("layer", model.backbone.stages), ("hce", model.context), ("mfa", model.mfa)]:
+        named |= {f"{name}{i}": module for i, module in enumerate(modules, start=1)}
+    seen = {}
+    for name, module in named.items():
+        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
+    return seen

@@ -1,0 +1,112 @@
+"""The network and the total loss against the authors' arithmetic: weights and images by rule, outputs stored."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from reference import DATA, WIDTH, image, reference_model, relative, sample, watch_stages
+
+from losses.total import TotalLoss
+from models.authors_checkpoint import authors_name
+
+DCL_WEIGHTS = {"sysu": [[0, 0.1], [11, 0.01], [21, 0.0]], "regdb": [[0, 0.1], [6, 0.01]]}
+
+
+@pytest.fixture(scope="module", params=["sysu", "regdb"])
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(variant):
+    return reference_model(variant)
+
+
+def total_loss(variant):
+    return TotalLoss(
+        triplet_weight=1, triplet_margin=0.3, cpm_weight=0.8, cpm_margin=0.2, orthogonal_weight=0.01,
+        dcl_weights=DCL_WEIGHTS[variant],
+    )
+
+
+def is_before_mbue(stage):
+    return stage.startswith(("stem", "hce", "mfa", "layer1", "layer2"))
+
+
+def check_stages(stored, seen, tolerance_before_mbue, tolerance):
+    stages = [key.removeprefix("stage/") for key in stored if key.startswith("stage/")]
+    assert {"layer1", "hce2", "mfa2", "mbue"} <= set(stages)
+    for stage in stages:
+        assert tuple(seen[stage].shape) == tuple(stored[f"stage_shape/{stage}"]), stage
+        limit = tolerance_before_mbue if is_before_mbue(stage) else tolerance
+        assert relative(sample(seen[stage]), stored[f"stage/{stage}"]) < limit, stage
+
+
+def test_evaluation_matches_in_double(model, variant):
+    stored = np.load(DATA / f"eval_{variant}.npz")
+    model.double().eval()
+    seen = watch_stages(model)
+    images = image(1234, 2, 384, WIDTH[variant], 24)
+    with torch.inference_mode():
+        for modality in ("infrared", "visible"):  # the stored stages are those of visible images
+            pooled, neck = model.features(images, infrared=modality == "infrared")
+            assert relative(pooled.flatten(0, 1), stored[f"{modality}/pooled"]) < 1e-7
+            assert relative(neck.flatten(0, 1), stored[f"{modality}/neck"]) < 1e-7
+    check_stages(stored, seen, 1e-12, 1e-7)
+
+
+def test_training_matches_in_double(variant):
+    model = reference_model(variant).double().train()
+    stored = np.load(DATA / f"train_{variant}.npz")
+    seen = watch_stages(model)
+    images = image(77, 16, 96, 48, 8)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1] * 2)
+    output = model(images[:8], images[8:])
+
+    check_stages(stored, seen, 1e-12, 1e-7)
+    assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-7
+    assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-7
+    assert output.infrared.tolist() == [False] * 8 + [True] * 8
+
+    criterion = total_loss(variant)
+    for epoch in (1, 15, 25):
+        terms = {name: term.item() for name, term in criterion(output, labels, epoch).items()}
+        terms["total"] = sum(terms.values())
+        for name, value in terms.items():
+            assert value == pytest.approx(float(stored[f"epoch{epoch}/{name}"]), rel=1e-7, abs=1e-12), (epoch, name)
+
+    state = {authors_name(key): value for key, value in model.state_dict().items()}
+    moved = [key.removeprefix("after_step/") for key in stored if key.startswith("after_step/")]
+    assert "DEE.compression2.1.running_mean" in moved  # the compression that is called twice a step
+    for key in moved:
+        assert relative(state[key], stored[f"after_step/{key}"]) < 1e-7, key
+
+    sum(criterion(output, labels, 1).values()).backward()
+    norms = json.loads((DATA / f"train_{variant}_gradient_norms.json").read_text())
+    ours = {authors_name(key): p.grad.norm().item() for key, p in model.named_parameters() if p.requires_grad}
+    assert set(ours) == set(norms)
+    for key, norm in norms.items():
+        if norm > 1e-8 * max(norms.values()):  # the others are rounding noise of an exact zero
+            assert ours[key] == pytest.approx(norm, rel=1e-5), key
+
+
+def test_single_precision_is_as_close_as_the_authors_own(variant):
+    model = reference_model(variant).eval()
+    stored = np.load(DATA / f"eval_{variant}.npz")
+    with torch.inference_mode():
+        pooled, neck = model.features(image(1234, 2, 384, WIDTH[variant], 24).float(), infrared=False)
+    assert relative(pooled.flatten(0, 1), stored["visible/pooled"]) < 1e-5
+    assert relative(neck.flatten(0, 1), stored["visible/neck"]) < 1e-5
+
+    model.train()
+    stored = np.load(DATA / f"train_{variant}.npz")
+    images = image(77, 16, 96, 48, 8).float()
+    output = model(images[:8], images[8:])
+    assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-3
+    assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-3
+
+
+def test_parameters_counted(model, variant):
+    count = sum(p.numel() for p in model.parameters())
+    assert count == {"sysu": 79_365_898, "regdb": 25_509_386}[variant]
