@@ -74,3 +74,16 @@ _C.TEST.RERANK = False              # k-reciprocal re-ranking (Zhong et al. 2017
 
 def get_defaults() -> CfgNode:
     return _C.clone()
+
+
+# The options that take one of a few words.
+CHOICES = {
+    "DATA.NAME": ("sysu", "regdb", "llcm", "synthetic"),
+    "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
+    "MODEL.STAGES": (3, 4),
+    "MODEL.HCE.THIRD": ("bottleneck", "hce"),
+    "MODEL.MFA.POSITIONS": ("halves", "all"),
+    "MODEL.MBUE.TOKEN_LAYOUT": ("reference", "aligned"),
+    "MODEL.CSC_CMA.KEYS": ("local", "global"),
+    "SOLVER.PRECISION": ("float32", "bfloat16", "float16"),
+}

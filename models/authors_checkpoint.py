@@ -1,7 +1,6 @@
 """Checkpoints in the authors' format: their names for our parameters, and which of theirs never do anything."""
 
 import re
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -79,7 +78,7 @@ WINDOW_INDEX = r"DEE\.FC\d2\.attn\.relative_position_index$"
 HAAR_FILTERS = r"DEE\.fu\d\.feature_enhancer\.0\.i?wt_filter$"
 
 
-class CheckpointError(ValueError):
+class AuthorsCheckpointError(ValueError):
     """The checkpoint is not one of this network; the message lists the names."""
 
 
@@ -101,7 +100,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
 
     checkpoint   a state dict by the authors' names, or a dict that holds one as "net"
     model        the network to fill (not changed here)
-    raises       CheckpointError naming every entry that is missing, unexpected or of another shape
+    raises       AuthorsCheckpointError naming every entry that is missing, unexpected or of another shape
     """
     theirs = {name.removeprefix("module."): value for name, value in checkpoint.get("net", checkpoint).items()}
     ours = model.state_dict()
@@ -128,7 +127,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
             problems.append(f"unexpected: {name}")
     if problems:
         listed = "\n  ".join(problems)
-        raise CheckpointError(
+        raise AuthorsCheckpointError(
             f"this is not the authors' checkpoint of the network that the configuration describes:\n  {listed}"
         )
     return state
@@ -143,19 +142,3 @@ def is_constant_of_the_method(name: str, value: Tensor) -> bool:
     filters = haar(unit_images).reshape(4, 4).T.reshape(4, 1, 2, 2)  # one filter per sub-band
     expected = filters.repeat(len(value) // 4, 1, 1, 1)
     return value.shape == expected.shape and torch.allclose(value.double().cpu(), expected, atol=1e-6)
-
-
-def read_authors_checkpoint(path: str | Path) -> dict:
-    """The file's dict, read without running code from it.
-
-    raises   CheckpointError where there is no such file or it holds no tensors by name
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} could not be read as a checkpoint: {error}") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("net", checkpoint), dict):
-        raise CheckpointError(f"{path} holds neither a state dict nor a dict with one as 'net'")
-    return checkpoint

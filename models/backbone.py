@@ -10,6 +10,10 @@ from torch import Tensor, nn
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 
 
+class PretrainedError(RuntimeError):
+    """The weights that MODEL.PRETRAINED asks for cannot be had; the message says what to do."""
+
+
 class Backbone(nn.Module):
     """Stems for visible and infrared images and the shared stages behind them.
 
@@ -59,7 +63,7 @@ def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     """A torchvision state dict of the named ResNet.
 
     source   "imagenet", or a file written by torch.save
-    raises   RuntimeError that says which file to get and which key to set where the weights cannot be had
+    raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
     if source == "imagenet":
         weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
@@ -67,25 +71,25 @@ def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
         try:
             return weights.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, a proxy's refusal, a broken download
-            raise RuntimeError(
+            raise PretrainedError(
                 f"MODEL.PRETRAINED is 'imagenet', but {name}'s weights could not be downloaded ({error}). Download "
                 f"{weights.url} on a machine with a network and put it at {file}, or set MODEL.PRETRAINED to the path "
                 "where you put it. To train from random weights instead, set MODEL.PRETRAINED to none"
             ) from None
     if not os.path.isfile(source):
-        raise RuntimeError(
+        raise PretrainedError(
             f"MODEL.PRETRAINED is {source!r}, and there is no such file: set it to imagenet, to none, or to the path "
             f"of a torchvision state dict of {name}"
         )
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise RuntimeError(f"MODEL.PRETRAINED: {source} could not be read as a state dict ({error})") from None
+        raise PretrainedError(f"MODEL.PRETRAINED: {source} could not be read as a state dict ({error})") from None
     wanted = torchvision.models.get_model(name, weights=None).state_dict()
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     wrong = [key for key in wrong if not key.startswith("fc.")]
     if wrong:
-        raise RuntimeError(
+        raise PretrainedError(
             f"MODEL.PRETRAINED: {source} is not a state dict of torchvision's {name}: missing or of another shape are "
             f"{', '.join(wrong[:5])}{' and more' if len(wrong) > 5 else ''}"
         )

@@ -95,16 +95,21 @@ class MFA(nn.Module):
         return self.position(self.channel(high, low), low)
 
 
+class ImageSizeError(ValueError):
+    """The network cannot take images of this size."""
+
+
 def check_positions(height: int, width: int, fused_stages: int) -> None:
     """Refuse an image whose maps cannot be cut into two halves of positions.
 
     height, width   of the image, in pixels
     fused_stages    how many backbone stages have an MFA; maps are 1/4 of the image at stage 1, then half each
+    raises          ImageSizeError
     """
     h, w = -(-height // 4), -(-width // 4)
     for stage in range(1, fused_stages + 1):
         if h * w % 2:
-            raise ValueError(
+            raise ImageSizeError(
                 f"images of {height}x{width} give stage {stage} a map of {h}x{w}, an odd number of positions, which "
                 "MODEL.MFA.POSITIONS 'halves' cannot cut in two: choose another DATA.HEIGHT or DATA.WIDTH, or 'all'"
             )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import authors_state, empty_model, entries
 
-from models.authors_checkpoint import CheckpointError, authors_name, from_authors, read_authors_checkpoint
+from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.layers import relative_position_index
 
 
@@ -65,15 +65,6 @@ def test_anything_else_is_refused_by_name(model, whole, name, change, complaint)
         del whole[name]
     else:
         whole[name] = change
-    with pytest.raises(CheckpointError, match="(?s)the authors' checkpoint.*") as error:
+    with pytest.raises(AuthorsCheckpointError, match="(?s)the authors' checkpoint.*") as error:
         from_authors(whole, model)
     assert complaint in str(error.value)
-
-
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint at .*absent.t"):
-        read_authors_checkpoint(tmp_path / "absent.t")
-    broken = tmp_path / "broken.t"
-    broken.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="broken.t could not be read"):
-        read_authors_checkpoint(broken)

@@ -1,0 +1,132 @@
+"""Evaluate a trained network by every protocol asked for; each image is embedded once.
+
+    python test.py --checkpoint runs/sysu
+    python test.py --checkpoint runs/sysu --protocol all
+    python test.py --config configs/sysu_cmfn.yaml --authors-checkpoint sysu.t DATA.ROOT datasets/SYSU-MM01
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from configs.load import ConfigError, from_dump, load_config
+from data.dataset import open_benchmark
+from models.authors_checkpoint import from_authors
+from models.build import build_model
+from train import EXPECTED_ERRORS, embed_records
+from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
+from utils.evaluator import evaluate_protocol, format_table
+from utils.run import fail_clearly, library_versions, select_device, write_atomically
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or of a run's folder the best checkpoint by validation, else the last."""
+    if path.is_dir():
+        return path / "best.pth" if (path / "best.pth").exists() else path / "last.pth"
+    return path
+
+
+def load_run(path: Path, overrides: list[str]) -> tuple[nn.Module, object, dict]:
+    """The network of a checkpoint of train.py, its configuration, and what results.json says of it."""
+    path = find_checkpoint(path)
+    saved = read_own_checkpoint(path)
+    trained = from_dump(saved["config"])
+    cfg = load_config(overrides=overrides, base=trained)
+    if cfg.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
+        raise CheckpointError(
+            f"{path} was trained on RegDB's split {trained.DATA.SPLIT}; split {cfg.DATA.SPLIT} has a model of its own "
+            "(its test people may have been trained on here)"
+        )
+    model = build_without_pretraining(cfg, classes=len(saved["identities"]))
+    load_weights(model, saved["model"], path)
+    return model, cfg, {"path": str(path), "sha256": sha256(path), "epochs": saved["epoch"], "step": saved["step"]}
+
+
+def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
+    """The network of a checkpoint in the authors' format, which brings its number of classes."""
+    theirs = read_checkpoint(path)
+    weights = theirs.get("net", theirs)
+    classifier = weights.get("classifier.weight", weights.get("module.classifier.weight"))
+    if not isinstance(classifier, torch.Tensor):
+        raise CheckpointError(f"{path} is no checkpoint of the authors': it has no classifier.weight")
+    model = build_without_pretraining(cfg, classes=len(classifier))
+    model.load_state_dict(from_authors(theirs, model))
+    return model, {"path": str(path), "sha256": sha256(path), "format": "authors"}
+
+
+def build_without_pretraining(cfg, classes: int) -> nn.Module:
+    options = cfg.MODEL.clone()
+    options.defrost()
+    options.PRETRAINED = "none"
+    torch.manual_seed(cfg.SEED)
+    return build_model(options, classes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="a checkpoint of train.py, or the folder of a run")
+    source.add_argument("--authors-checkpoint", type=Path, help="a checkpoint in the authors' format; needs --config")
+    source.add_argument("--untrained", action="store_true", help="a network of random weights, as a control")
+    parser.add_argument("--config", help="a yaml file, where the checkpoint doesn't bring its configuration")
+    parser.add_argument("--protocol", nargs="+", help="names of protocols, or all; default: the data set's usual ones")
+    parser.add_argument("--output", type=Path, help="the results file; default: results.json in OUTPUT")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
+    args = parser.parse_args()
+
+    if args.checkpoint:
+        if args.config:
+            raise ConfigError("--checkpoint brings its own configuration; leave --config out and set KEY VALUE pairs")
+        model, cfg, checkpoint = load_run(args.checkpoint, args.overrides)
+    else:
+        if not args.config:
+            raise ConfigError("--authors-checkpoint and --untrained need --config")
+        cfg = load_config(args.config, args.overrides)
+        if args.untrained:
+            model, checkpoint = None, {"untrained": True, "seed": cfg.SEED}
+        else:
+            model, checkpoint = load_authors(args.authors_checkpoint, cfg)
+
+    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    print(benchmark.summary())
+    if model is None:
+        model = build_without_pretraining(cfg, classes=len({record.identity for record in benchmark.train}))
+    names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
+    names = benchmark.protocol_names() if list(names) == ["all"] else names
+    protocols = [benchmark.protocol(name) for name in names]
+
+    device = select_device(cfg.DEVICE)
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    features = embed_records(model, benchmark.test, cfg, device)
+    identities = [record.identity for record in benchmark.test]
+    results = []
+    for weighting in cfg.TEST.WEIGHTINGS:
+        if weighting not in model.weightings:
+            raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
+        scale = model.column_scale(weighting).to(device)
+        for protocol in protocols:
+            result = evaluate_protocol(features, identities, protocol, scale=scale, rerank=cfg.TEST.RERANK)
+            results.append({**result, "weighting": weighting, "flip": cfg.TEST.FLIP, "rerank": cfg.TEST.RERANK})
+
+    print(format_table(results))
+    if cfg.DATA.NAME == "synthetic":
+        print("These figures are of the embedded data set; they say nothing about a real one.")
+    output = args.output or Path(cfg.OUTPUT) / "results.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, json.dumps({
+        "data": {"name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test)},
+        "checkpoint": checkpoint,
+        "device": str(device),
+        "versions": library_versions(),
+        "config": yaml.safe_load(cfg.dump()),
+        "results": results,
+    }, indent=1) + "\n")
+    print(f"results: {output}")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, EXPECTED_ERRORS)

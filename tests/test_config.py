@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from configs.defaults import CHOICES, get_defaults
+from configs.load import ConfigError, differences, flatten, from_dump, load_config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_file_loads_and_opens_with_its_command(file):
+    load_config(file)
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert any("train.py --config" in line or "quickstart.sh" in line for line in head)
+
+
+@pytest.mark.parametrize("name, height, width, jitter, area, stages", [
+    ("sysu", 384, 192, True, [0.2, 0.8], 4),
+    ("regdb", 384, 144, False, [0.02, 0.4], 3),
+    ("llcm", 384, 144, False, [0.02, 0.4], 4),
+])
+def test_the_papers_recipe(name, height, width, jitter, area, stages):
+    cfg = load_config(CONFIGS / f"{name}_cmfn.yaml")
+    assert (cfg.DATA.HEIGHT, cfg.DATA.WIDTH) == (height, width)
+    assert (cfg.DATA.JITTER, cfg.DATA.ERASING_AREA, cfg.MODEL.STAGES) == (jitter, area, stages)
+    assert (cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SOLVER.EPOCHS) == (6, 4, 151)
+    assert (cfg.MODEL.BACKBONE, cfg.MODEL.PRETRAINED) == ("resnet50", "imagenet")
+
+
+def test_as_drawn_sets_every_difference_of_the_figure_and_nothing_else():
+    drawn, code = load_config(CONFIGS / "sysu_cmfn_as_drawn.yaml"), load_config(CONFIGS / "sysu_cmfn.yaml")
+    keys = {line.split(":")[0] for line in differences(drawn, code)}
+    assert keys == {
+        "MODEL.HCE.DILATIONS", "MODEL.HCE.THIRD", "MODEL.MBUE.CONTEXT_PATH", "MODEL.MBUE.SEPARATE_COMPRESSIONS",
+        "MODEL.CSC_CMA.KEYS", "MODEL.MBUE.TOKEN_LAYOUT", "MODEL.MFA.POSITIONS", "OUTPUT",
+    }
+
+
+def test_overrides_come_last_and_are_read_as_values():
+    cfg = load_config(CONFIGS / "sysu_cmfn.yaml", ["SOLVER.EPOCHS", "3", "SOLVER.BASE_LR", "1", "DATA.JITTER", "false",
+                                                   "DATA.ERASING_AREA", "(0.1, 0.2)", "OUTPUT", "runs/a b"])
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR, cfg.DATA.JITTER) == (3, 1.0, False)
+    assert (cfg.DATA.ERASING_AREA, cfg.OUTPUT) == ([0.1, 0.2], "runs/a b")
+
+
+@pytest.mark.parametrize("overrides, complaint", [
+    (["SOLVER.EPOCH", "3"], "SOLVER.EPOCH, which is not an option; the nearest is SOLVER.EPOCHS"),
+    (["MODEL.MBUE", "3"], "MODEL.MBUE, which is not an option; the nearest is MODEL.MBUE."),
+    (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS to 'many', str where int is wanted, such as 151"),
+    (["SOLVER.EPOCHS", "2.5"], "float where int is wanted"),
+    (["DATA.JITTER", "1"], "int where bool is wanted"),
+    (["MODEL.MFA.POSITIONS", "half"], "it is one of halves, all"),
+    (["SOLVER.EPOCHS"], "KEY VALUE; 'SOLVER.EPOCHS' stands alone"),
+])
+def test_a_wrong_override_is_refused_with_the_mend(overrides, complaint):
+    with pytest.raises(ConfigError) as error:
+        load_config(overrides=overrides)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("SOLVER:\n  EPOHCS: 3\n", "the nearest is SOLVER.EPOCHS"),
+    ("SOLVER: [\n", "not a readable yaml file"),
+    ("just words\n", "must hold sections and keys"),
+])
+def test_a_wrong_file_is_refused_by_name(tmp_path, text, complaint):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert complaint in str(error.value) and "mine.yaml" in str(error.value)
+    with pytest.raises(ConfigError, match="there is no configuration file .*absent.yaml; there are .*sysu_cmfn.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    (tmp_path / "a.yaml").write_text("SOLVER:\n  WEIGHT_DECAY: 5e-4\n")
+    assert load_config(tmp_path / "a.yaml").SOLVER.WEIGHT_DECAY == 5e-4
+
+
+def test_a_dump_is_read_back_unchanged():
+    cfg = load_config(CONFIGS / "sysu_cmfn_as_drawn.yaml")
+    assert differences(from_dump(cfg.dump()), cfg) == []
+
+
+def test_choices_name_options_and_hold_their_defaults():
+    known = dict(flatten(get_defaults()))
+    assert all(known[key] in choices for key, choices in CHOICES.items())

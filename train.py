@@ -1,0 +1,279 @@
+"""Train a network on a data set.
+
+    python train.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 OUTPUT runs/sysu
+    python train.py --config configs/sysu_cmfn.yaml OUTPUT runs/sysu --resume
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from configs.load import ConfigError, differences, from_dump, load_config
+from data.dataset import TestImages, TrainBatches, hold_out, open_benchmark
+from data.records import DataError
+from losses.total import TotalLoss
+from models.backbone import PretrainedError
+from models.build import build_model
+from models.mfa import ImageSizeError
+from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
+from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
+from utils.run import (
+    LOG, HostCopy, Metrics, StopRequest, fail_clearly, seed_step, select_device, start_log, write_atomically,
+)
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteLoss(ValueError):
+    """A loss term became infinite or NaN; the message names step, terms and identities."""
+
+
+def lr_factor_at(epoch: int, solver) -> float:
+    """The schedule of docs/method.md section 8: linear warm-up, then steps. Epochs count from 0."""
+    if epoch < solver.WARMUP_EPOCHS:
+        return (epoch + 1) / solver.WARMUP_EPOCHS
+    return [1.0, *(factor for first_epoch, factor in solver.LR_STEPS if first_epoch <= epoch)][-1]
+
+
+def build_optimizer(model: nn.Module, solver) -> torch.optim.SGD:
+    """SGD with two groups: neck and classifier at the base rate, everything else at a fraction of it."""
+    groups = [
+        {"params": [], "base_lr": solver.BASE_LR},
+        {"params": [], "base_lr": solver.BASE_LR * solver.BACKBONE_LR_FACTOR},
+    ]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[0 if name.startswith("head.") else 1]["params"].append(parameter)
+    return torch.optim.SGD(
+        groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=True
+    )
+
+
+def build_loss(cfg) -> TotalLoss:
+    return TotalLoss(
+        triplet_weight=cfg.LOSS.TRIPLET_WEIGHT,
+        triplet_margin=cfg.LOSS.TRIPLET_MARGIN,
+        cpm_weight=cfg.LOSS.CPM_WEIGHT,
+        cpm_margin=cfg.LOSS.CPM_MARGIN,
+        orthogonal_weight=cfg.LOSS.ORTHOGONAL_WEIGHT,
+        dcl_weights=cfg.LOSS.DCL_WEIGHTS,
+    )
+
+
+class Trainer:
+    """Everything a training holds, assembled once; `run` is the loop."""
+
+    def __init__(self, cfg, resume: bool):
+        self.cfg, self.folder = cfg, Path(cfg.OUTPUT)
+        self.last, self.best = self.folder / "last.pth", self.folder / "best.pth"
+        if self.last.exists() and not resume:
+            raise CheckpointError(
+                f"{self.folder} holds a training already: add --resume to go on with it, or choose another OUTPUT"
+            )
+        saved = read_own_checkpoint(self.last) if self.last.exists() else None
+        if saved is not None:
+            self.check_same_run(saved)
+        start_log(self.folder)
+        write_atomically(self.folder / "config.yaml", cfg.dump())
+        self.device = select_device(cfg.DEVICE)
+
+        self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+        LOG.info("%s", self.benchmark.summary())
+        fingerprint = self.benchmark.fingerprint()
+        if saved is not None and saved["data"] != fingerprint:
+            raise CheckpointError(f"{self.last} was trained on other data than {cfg.DATA.ROOT} now holds")
+        records, self.held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        self.batches = TrainBatches(
+            records, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SEED, cfg.DATA.HEIGHT, cfg.DATA.WIDTH,
+            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA,
+        )
+
+        torch.manual_seed(cfg.SEED)
+        if saved is not None:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
+        model = build_model(cfg.MODEL, len(self.batches.identities))
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.criterion = build_loss(cfg)
+        self.optimizer = build_optimizer(self.model, cfg.SOLVER)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.SOLVER.PRECISION == "float16")
+        self.buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        self.buffers_before = [torch.empty_like(b) for b in self.buffers]
+
+        self.state = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "data": fingerprint, "config": self.cfg.dump()}
+        if saved is not None:
+            load_weights(self.model, saved["model"], self.last)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.state |= {key: saved[key] for key in self.state}
+        self.metrics = Metrics(self.folder, self.state["epoch"])
+
+    def check_same_run(self, saved: dict) -> None:
+        """A resumed run must have the options it began with, but for those that change no result."""
+        free = ("DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "SOLVER.LOG_PERIOD", "SOLVER.EPOCHS", "TEST.")
+        changed = [d for d in differences(from_dump(saved["config"]), self.cfg) if not d.startswith(free)]
+        if changed:
+            raise CheckpointError(
+                f"{self.last} was trained with other options (there, here): {'; '.join(changed)}. "
+                "Resume with the same ones, or choose another OUTPUT"
+            )
+
+    def run(self) -> None:
+        solver, state = self.cfg.SOLVER, self.state
+        LOG.info("%d identities, %d batches an epoch, %s", len(self.batches.identities), len(self.batches), self.device)
+        if state["epoch"] or state["step"]:
+            LOG.info("resuming from %s at epoch %d, step %d", self.last, state["epoch"], state["step"])
+        loader = iter(self.loader())
+        with StopRequest() as stop:
+            for epoch in range(state["epoch"], solver.EPOCHS):
+                factor = lr_factor_at(epoch, solver)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = factor * group["base_lr"]
+                figures = self.train_epoch(epoch, loader, stop)
+                if stop.by:
+                    self.save()
+                    LOG.info("stopped by %s; go on with the same command and --resume", stop.by)
+                    return
+                state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
+                figures |= {"lr": solver.BASE_LR * factor}
+                improved = False
+                if (epoch + 1) % solver.EVAL_PERIOD == 0 or epoch + 1 == solver.EPOCHS:
+                    figures |= self.validate()
+                    improved = figures.get("validation_mAP", -1.0) > state["best"]
+                if improved:
+                    state["best"] = figures["validation_mAP"]
+                self.save(best=improved)
+                self.metrics.write(epoch, figures)
+                LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
+
+    def loader(self) -> DataLoader:
+        """One loader for all batches to come, so that workers start once and prefetch across epochs."""
+        first = (self.state["epoch"], self.state["step"])
+        keys = [(epoch, step) for epoch in range(self.cfg.SOLVER.EPOCHS) for step in range(len(self.batches))]
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=[key for key in keys if key >= first],
+            num_workers=self.cfg.DATA.WORKERS,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float]:
+        """Train until the epoch's end or a stop; returns the means of the loss terms, and the speed."""
+        self.model.train()
+        sums, first = self.state["sums"], self.state["step"]
+        begun, rows = time.perf_counter(), 0
+        steps = tqdm(
+            range(first, len(self.batches)), f"epoch {epoch}", len(self.batches), initial=first, leave=False, disable=None
+        )
+        for step in steps:
+            visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(loader))
+            terms = self.train_step(visible, infrared, labels, epoch, step)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.state["step"] = step + 1
+            rows += 2 * len(labels)
+            speed = rows / (time.perf_counter() - begun)
+            if step % self.cfg.SOLVER.LOG_PERIOD == 0:
+                steps.set_postfix({**{k: f"{v:.3f}" for k, v in terms.items()}, "images/s": f"{speed:.0f}"})
+            if stop.by:
+                break
+        if self.state["step"] == first:
+            return {}
+        return {name: total / self.state["step"] for name, total in sums.items()} | {"images_per_second": speed}
+
+    def train_step(self, visible, infrared, labels, epoch: int, step: int) -> dict[str, float]:
+        """One update; returns the weighted loss terms and their total.
+
+        visible, infrared   (PK, 3, H, W)
+        labels              (PK,) the identities of both, in the same order
+        raises              NonFiniteLoss before the update, with the running statistics as before the step
+        """
+        visible, infrared = (x.contiguous(memory_format=torch.channels_last) for x in (visible, infrared))
+        torch._foreach_copy_(self.buffers_before, self.buffers)
+        seed_step(self.cfg.SEED, epoch, step)
+        dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            output = self.model(visible, infrared)
+        losses = self.criterion(output, labels.repeat(2), epoch)
+        losses["total"] = sum(losses.values())
+        arriving = HostCopy(torch.stack([*losses.values()]))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["total"]).backward()
+        terms = dict(zip(losses, arriving.read()))
+        if not math.isfinite(terms["total"]):
+            self.stop_at_non_finite(terms, labels, epoch, step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def stop_at_non_finite(self, terms: dict[str, float], labels, epoch: int, step: int) -> None:
+        torch._foreach_copy_(self.buffers, self.buffers_before)
+        if all(bool(t.isfinite().all()) for t in self.model.state_dict().values()):
+            self.save()
+            kept = f"The weights from before this step are in {self.last}"
+        else:
+            kept = f"The weights had become non-finite before; {self.last} holds the last good ones, if it exists"
+        identities = sorted({self.batches.identities[i] for i in labels.tolist()})
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        raise NonFiniteLoss(
+            f"the loss is not finite at epoch {epoch}, step {step}: {listed}; identities of the batch: {identities}. "
+            f"{kept}. Lower SOLVER.BASE_LR, or use SOLVER.PRECISION float32, and resume"
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Rank-1 and mAP on the identities held out, or on test data where that was asked for; {} with neither."""
+        if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
+            LOG.warning("choosing the best epoch by TEST data, as asked: the figures of best.pth are inflated")
+            records, protocol = self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
+        elif self.held_out:
+            records, protocol = self.held_out, self.benchmark.validation(self.held_out)
+        else:
+            return {}
+        features = embed_records(self.model, records, self.cfg, self.device)
+        result = evaluate_protocol(features, [r.identity for r in records], protocol)
+        return {f"validation_{name}": result["mean"][name] for name in ("rank1", "mAP")}
+
+    def save(self, best: bool = False) -> None:
+        state = {
+            **self.state,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "identities": self.batches.identities,
+        }
+        if best:
+            save_checkpoint(self.best, state)
+        save_checkpoint(self.last, state)
+
+
+def embed_records(model: nn.Module, records: list, cfg, device: torch.device) -> torch.Tensor:
+    """(len(records), E) embeddings, each image once."""
+    images = TestImages(records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
+    return embed_images(model, images, device, batch=cfg.TEST.BATCH, workers=cfg.DATA.WORKERS, flip=cfg.TEST.FLIP)
+
+
+EXPECTED_ERRORS = (
+    ConfigError, DataError, CheckpointError, EvaluationError, PretrainedError, ImageSizeError, NonFiniteLoss
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a yaml file of configs/")
+    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth, if there is one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
+    args = parser.parse_args()
+    Trainer(load_config(args.config, args.overrides), args.resume).run()
+
+
+if __name__ == "__main__":
+    fail_clearly(main, EXPECTED_ERRORS)

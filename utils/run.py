@@ -1,0 +1,159 @@
+"""What surrounds a run: its folder, log and metrics, the device, seeds, and an orderly stop."""
+
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LOG = logging.getLogger("cmfn")
+
+
+class DeviceError(ValueError):
+    """The device asked for is not there."""
+
+
+def select_device(name: str) -> torch.device:
+    """The device that DEVICE names; "auto" is CUDA where there is one.
+
+    raises   DeviceError
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(f"DEVICE is {name!r}, which cannot be used here ({reason}); try auto or cpu") from None
+    return device
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Seed dropout and drop path for one step, so that a resumed run draws what an uninterrupted one does."""
+    torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + step)
+
+
+def start_log(folder: Path) -> None:
+    """Log lines go to the console and, behind what is there already, to the folder's train.log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    LOG.setLevel(logging.INFO)
+    LOG.handlers.clear()
+    console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    LOG.addHandler(console)
+    LOG.addHandler(file)
+
+
+class Metrics:
+    """metrics.jsonl, one JSON object per line and epoch; also TensorBoard, where that is installed.
+
+    Lines from `first_epoch` on are those of a run that was cut off before its checkpoint, and are dropped.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int):
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in self.read(folder) if line["epoch"] < first_epoch]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+
+    @staticmethod
+    def read(folder: Path) -> list[dict]:
+        path, lines = folder / "metrics.jsonl", []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # cut off while it was written: its epoch has no checkpoint either
+        return lines
+
+    def write(self, epoch: int, figures: dict[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, epoch)
+            self.board.flush()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class HostCopy:
+    """A few numbers on their way from the device: ask before the backward pass, read after it was queued.
+
+    Reading waits for the forward pass only, while the device is busy with the backward one; so every step's loss can
+    be looked at without ever leaving the device idle.
+    """
+
+    def __init__(self, values: Tensor):
+        self.event = None
+        values = values.detach()
+        if values.device.type == "cuda":
+            self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self.values.copy_(values, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+        else:
+            self.values = values.cpu()
+
+    def read(self) -> list[float]:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.values.tolist()
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into a flag that the training loop looks at; the second signal stops at once."""
+
+    def __init__(self):
+        self.by: str | None = None
+        self.previous = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.previous[number] = signal.signal(number, self.note)
+        return self
+
+    def note(self, number: int, _frame) -> None:
+        self.by = signal.Signals(number).name
+        signal.signal(number, self.previous[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "pillow", "scipy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
+    """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace."""
+    try:
+        main()
+    except expected as error:
+        message = str(error)
+        if "Original Traceback" in message:  # came through a loader's worker: its own words stand behind the trace
+            message = message.rsplit("Error: ", 1)[-1]
+        sys.exit(f"error: {message.strip()}")
