@@ -15,7 +15,7 @@ from torch import nn
 
 from configs.load import ConfigError, from_dump, load_config
 from data.dataset import open_benchmark
-from models.authors_checkpoint import from_authors
+from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
@@ -109,8 +109,9 @@ def main() -> None:
             raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
         scale = model.column_scale(weighting).to(device)
         for protocol in protocols:
-            result = evaluate_protocol(features, identities, protocol, scale=scale, rerank=cfg.TEST.RERANK)
-            results.append({**result, "weighting": weighting, "flip": cfg.TEST.FLIP, "rerank": cfg.TEST.RERANK})
+            results.append(evaluate_protocol(
+                features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK
+            ))
 
     print(format_table(results))
     if cfg.DATA.NAME == "synthetic":
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, EXPECTED_ERRORS)
+    fail_clearly(main, (*EXPECTED_ERRORS, AuthorsCheckpointError))

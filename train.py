@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from configs.load import ConfigError, differences, from_dump, load_config
-from data.dataset import TestImages, TrainBatches, hold_out, open_benchmark
+from data.dataset import TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
 from losses.total import TotalLoss
 from models.backbone import PretrainedError
@@ -24,7 +24,7 @@ from models.mfa import ImageSizeError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
 from utils.run import (
-    LOG, HostCopy, Metrics, StopRequest, fail_clearly, seed_step, select_device, start_log, write_atomically,
+    LOG, DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, seed_step, select_device, start_log, write_atomically,
 )
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -239,7 +239,8 @@ class Trainer:
         else:
             return {}
         features = embed_records(self.model, records, self.cfg, self.device)
-        result = evaluate_protocol(features, [r.identity for r in records], protocol)
+        identities = [record.identity for record in records]
+        result = evaluate_protocol(features, identities, protocol, flip=self.cfg.TEST.FLIP, weighting="equal")
         return {f"validation_{name}": result["mean"][name] for name in ("rank1", "mAP")}
 
     def save(self, best: bool = False) -> None:
@@ -256,13 +257,20 @@ class Trainer:
 
 
 def embed_records(model: nn.Module, records: list, cfg, device: torch.device) -> torch.Tensor:
-    """(len(records), E) embeddings, each image once."""
-    images = TestImages(records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
-    return embed_images(model, images, device, batch=cfg.TEST.BATCH, workers=cfg.DATA.WORKERS, flip=cfg.TEST.FLIP)
+    """(len(records), E) embeddings, each image once; the model is left in evaluation mode."""
+    model.eval()
+    loaders = eval_loaders(
+        records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda"
+    )
+
+    def embed(images: torch.Tensor, infrared: bool) -> torch.Tensor:
+        return model.embed(images.contiguous(memory_format=torch.channels_last), infrared, cfg.TEST.FLIP)
+
+    return embed_images(embed, loaders, [record.path for record in records], device)
 
 
 EXPECTED_ERRORS = (
-    ConfigError, DataError, CheckpointError, EvaluationError, PretrainedError, ImageSizeError, NonFiniteLoss
+    ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError, NonFiniteLoss,
 )
 
 

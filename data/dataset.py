@@ -1,0 +1,106 @@
+"""Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.llcm import LLCM
+from data.records import Benchmark, DataError, Record
+from data.regdb import RegDB
+from data.sampler import IdentitySampler
+from data.sysu import SYSU
+from data.transforms import open_image, eval_transform, train_transform
+
+
+def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
+    """The data set of that name in the folder `root`; `split` is RegDB's."""
+    if name == "sysu":
+        return SYSU(root)
+    if name == "regdb":
+        return RegDB(root, split)
+    if name == "llcm":
+        return LLCM(root)
+    if name == "synthetic":
+        return SYSU(root, name="synthetic")
+    raise DataError(f"DATA.NAME is {name!r}; known are sysu, regdb, llcm and synthetic")
+
+
+def hold_out(records: Sequence[Record], identities: int, seed: int) -> tuple[list[Record], list[Record]]:
+    """Take some training identities away for validation: (records to train on, records held out)."""
+    known = sorted({record.identity for record in records})
+    if identities >= len(known):
+        raise DataError(f"SOLVER.VALIDATION_IDS is {identities}, and the training set has {len(known)} identities")
+    held = set(np.random.default_rng(seed).choice(known, identities, replace=False).tolist())
+    return [r for r in records if r.identity not in held], [r for r in records if r.identity in held]
+
+
+class TrainBatches(Dataset):
+    """Whole training batches by (epoch, step), whatever the number of worker processes that load them.
+
+    Augmentation draws from a generator seeded by (seed, epoch, step), so a batch is the same in every process, and
+    torch's own generator is left as it was.
+
+    batches[epoch, step]   visible (P·K, 3, H, W) float32, infrared likewise, labels (P·K,) int64: those of both
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        identities: int,
+        images: int,
+        seed: int,
+        height: int,
+        width: int,
+        *,
+        jitter: bool,
+        erasing_area: tuple[float, float],
+    ):
+        self.records, self.seed, self.height, self.width = records, seed, height, width
+        self.sampler = IdentitySampler(records, identities, images, seed)
+        self.identities = self.sampler.identities
+        self.transform = train_transform(height, width, jitter, erasing_area)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        visible, infrared, labels = self.sampler.batch(*position)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, *position)).generate_state(1, np.uint64)[0]))
+            return self.load(visible), self.load(infrared), torch.from_numpy(labels)
+
+    def load(self, rows: np.ndarray) -> Tensor:
+        return torch.stack([
+            self.transform(open_image(self.records[row].path, self.height, self.width)) for row in rows
+        ])
+
+
+class EvalImages(Dataset):
+    """The test pipeline over some rows of the records: (image (3, H, W) float32, row)."""
+
+    def __init__(self, records: Sequence[Record], rows: Sequence[int], height: int, width: int):
+        self.records, self.rows, self.height, self.width = records, rows, height, width
+        self.transform = eval_transform()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        row = self.rows[i]
+        return self.transform(open_image(self.records[row].path, self.height, self.width)), row
+
+
+def eval_loaders(
+    records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool
+) -> list[tuple[DataLoader, bool]]:
+    """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared."""
+    loaders = []
+    for infrared in (False, True):
+        rows = [row for row, record in enumerate(records) if record.infrared == infrared]
+        images = EvalImages(records, rows, height, width)
+        loaders.append((DataLoader(images, batch, num_workers=workers, pin_memory=pin_memory), infrared))
+    return loaders

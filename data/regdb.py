@@ -1,0 +1,58 @@
+"""RegDB (docs/protocols.md): one visible and one thermal camera, ten splits of its people."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.records import (
+    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, read_index, require_folder,
+)
+
+SPLITS = range(1, 11)
+CAMERA = {"visible": 1, "thermal": 2}
+DIRECTIONS = ("visible-to-thermal", "thermal-to-visible")
+
+
+class RegDB(Benchmark):
+    """One of RegDB's ten splits; a label number names different people in its training and its test part.
+
+    protocol names   regdb/SPLIT/visible-to-thermal, regdb/SPLIT/thermal-to-visible
+    """
+
+    counts = "images"
+
+    def __init__(self, root: str | Path, split: int = 1):
+        self.name, self.root, self.split = "regdb", Path(root).resolve(), split
+        if split not in SPLITS:
+            raise DataError(f"RegDB has splits 1 to 10, and DATA.SPLIT is {split}")
+        obtain = "RegDB is given out by its owners at Dongguk University on request."
+        require_folder(self.root, "idx, Visible and Thermal", obtain)
+        self.train = self.read("train")
+        self.test = self.read("test")
+        check_both_modalities(self.train, self.index("train", "visible"))
+        self.expected = [
+            Expected(part, modality, what, number)
+            for part in ("train", "test")
+            for modality in ("visible", "infrared")
+            for what, number in (("identities", 206), ("images", 2060))
+        ]
+
+    def index(self, part: str, modality: str) -> Path:
+        return self.root / "idx" / f"{part}_{modality}_{self.split}.txt"
+
+    def read(self, part: str) -> list[Record]:
+        return [
+            Record(str(self.root / name), label, camera, modality == "thermal")
+            for modality, camera in CAMERA.items()
+            for name, label in read_index(self.index(part, modality))
+        ]
+
+    def protocol_names(self) -> list[str]:
+        return [f"{self.name}/{self.split}/{direction}" for direction in DIRECTIONS]
+
+    default_protocols = protocol_names
+
+    def trials(self, name: str) -> tuple[Trial, ...]:
+        infrared = np.array([record.infrared for record in self.test])
+        visible, thermal = np.flatnonzero(~infrared), np.flatnonzero(infrared)
+        return (Trial(visible, thermal) if name.endswith("visible-to-thermal") else Trial(thermal, visible),)

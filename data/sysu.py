@@ -1,0 +1,137 @@
+"""SYSU-MM01 (docs/protocols.md): six cameras, four by day and two by night."""
+
+import random
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data.records import (
+    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, list_names, read_ids, require_folder,
+)
+
+INFRARED = (3, 6)
+VISIBLE = (1, 2, 4, 5)
+SEARCH = {"all": (1, 2, 4, 5), "indoor": (1, 2)}  # cameras of the gallery
+SHOTS = {"single-shot": 1, "multi-shot": 10}
+GALLERIES = ("random", "official")
+TRIALS = 10
+
+
+class SYSU(Benchmark):
+    """Records and protocols of SYSU-MM01, or of another data set in its layout.
+
+    protocol names   NAME/all|indoor/single-shot|multi-shot/random|official
+    """
+
+    def __init__(self, root: str | Path, name: str = "sysu"):
+        self.name, self.root = name, Path(root).resolve()
+        obtain = (
+            "The embedded data set is written by: python -m data.synthetic --root FOLDER." if name == "synthetic" else
+            "SYSU-MM01 is given out by its owners at Sun Yat-sen University on request."
+        )
+        require_folder(self.root, "cam1 to cam6 and exp", obtain)
+        exp = self.root / "exp"
+        train_ids = {*read_ids(exp / "train_id.txt"), *read_ids(exp / "val_id.txt")}
+        test_ids = {*read_ids(exp / "test_id.txt")}
+        if train_ids & test_ids:
+            raise DataError(f"{exp}: identities {sorted(train_ids & test_ids)[:5]} are both in training and in test")
+        self.train = self.read(train_ids, exp / "train_id.txt")
+        self.test = self.read(test_ids, exp / "test_id.txt")
+        check_both_modalities(self.train, exp / "train_id.txt")
+        if name == "sysu":
+            self.expected = [
+                Expected("train", "both", "identities", 395),
+                Expected("train", "visible", "images", 22258),
+                Expected("train", "infrared", "images", 11909),
+                Expected("test", "both", "identities", 96),
+                Expected("test", "infrared", "images", 3803),
+            ]
+
+    def read(self, ids: set[int], index: Path) -> list[Record]:
+        """All images of the identities, by camera (in the order of docs/protocols.md), identity and file name."""
+        records = []
+        for camera in sorted(VISIBLE + INFRARED):
+            for identity in sorted(ids):
+                folder = self.root / f"cam{camera}" / f"{identity:04d}"
+                records += [
+                    Record(f"{folder}/{name}", identity, camera, camera in INFRARED) for name in list_names(folder)
+                ]
+        missing = ids - {record.identity for record in records}
+        if missing:
+            raise DataError(f"{index} lists identity {min(missing)}, but {self.root}/cam*/{min(missing):04d} has no image")
+        return records
+
+    def protocol_names(self) -> list[str]:
+        return [f"{self.name}/{s}/{n}/{g}" for g in GALLERIES for n in SHOTS for s in SEARCH]
+
+    def default_protocols(self) -> list[str]:
+        return [f"{self.name}/{search}/single-shot/random" for search in SEARCH]
+
+    def ignored_group(self, record: Record) -> int:
+        return 2 if record.camera == 3 else -1  # cameras 2 and 3 stand in the same place
+
+    def group(self, record: Record) -> int:
+        return record.camera
+
+    @cached_property
+    def folders(self) -> dict[tuple[int, int], list[int]]:
+        """Rows of the test records by (identity, camera), identities ascending, then cameras; files by name."""
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, record in enumerate(self.test):
+            rows.setdefault((record.identity, record.camera), []).append(row)
+        return dict(sorted(rows.items()))
+
+    def trials(self, name: str) -> tuple[Trial, ...]:
+        search, shots, source = name.split("/")[1:]
+        query = np.flatnonzero([record.infrared for record in self.test])
+        folders = {key: rows for key, rows in self.folders.items() if key[1] in SEARCH[search]}
+        draw = self.official_draw() if source == "official" else random_draw
+        return tuple(Trial(query, np.array(draw(folders, SHOTS[shots], t), dtype=np.int64)) for t in range(TRIALS))
+
+    def official_draw(self) -> Callable[[dict, int, int], list[int]]:
+        """The draw that exp/rand_perm_cam.mat prescribes: the first entries of its permutations."""
+        path = self.root / "exp" / "rand_perm_cam.mat"
+        if not path.is_file():
+            raise DataError(
+                f"the official gallery needs {path}, which comes with SYSU-MM01's evaluation code; put it there, or "
+                "choose a protocol whose name ends in /random"
+            )
+        from scipy.io import loadmat  # slow to import, and only this protocol needs it
+
+        try:
+            cameras = loadmat(path)["rand_perm_cam"].ravel()
+        except Exception as error:
+            raise DataError(f"{path} is no MATLAB file with the variable rand_perm_cam ({error})") from None
+
+        def draw(folders: dict[tuple[int, int], list[int]], shots: int, trial: int) -> list[int]:
+            gallery = []
+            for (identity, camera), rows in folders.items():
+                permutation = permutation_of(cameras, camera, identity, trial)
+                if len(permutation) != len(rows):
+                    raise DataError(
+                        f"{self.root}/cam{camera}/{identity:04d} has {len(rows)} files, but {path.name} permutes "
+                        f"{len(permutation)}: the copy is incomplete, or has files that don't belong there"
+                    )
+                gallery += [rows[position - 1] for position in permutation[:shots]]
+            return gallery
+
+        return draw
+
+
+def permutation_of(cameras: np.ndarray, camera: int, identity: int, trial: int) -> list[int]:
+    """1-based positions in the sorted files of a camera and identity, [] where the file has none."""
+    try:
+        matrix = np.atleast_2d(cameras[camera - 1].ravel()[identity - 1])
+        return [int(position) for position in matrix[trial]]
+    except IndexError:
+        return []
+
+
+def random_draw(folders: dict[tuple[int, int], list[int]], shots: int, trial: int) -> list[int]:
+    """The field's galleries: a fresh generator for each trial, one choice (or a sample) for each folder in turn."""
+    generator = random.Random(trial)
+    if shots == 1:
+        return [generator.choice(rows) for rows in folders.values()]
+    return [row for rows in folders.values() for row in generator.sample(rows, min(shots, len(rows)))]

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# From nothing to a table: environment, embedded data set, training, evaluation.
+#   bash scripts/quickstart.sh [KEY VALUE ...]      e.g. bash scripts/quickstart.sh SEED 1 OUTPUT runs/quickstart-1
+# Running it again reuses what is there; a training that was cut off goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh requirements.txt
+
+echo "== writing the embedded data set"
+"$VENV/bin/python" -m data.synthetic --root datasets/synthetic
+echo "== training"
+"$VENV/bin/python" train.py --config configs/quickstart.yaml --resume "$@"
+run=$("$VENV/bin/python" -c 'import sys; from configs.load import load_config
+print(load_config("configs/quickstart.yaml", sys.argv[1:]).OUTPUT)' "$@")
+echo "== evaluating, all-search and indoor-search"
+"$VENV/bin/python" test.py --checkpoint "$run"
+echo "checkpoint: $run/last.pth"
+echo "log:        $run/train.log"

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from trees import sysu_tree
+
+from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
+from data.records import DataError
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    return open_benchmark("synthetic", sysu_tree(tmp_path, images=3))
+
+
+def train_batches(records, seed=0):
+    return TrainBatches(records, 3, 2, seed, 24, 12, jitter=True, erasing_area=(0.02, 0.4))
+
+
+def load(batches, positions, workers):
+    return list(DataLoader(batches, batch_size=None, sampler=positions, num_workers=workers))
+
+
+def test_workers_change_nothing_bit_for_bit(benchmark):
+    batches = train_batches(benchmark.train)
+    positions = [(epoch, step) for epoch in range(2) for step in range(len(batches))]
+    alone = load(batches, positions, 0)
+    for workers in (1, 3):
+        for ours, theirs in zip(alone, load(batches, positions, workers), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    resumed = load(batches, positions[4:], 2)  # begun in the middle
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(alone[4:], resumed, strict=True))
+    assert not torch.equal(alone[0][0], alone[1][0])
+    assert not torch.equal(alone[0][0], load(train_batches(benchmark.train, seed=1), positions[:1], 0)[0][0])
+
+
+def test_loading_leaves_the_global_generator_alone(benchmark):
+    batches = train_batches(benchmark.train)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    batches[0, 0]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_batch_has_both_modalities_of_the_same_people(benchmark):
+    visible, infrared, labels = train_batches(benchmark.train)[0, 1]
+    assert visible.shape == infrared.shape == (6, 3, 24, 12) and visible.dtype == torch.float32
+    assert labels.dtype == torch.int64 and len(labels.unique()) == 3
+
+
+def test_held_out_identities_are_not_trained_on(benchmark):
+    train, held = hold_out(benchmark.train, 2, seed=0)
+    assert len({r.identity for r in held}) == 2 and not {r.identity for r in held} & {r.identity for r in train}
+    assert len(train) + len(held) == len(benchmark.train)
+    assert hold_out(benchmark.train, 0, seed=0) == (benchmark.train, [])
+    protocol = benchmark.validation(held)
+    trial = protocol.trials[0]
+    assert all(held[row].infrared for row in trial.query) and not any(held[row].infrared for row in trial.gallery)
+    assert len(trial.query) + len(trial.gallery) == len(held) == len(protocol.query_ignores)
+    with pytest.raises(DataError, match="SOLVER.VALIDATION_IDS is 4"):
+        hold_out(benchmark.train, 4, seed=0)
+
+
+def test_evaluation_shows_every_image_once_by_modality(benchmark):
+    seen = []
+    for loader, infrared in eval_loaders(benchmark.test, 24, 12, batch=5, workers=0, pin_memory=False):
+        for images, rows in loader:
+            assert images.shape[1:] == (3, 24, 12)
+            assert all(benchmark.test[row].infrared == infrared for row in rows.tolist())
+            seen += rows.tolist()
+    assert sorted(seen) == list(range(len(benchmark.test)))
+    image, row = EvalImages(benchmark.test, [7], 24, 12)[0]
+    assert row == 7 and image.shape == (3, 24, 12)
+
+
+def test_a_broken_picture_is_named_from_a_worker_too(benchmark):
+    path = benchmark.test[0].path
+    with open(path, "w") as file:
+        file.write("broken")
+    images = EvalImages(benchmark.test, [0], 24, 12)
+    with pytest.raises(DataError, match="0001.jpg is broken or no image"):
+        list(DataLoader(images, num_workers=1))
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="known are sysu, regdb, llcm and synthetic"):
+        open_benchmark("market", tmp_path)

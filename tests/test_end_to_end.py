@@ -1,0 +1,147 @@
+"""From images on disk to results.json: train a few steps, stop, resume, evaluate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.synthetic import write_synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = {
+    "DATA.HEIGHT": "64", "DATA.WIDTH": "32", "DATA.WORKERS": "0", "DEVICE": "cpu",
+    "SOLVER.EPOCHS": "3", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.MBUE.DROPOUT": "0.1",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "synthetic"
+    write_synthetic(root, seed=3, train_identities=6, test_identities=4, images_per_camera=2, height=64, width=32)
+    return root
+
+
+def command(program, data, run, *arguments, **options):
+    options = OPTIONS | {"DATA.ROOT": data, "OUTPUT": run} | options
+    pairs = [str(part) for pair in options.items() for part in pair]
+    return [sys.executable, program, *arguments, *pairs]
+
+
+def run_program(*arguments, check=True, **options):
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # sums are split alike whatever else the machine does
+    done = subprocess.run(command(*arguments, **options), cwd=ROOT, env=env, capture_output=True, text=True)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def train(data, run, *flags, check=True, **options):
+    return run_program("train.py", data, run, "--config", "configs/quickstart.yaml", *flags, check=check, **options)
+
+
+def weights(run):
+    return torch.load(run / "last.pth", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(data, run)
+    return run
+
+
+def assert_equal_runs(a, b):
+    a, b = weights(a), weights(b)
+    assert (a["epoch"], a["step"]) == (b["epoch"], b["step"])
+    for key, value in a["model"].items():
+        assert torch.equal(value, b["model"][key]), key
+    for i, state in a["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][i]["momentum_buffer"])
+
+
+def test_a_run_resumed_after_an_epoch_equals_an_uninterrupted_one(data, trained, tmp_path):
+    run = tmp_path / "parts"
+    train(data, run, **{"SOLVER.EPOCHS": "1"})
+    assert weights(run)["epoch"] == 1
+    done = train(data, run, "--resume", **{"DATA.WORKERS": "1"})
+    assert "resuming from" in done.stdout
+    assert_equal_runs(trained, run)
+    first, second = ((r / "metrics.jsonl").read_text().splitlines() for r in (trained, run))
+    assert [json.loads(line)["epoch"] for line in second] == [0, 1, 2]
+    for a, b in zip(map(json.loads, first), map(json.loads, second)):
+        assert all(a[name] == b[name] for name in ("id", "triplet", "cpm", "orthogonal", "dcl", "total", "lr"))
+
+
+def test_a_terminated_run_goes_on_inside_the_epoch(data, trained, tmp_path):
+    run = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command("train.py", data, run, "--config", "configs/quickstart.yaml"), cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
+    )
+    deadline = time.time() + 120
+    while not (run / "train.log").exists() or "batches an epoch" not in (run / "train.log").read_text():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "training is complete" in output or "stopped by SIGTERM" in output and "--resume" in output
+    train(data, run, "--resume")
+    assert_equal_runs(trained, run)
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_options(data, trained):
+    again = train(data, trained, check=False)
+    assert again.returncode == 1 and "add --resume" in again.stderr and "Traceback" not in again.stderr
+    other = train(data, trained, "--resume", check=False, **{"SOLVER.BASE_LR": "0.2"})
+    assert other.returncode == 1 and "SOLVER.BASE_LR: 0.1, 0.2" in other.stderr
+
+
+def test_evaluation_writes_what_it_prints(data, trained):
+    done = run_program("test.py", data, trained, "--checkpoint", str(trained))
+    results = json.loads((trained / "results.json").read_text())
+    assert [r["protocol"] for r in results["results"]][:2] == [
+        "synthetic/all/single-shot/random", "synthetic/indoor/single-shot/random"
+    ]
+    assert results["checkpoint"]["epochs"] == 3 and len(results["checkpoint"]["sha256"]) == 64
+    assert results["data"]["fingerprint"] and results["versions"]["torch"]
+    assert results["config"]["MODEL"]["BACKBONE"] == "resnet18"
+    for result in results["results"]:
+        assert len(result["trials"]) == 10
+        assert 0 <= result["mean"]["rank1"] <= result["mean"]["rank5"] <= 1
+        assert result["protocol"] in done.stdout
+    assert "embedded data set" in done.stdout
+
+
+def test_a_missing_checkpoint_is_an_error(data, tmp_path):
+    done = run_program("test.py", data, tmp_path, "--checkpoint", str(tmp_path / "nowhere"), check=False)
+    assert done.returncode == 1 and "there is no checkpoint at" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_non_finite_loss_stops_with_the_last_good_weights(data, tmp_path):
+    run = tmp_path / "diverging"
+    done = train(data, run, check=False, **{"SOLVER.BASE_LR": "1e30", "SOLVER.WARMUP_EPOCHS": "0"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the loss is not finite at epoch 0, step" in done.stderr and "identities of the batch: [" in done.stderr
+    if (run / "last.pth").exists():
+        assert all(value.isfinite().all() for value in weights(run)["model"].values())
+
+
+def test_the_best_epoch_is_chosen_on_identities_held_out(data, tmp_path):
+    run = tmp_path / "validated"
+    train(data, run, **{"SOLVER.EPOCHS": "2", "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1"})
+    assert (run / "best.pth").exists()
+    assert len(weights(run)["identities"]) == 4
+    assert all("validation_mAP" in line for line in (run / "metrics.jsonl").read_text().splitlines())
+
+
+def test_choosing_by_test_data_is_called_what_it_is(data, tmp_path):
+    done = train(data, tmp_path / "tuned", **{"SOLVER.EPOCHS": "1", "SOLVER.CHOOSE_BEST_ON_TEST_DATA": "true"})
+    assert "TEST data" in done.stdout and "inflated" in done.stdout
