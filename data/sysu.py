@@ -1,6 +1,7 @@
 """SYSU-MM01 (docs/protocols.md): six cameras, four by day and two by night."""
 
 import random
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,9 @@ SEARCH = {"all": (1, 2, 4, 5), "indoor": (1, 2)}  # cameras of the gallery
 SHOTS = {"single-shot": 1, "multi-shot": 10}
 GALLERIES = ("random", "official")
 TRIALS = 10
+COMPLETE = {  # images in a gallery of the complete data set, which has 3,803 queries
+    ("all", "single-shot"): 301, ("all", "multi-shot"): 3010, ("indoor", "single-shot"): 112, ("indoor", "multi-shot"): 1120,
+}
 
 
 class SYSU(Benchmark):
@@ -88,7 +92,13 @@ class SYSU(Benchmark):
         query = np.flatnonzero([record.infrared for record in self.test])
         folders = {key: rows for key, rows in self.folders.items() if key[1] in SEARCH[search]}
         draw = self.official_draw() if source == "official" else random_draw
-        return tuple(Trial(query, np.array(draw(folders, SHOTS[shots], t), dtype=np.int64)) for t in range(TRIALS))
+        galleries = [np.array(draw(folders, SHOTS[shots], t), dtype=np.int64) for t in range(TRIALS)]
+        if self.name == "sysu" and len(galleries[0]) != COMPLETE[search, shots]:
+            warnings.warn(
+                f"the galleries of {name} have {len(galleries[0])} images, those of the complete data set "
+                f"{COMPLETE[search, shots]}: figures measured on this copy cannot be compared with published ones"
+            )
+        return tuple(Trial(query, gallery) for gallery in galleries)
 
     def official_draw(self) -> Callable[[dict, int, int], list[int]]:
         """The draw that exp/rand_perm_cam.mat prescribes: the first entries of its permutations."""

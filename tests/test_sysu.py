@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,10 @@ from trees import sysu_tree, text
 from data.dataset import open_benchmark
 from data.records import DataError
 from data.sysu import SYSU
+
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.filterwarnings("ignore:the galleries of")
 
 
 def names(benchmark, rows):
@@ -23,7 +30,7 @@ def test_train_and_val_identities_train_and_test_identities_test(tmp_path):
 
 
 def test_queries_are_infrared_and_galleries_visible(tmp_path):
-    data = SYSU(sysu_tree(tmp_path))
+    data = open_benchmark("sysu", sysu_tree(tmp_path))
     assert data.default_protocols() == ["sysu/all/single-shot/random", "sysu/indoor/single-shot/random"]
     for search, cameras in (("all", {1, 2, 4, 5}), ("indoor", {1, 2})):
         protocol = data.protocol(f"sysu/{search}/single-shot/random")
@@ -70,6 +77,11 @@ def test_multi_shot_takes_up_to_ten_of_each_folder(tmp_path):
     data = SYSU(sysu_tree(tmp_path, images=12))
     trial = data.protocol("sysu/indoor/multi-shot/random").trials[3]
     assert len(trial.gallery) == len(set(trial.gallery)) == 2 * 2 * 10
+
+
+def test_galleries_of_another_size_than_the_complete_data_sets_are_warned_about(tmp_path):
+    with pytest.warns(UserWarning, match="sysu/indoor/single-shot/random have 4 images.* 112"):
+        SYSU(sysu_tree(tmp_path)).protocol("sysu/indoor/single-shot/random")
 
 
 def permutations(counts):
@@ -160,3 +172,18 @@ def test_an_unknown_protocol_is_answered_with_the_nearest(tmp_path):
     without_indoor = SYSU(sysu_tree(tmp_path / "outdoor", cameras=(3, 4, 5, 6)))
     with pytest.raises(DataError, match="empty gallery"):
         without_indoor.protocol("sysu/indoor/single-shot/random")
+
+
+def test_the_stub_has_the_shape_of_its_split_files(tmp_path):
+    split = tmp_path / "split"
+    split.mkdir()
+    savemat(split / "rand_perm_cam.mat", {"rand_perm_cam": permutations(3)})
+    text(split / "train_id.txt", "1,2,3,4")
+    text(split / "test_id.txt", "5,6")
+    command = [sys.executable, "scripts/make_sysu_stub.py", "--split", split, "--output", tmp_path / "stub"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("108 images"), done.stderr  # 6 cameras x 6 identities x 3
+    data = SYSU(tmp_path / "stub")
+    assert len(data.train) == 72 and len(data.protocol("sysu/all/multi-shot/official").trials[0].gallery) == 2 * 4 * 3
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 1 and "exists already" in again.stderr
