@@ -1,0 +1,209 @@
+"""Loaders -> embeddings, once -> the figures of every protocol and trial (docs/protocols.md)."""
+
+from typing import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.metrics import QueryFigures, inner_products, rank_queries, summarize
+from utils.rerank import reranked_distance
+
+FIGURES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
+BLOCK_BYTES = 256 << 20  # queries' features, similarities and mask held at once
+
+
+class EvaluationError(ValueError):
+    """Embeddings or a protocol that cannot be evaluated."""
+
+
+@torch.inference_mode()
+def embed_images(
+    embed: Callable[[Tensor, bool], Tensor],
+    loaders: Iterable[tuple[Iterable[tuple[Tensor, Tensor]], bool]],
+    paths: Sequence[str],
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Embed every image once.
+
+    embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); the model behind it is in evaluation mode
+    loaders    (loader, infrared) for each modality; a loader yields (images (B, 3, H, W), rows (B,) int64)
+    paths      N paths, one for each row
+    autocast   the network's dtype, such as torch.bfloat16; None is float32
+    returns    (N, E) float32 on the device
+    raises     EvaluationError where a row is missing or comes twice, or an embedding is not finite
+    """
+    device = torch.device(device)
+    features, times_seen = None, np.zeros(len(paths), dtype=np.int64)
+    for loader, infrared in loaders:
+        for images, rows in loader:
+            images = images.to(device, non_blocking=True)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                embedding = embed(images, infrared)
+            if features is None:
+                features = torch.zeros(len(paths), embedding.shape[1], device=device)
+            features[rows.to(device, non_blocking=True)] = embedding.float()
+            np.add.at(times_seen, rows.numpy(), 1)
+    if features is None:
+        raise EvaluationError("there is no image to embed")
+    if (times_seen != 1).any():
+        row = int((times_seen != 1).argmax())
+        raise EvaluationError(f"{paths[row]} (row {row}) was embedded {times_seen[row]} times instead of once")
+    broken = rows_not_finite(features)
+    if broken:
+        raise EvaluationError(
+            f"the embedding of {paths[broken[0]]} is not finite (nan or infinite), nor are {len(broken) - 1} of the "
+            f"other {len(paths) - 1}: look at the checkpoint's weights, or evaluate without autocast"
+        )
+    return features
+
+
+def rows_not_finite(features: Tensor) -> list[int]:
+    return (~features.sum(dim=1).isfinite()).nonzero().flatten().tolist()  # a sum passes nan and infinity on
+
+
+def evaluate_protocol(
+    features: Tensor,
+    identities: Sequence[int],
+    protocol,
+    *,
+    flip: bool,
+    weighting: str,
+    scale: Tensor | None = None,
+    rerank: bool = False,
+    per_query: bool = False,
+    block_bytes: int = BLOCK_BYTES,
+) -> dict:
+    """All trials of one protocol.
+
+    features          (N, E) float32 on any device; after scaling, one inner product is the whole similarity
+    identities        (N,)
+    protocol          name, counts, trials with rows `query` and `gallery`, and per row `query_ignores`, `gallery_group`
+    flip, weighting   how the embeddings were made and weighed: they stand beside the figures
+    scale             (E,) factors of the embeddings' columns
+    rerank            rank by k-reciprocal distance (utils/rerank.py)
+    per_query         add each trial's "queries": rows (ascending), rank, ap and inp of the valid ones
+    block_bytes       working memory beside `features` and a copy of the gallery's part of it
+    returns           {"protocol", "flip", "weighting", "rerank", "trials": [figures and "valid_queries", ...],
+                      "mean", "std"}, ready for JSON; fractions, and the standard deviation of the population of trials
+    raises            EvaluationError
+    """
+    counted = {len(features), len(identities), len(protocol.query_ignores), len(protocol.gallery_group)}
+    if len(counted) > 1:
+        raise EvaluationError(
+            f"{protocol.name} describes {len(protocol.gallery_group)} images, for which there are "
+            f"{len(features)} embeddings and {len(identities)} identities"
+        )
+    described = tuple(protocol.trials)
+    if not described:
+        raise EvaluationError(f"{protocol.name} has no trial")
+    for number, trial in enumerate(described):
+        if not len(trial.query) or not len(trial.gallery):
+            raise EvaluationError(
+                f"{protocol.name}, trial {number} has {len(trial.query)} queries and "
+                f"{len(trial.gallery)} gallery images"
+            )
+    broken = rows_not_finite(features)
+    if broken:
+        raise EvaluationError(f"{protocol.name}: the embedding in row {broken[0]} is not finite (nan or infinite)")
+    identities, query_ignores, gallery_group = (
+        torch.as_tensor(x, device=features.device)
+        for x in (identities, protocol.query_ignores, protocol.gallery_group)
+    )
+    similarities = reranked_similarities if rerank else plain_similarities
+    rows, figures = [[] for _ in described], [[] for _ in described]
+    for number, query, similarity in similarities(features, described, scale, block_bytes):
+        gallery = described[number].gallery
+        ignored = None
+        if (protocol.query_ignores[query] >= 0).any():
+            ignored = query_ignores[query, None] == gallery_group[gallery]
+        rows[number].append(query)
+        figures[number].append(
+            rank_queries(similarity, identities[query], identities[gallery], ignored, protocol.counts)
+        )
+
+    trials = []
+    for number, parts in enumerate(figures):
+        try:
+            trials.append(trial_figures(QueryFigures.concatenate(parts), np.concatenate(rows[number]), per_query))
+        except ValueError as error:
+            raise EvaluationError(f"{protocol.name}, trial {number}: {error}") from None
+    return {
+        "protocol": protocol.name,
+        "flip": flip,
+        "weighting": weighting,
+        "rerank": rerank,
+        "trials": trials,
+        "mean": {key: float(np.mean([trial[key] for trial in trials])) for key in FIGURES},
+        "std": {key: float(np.std([trial[key] for trial in trials])) for key in FIGURES},
+    }
+
+
+def trial_figures(figures: QueryFigures, rows: np.ndarray, per_query: bool) -> dict:
+    """One entry of "trials" (`evaluate_protocol`); `rows` are the queries'."""
+    summary = summarize(figures)
+    trial = {f"rank{k}": summary["cmc"][k - 1] for k in (1, 5, 10, 20)}
+    trial |= {key: summary[key] for key in ("mAP", "mINP", "valid_queries")}
+    if per_query:
+        trial["queries"] = {"rows": rows[figures.valid.numpy()].tolist()}
+        trial["queries"] |= {key: getattr(figures, key)[figures.valid].tolist() for key in ("rank", "ap", "inp")}
+    return trial
+
+
+def plain_similarities(
+    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """(trial's number, query rows (Q,), similarities (Q, gallery)) in blocks, a trial's query rows ascending.
+
+    Trials share queries and gallery images, so each pair that any trial needs is multiplied once.
+    """
+    queries = np.unique(np.concatenate([trial.query for trial in trials]))
+    gallery = np.unique(np.concatenate([trial.gallery for trial in trials]))
+    gallery_features = scaled(features[gallery], scale)
+    columns = [torch.as_tensor(np.searchsorted(gallery, t.gallery), device=features.device) for t in trials]
+    # A query's features and similarities, and what one trial takes of them, with its mask.
+    bytes_per_query = 4 * (features.shape[1] + len(gallery)) + 5 * max(len(trial.gallery) for trial in trials)
+    step = max(1, block_bytes // bytes_per_query)
+    for i in range(0, len(queries), step):
+        block = queries[i:i + step]
+        similarity = inner_products(scaled(features[block], scale), gallery_features)
+        for number, trial in enumerate(trials):
+            query = np.sort(trial.query[(trial.query >= block[0]) & (trial.query <= block[-1])])
+            if len(query):
+                rows = torch.as_tensor(np.searchsorted(block, query), device=features.device)
+                yield number, query, similarity[rows[:, None], columns[number]]
+
+
+def reranked_similarities(
+    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """As `plain_similarities`, by re-ranked distance; a trial comes in one block."""
+    for number, trial in enumerate(trials):
+        query = np.sort(trial.query)
+        distance = reranked_distance(
+            scaled(features[query], scale), scaled(features[trial.gallery], scale), chunk_bytes=block_bytes
+        )
+        yield number, query, -distance
+
+
+def scaled(features: Tensor, scale: Tensor | None) -> Tensor:
+    return features if scale is None else features * scale.to(features.device)
+
+
+def format_table(results: Sequence[dict]) -> str:
+    """Results of `evaluate_protocol` as aligned text, in percent: mean ± standard deviation over the trials."""
+    header = ["protocol", "flip", "weighting", "re-ranking", "trials", *FIGURES.values()]
+    lines = [header]
+    for result in results:
+        number = len(result["trials"])
+        figures = [
+            f"{100 * result['mean'][key]:.2f}" + (f" ± {100 * result['std'][key]:.2f}" if number > 1 else "")
+            for key in FIGURES
+        ]
+        lines.append([
+            result["protocol"], "yes" if result["flip"] else "no", result["weighting"],
+            "yes" if result["rerank"] else "no", str(number), *figures,
+        ])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
