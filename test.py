@@ -17,7 +17,7 @@ from configs.load import ConfigError, from_dump, load_config
 from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
-from train import EXPECTED_ERRORS, embed_records
+from train import EXPECTED_ERRORS, embed_records, memory_format
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 from utils.evaluator import evaluate_protocol, format_table
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
@@ -100,7 +100,7 @@ def main() -> None:
     protocols = [benchmark.protocol(name) for name in names]
 
     device = select_device(cfg.DEVICE)
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device, memory_format=memory_format(device)).eval()
     features = embed_records(model, benchmark.test, cfg, device)
     identities = [record.identity for record in benchmark.test]
     results = []

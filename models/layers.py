@@ -119,20 +119,22 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width, w = x.shape[1], x.shape[2], self.window
-        x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
-        x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        rows, columns = x.shape[1] // w, x.shape[2] // w
-        windows = x.unflatten(2, (columns, w)).unflatten(1, (rows, w)).transpose(2, 3)  # (B, rows, columns, w, w, C)
+        rows, columns = -(-height // w), -(-width // w)
+        # Padding is zero, so its projection is the bias: nothing is multiplied for it.
+        qkv = self.qkv.bias.to(x.dtype).expand(len(x), rows * w, columns * w, -1).clone()  # (B, padded H, padded W, 3C)
+        qkv[:, :height, :width] = self.qkv(x)
+        qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = qkv.unflatten(2, (columns, w)).unflatten(1, (rows, w)).transpose(2, 3)  # (B, rows, columns, w, w, 3C)
 
-        qkv = self.qkv(windows.flatten(3, 4).flatten(0, 2))  # (B*rows*columns, w*w, 3C)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (windows, heads, w*w, C/heads)
+        tokens = windows.flatten(3, 4).flatten(0, 2)  # (B*rows*columns, w*w, 3C)
+        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (windows, heads, w*w, C/heads)
         bias = self.bias_table[self.bias_index].permute(2, 0, 1).to(q.dtype)  # (heads, w*w, w*w)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-        y = self.project(y.transpose(1, 2).flatten(2))
+        y = y.transpose(1, 2).flatten(2)  # (B*rows*columns, w*w, C)
 
         y = y.unflatten(1, (w, w)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
-        y = y.flatten(3, 4).flatten(1, 2)  # (B, padded H, padded W, C)
-        return y.roll((self.shift, self.shift), dims=(1, 2))[:, :height, :width]
+        y = y.flatten(3, 4).flatten(1, 2).roll((self.shift, self.shift), dims=(1, 2))
+        return self.project(y[:, :height, :width])
 
 
 def relative_position_index(window: int) -> Tensor:
