@@ -42,7 +42,7 @@ class TrainBatches(Dataset):
     """Whole training batches by (epoch, step), whatever the number of worker processes that load them.
 
     Augmentation draws from a generator seeded by (seed, epoch, step), so a batch is the same in every process, and
-    torch's own generator is left as it was.
+    torch's generators, of the CPU and of devices, are left as they were.
 
     batches[epoch, step]   visible (P·K, 3, H, W) float32, infrared likewise, labels (P·K,) int64: those of both
     """
@@ -70,7 +70,9 @@ class TrainBatches(Dataset):
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         visible, infrared, labels = self.sampler.batch(*position)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, *position)).generate_state(1, np.uint64)[0]))
+            # Not torch.manual_seed, which would seed the devices' generators too.
+            state = np.random.SeedSequence((self.seed, *position)).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(state[0]))
             return self.load(visible), self.load(infrared), torch.from_numpy(labels)
 
     def load(self, rows: np.ndarray) -> Tensor:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 
 from data.records import (
-    Benchmark, DataError, Expected, Protocol, Record, Trial, check_both_modalities, list_names, read_ids, read_index,
+    Benchmark, DataError, Expected, Protocol, Record, Trial, check_both_modalities, list_pictures, read_ids, read_index,
     require_folder,
 )
 
@@ -29,9 +30,9 @@ class LLCM(Benchmark):
         require_folder(self.root, "idx, test_vis and test_nir", "LLCM is given out by its owners on request.")
         indices = {modality: self.root / "idx" / f"train_{modality}.txt" for modality in CAMERAS}
         self.train = [
-            Record(str(self.root / name), label, camera_of(name, indices[modality]), modality == "nir")
-            for modality in CAMERAS
-            for name, label in read_index(indices[modality])
+            Record(path, label, camera_of(path, f"{index}, line {line}"), modality == "nir")
+            for modality, index in indices.items()
+            for line, (path, label) in enumerate(read_index(index, self.root), start=1)
         ]
         check_both_modalities(self.train, indices["vis"])
         self.test = self.read_test(read_ids(self.root / "idx" / "test_id.txt"))
@@ -52,7 +53,7 @@ class LLCM(Benchmark):
                 for camera in cameras:
                     place = folder / f"cam{camera}" / f"{identity:04d}"
                     records += [
-                        Record(f"{place}/{name}", identity, camera, modality == "nir") for name in list_names(place)
+                        Record(f"{place}/{name}", identity, camera, modality == "nir") for name in list_pictures(place)
                     ]
         missing = set(ids) - {record.identity for record in records}
         if missing:
@@ -97,12 +98,12 @@ class LLCM(Benchmark):
         return np.array([generator.choice(folder) for folder in folders.values()], dtype=np.int64)
 
 
-def camera_of(name: str, index: Path) -> int:
+def camera_of(path: str, source: str) -> int:
     """The camera in a file name such as 0001_c03_s002_f2_vis.jpg.
 
-    raises   DataError naming the index
+    raises   DataError naming the source
     """
-    for part in Path(name).stem.split("_"):
-        if part.startswith("c") and part[1:].isdigit():
-            return int(part[1:])
-    raise DataError(f"{index}: {name} does not tell its camera as _cNN_ in its name")
+    camera = re.search(r"_c(\d+)_[^/]*$", path)
+    if camera is None:
+        raise DataError(f"{source}: {path} does not tell its camera as _cNN_ in its name")
+    return int(camera[1])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
+
 
 class DataError(ValueError):
     """Something is wrong with the data on disk; the message names the file and the mend."""
@@ -92,7 +94,8 @@ class Benchmark:
         known = self.protocol_names()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise DataError(f"{self.name} has no protocol {name!r}; the nearest is {near!r}, all are {', '.join(known)}")
+            listed = ", ".join(known)
+            raise DataError(f"{self.name} has no protocol {name!r}; the nearest is {near!r}, all are {listed}")
         trials = self.trials(name)
         for number, trial in enumerate(trials):
             for side, rows in (("query", trial.query), ("gallery", trial.gallery)):
@@ -115,7 +118,12 @@ class Benchmark:
         """SHA-256 over the relative paths and sizes of all images, sorted: tells copies apart without decoding them."""
         digest = hashlib.sha256()
         for path in sorted({record.path for record in [*self.train, *self.test]}):
-            digest.update(f"{Path(path).relative_to(self.root).as_posix()} {os.path.getsize(path)}\n".encode())
+            try:
+                size = os.path.getsize(path)
+            except OSError as error:
+                reason = error.strerror
+                raise DataError(f"{path} was listed, but is not readable ({reason}); is the copy complete?") from None
+            digest.update(f"{path.removeprefix(f'{self.root}/')} {size}\n".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -135,15 +143,19 @@ class Benchmark:
                     f"{split}, {modality}: {found[what]} {what}, not {number}"
                     for what, number in known.items() if found[what] != number
                 ]
-                rows.append((split, modality, *(f"{found[w]} ({known[w]})" if w in known else str(found[w]) for w in found)))
+                rows.append((split, modality, *(
+                    f"{number} ({known.get(what, '-')})" if self.expected else str(number)
+                    for what, number in found.items()
+                )))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-        known_note = " (in brackets: what the data set should have)" if self.expected else ""
+        known_note = " (in brackets: what the data set should have, where that is known)" if self.expected else ""
         text = f"{self.name} in {self.root}{known_note}\n{table}"
         if wrong:
             text += (
-                "\nwarning: this copy differs from the published data set, so figures measured on it cannot be compared "
-                f"with published ones: {'; '.join(wrong)}"
+                f"\nwarning: this copy differs from the published data set: {'; '.join(wrong)}. Fewer mean that it is "
+                "incomplete, more that it holds files of another origin; figures measured on it cannot be compared "
+                "with published ones"
             )
         return text
 
@@ -153,13 +165,18 @@ def require_folder(path: Path, what: str, obtain: str) -> None:
         raise DataError(f"there is no folder {path}, where {what} should be. {obtain} Then set DATA.ROOT")
 
 
-def list_names(folder: Path) -> list[str]:
-    """The names of the files in a folder, sorted, without hidden ones; [] if there is no such folder."""
+def list_pictures(folder: str | Path) -> list[str]:
+    """The names of the pictures in a folder, sorted; [] if there is no such folder.
+
+    Other files, such as the Thumbs.db of a file manager, would change the galleries that are drawn.
+    """
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        names = os.listdir(folder)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DataError(f"{folder} should be a readable folder of pictures, but: {error.strerror}") from None
+    return sorted(name for name in names if name.lower().endswith(PICTURES) and not name.startswith("."))
 
 
 def read_ids(path: Path) -> list[int]:
@@ -169,42 +186,45 @@ def read_ids(path: Path) -> list[int]:
     """
     ids = set()
     for number, line in enumerate(read_lines(path), start=1):
-        for part in line.split(","):
-            if part.strip():
-                try:
-                    ids.add(int(part))
-                except ValueError:
-                    raise DataError(f"{path}, line {number}: {part.strip()!r} is not an identity number") from None
-    if not ids:
-        raise DataError(f"{path} lists no identities")
+        for part in line.rstrip(", ").split(","):
+            if not part.strip().isdecimal():
+                raise DataError(f"{path}, line {number}: {part.strip()!r} is not an identity number")
+            ids.add(int(part))
     return sorted(ids)
 
 
-def read_index(path: Path) -> list[tuple[str, int]]:
-    """Lines `relative/path label`, as RegDB and LLCM list images.
+def read_index(path: Path, root: Path) -> list[tuple[str, int]]:
+    """Lines `relative/path label`, as RegDB and LLCM list images: (absolute path, label), one for each line.
 
-    raises   DataError naming file and line
+    raises   DataError naming file and line, where a line doesn't parse or its picture isn't there
     """
+    present: dict[str, set[str]] = {}  # names by folder: one listing is cheaper than asking for each file
     pairs = []
     for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name.strip() or not label.isdigit():
-            raise DataError(f"{path}, line {number}: {line.strip()!r} is not 'relative/path label'")
-        pairs.append((name.strip(), int(label)))
-    if not pairs:
-        raise DataError(f"{path} lists no images")
+        words = line.rsplit(maxsplit=1)
+        if len(words) != 2 or not words[1].isdecimal():
+            raise DataError(f"{path}, line {number}: {line!r} is not 'relative/path label'")
+        picture, label = f"{root}/{words[0]}", int(words[1])
+        folder, _, base = picture.rpartition("/")
+        if folder not in present:
+            present[folder] = set(list_pictures(folder))
+        if base not in present[folder]:
+            raise DataError(f"{path}, line {number}: there is no picture {picture}; is the copy complete?")
+        pairs.append((picture, label))
     return pairs
 
 
 def read_lines(path: Path) -> list[str]:
+    """At least one line; blank ones at the file's end are left out."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except FileNotFoundError:
         raise DataError(f"there is no index file {path}; it comes with the data set: is the copy complete?") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} could not be read as text: {error}") from None
+    if not lines:
+        raise DataError(f"{path} is empty; it comes with the data set: is the copy complete?")
+    return lines
 
 
 def check_both_modalities(records: Iterable[Record], source: Path) -> None:

@@ -42,9 +42,9 @@ class RegDB(Benchmark):
 
     def read(self, part: str) -> list[Record]:
         return [
-            Record(str(self.root / name), label, camera, modality == "thermal")
+            Record(path, label, camera, modality == "thermal")
             for modality, camera in CAMERA.items()
-            for name, label in read_index(self.index(part, modality))
+            for path, label in read_index(self.index(part, modality), self.root)
         ]
 
     def protocol_names(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.records import (
-    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, list_names, read_ids, require_folder,
+    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, list_pictures, read_ids, require_folder,
 )
 
 INFRARED = (3, 6)
@@ -19,7 +19,8 @@ SHOTS = {"single-shot": 1, "multi-shot": 10}
 GALLERIES = ("random", "official")
 TRIALS = 10
 COMPLETE = {  # images in a gallery of the complete data set, which has 3,803 queries
-    ("all", "single-shot"): 301, ("all", "multi-shot"): 3010, ("indoor", "single-shot"): 112, ("indoor", "multi-shot"): 1120,
+    ("all", "single-shot"): 301, ("all", "multi-shot"): 3010,
+    ("indoor", "single-shot"): 112, ("indoor", "multi-shot"): 1120,
 }
 
 
@@ -60,11 +61,12 @@ class SYSU(Benchmark):
             for identity in sorted(ids):
                 folder = self.root / f"cam{camera}" / f"{identity:04d}"
                 records += [
-                    Record(f"{folder}/{name}", identity, camera, camera in INFRARED) for name in list_names(folder)
+                    Record(f"{folder}/{name}", identity, camera, camera in INFRARED) for name in list_pictures(folder)
                 ]
         missing = ids - {record.identity for record in records}
         if missing:
-            raise DataError(f"{index} lists identity {min(missing)}, but {self.root}/cam*/{min(missing):04d} has no image")
+            lost = min(missing)
+            raise DataError(f"{index} lists identity {lost}, but {self.root}/cam*/{lost:04d} has no image")
         return records
 
     def protocol_names(self) -> list[str]:
@@ -119,7 +121,7 @@ class SYSU(Benchmark):
             gallery = []
             for (identity, camera), rows in folders.items():
                 permutation = permutation_of(cameras, camera, identity, trial)
-                if len(permutation) != len(rows):
+                if sorted(permutation) != list(range(1, len(rows) + 1)):
                     raise DataError(
                         f"{self.root}/cam{camera}/{identity:04d} has {len(rows)} files, but {path.name} permutes "
                         f"{len(permutation)}: the copy is incomplete, or has files that don't belong there"

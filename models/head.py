@@ -41,5 +41,5 @@ class Head(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Each row divided by its L2 norm, in float32 at least."""
-    return F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=-1, eps=0.0)
+    """Each row divided by its L2 norm, in float32 at least; a row of zeros stays one."""
+    return F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=-1)

@@ -3,8 +3,9 @@
     python scripts/make_sysu_stub.py --split SYSU-MM01/exp --output datasets/sysu_stub
 
 To check protocols and readers without the pictures: galleries, queries and counts are those of the real data set.
---split is a folder with rand_perm_cam.mat and test_id.txt (train_id.txt and val_id.txt too, if they are there). The
-permutations tell how many images each camera has of each identity; all of them share one picture by hard links.
+--split is a folder with rand_perm_cam.mat, train_id.txt and test_id.txt. The permutations tell how many images each
+camera has of each identity; all of them share one picture by hard links. Without a val_id.txt, the identities that
+both modalities show and no list names are taken for it: with the original files, these are just its 99.
 """
 
 import argparse
@@ -18,31 +19,53 @@ from PIL import Image
 from scipy.io import loadmat
 
 CAMERAS = range(1, 7)
+INFRARED = {3, 6}
+NEEDED = ("rand_perm_cam.mat", "train_id.txt", "test_id.txt")
+
+
+def count_images(mat: Path) -> dict[tuple[int, int], int]:
+    """How many images there are, by (camera, identity); folders without any are left out."""
+    cameras = loadmat(mat)["rand_perm_cam"].ravel()
+    counts = {
+        (camera, identity): np.atleast_2d(permutations).shape[1]
+        for camera in CAMERAS
+        for identity, permutations in enumerate(cameras[camera - 1].ravel(), start=1)
+    }
+    return {folder: count for folder, count in counts.items() if count}
+
+
+def read_ids(path: Path) -> set[int]:
+    return {int(identity) for identity in path.read_text().strip().split(",")}
+
+
+def validation_ids(counts: dict[tuple[int, int], int], named: set[int]) -> set[int]:
+    cameras: dict[int, set[int]] = {}
+    for camera, identity in counts:
+        cameras.setdefault(identity, set()).add(camera)
+    return {i for i, seen in cameras.items() if i not in named and seen & INFRARED and seen - INFRARED}
 
 
 def make_stub(split: Path, output: Path) -> int:
     """Write the tree; returns the number of images."""
-    cameras = loadmat(split / "rand_perm_cam.mat")["rand_perm_cam"].ravel()
-    output.mkdir(parents=True)
+    counts = count_images(split / "rand_perm_cam.mat")
+    exp = output / "exp"
+    exp.mkdir(parents=True)
+    for name in (*NEEDED, "val_id.txt"):
+        if (split / name).exists():
+            shutil.copyfile(split / name, exp / name)
+    if not (exp / "val_id.txt").exists():
+        train, test = (read_ids(exp / f"{part}_id.txt") for part in ("train", "test"))
+        ids = validation_ids(counts, train | test) or train  # the reader joins train and val, and wants no empty list
+        (exp / "val_id.txt").write_text(",".join(map(str, sorted(ids))) + "\n")
+
     picture = output / "stub.jpg"
     Image.new("RGB", (8, 16), (96, 96, 96)).save(picture)
-    count = 0
-    for camera in CAMERAS:
-        for identity, matrix in enumerate(cameras[camera - 1].ravel(), start=1):
-            images = np.atleast_2d(matrix).shape[1]
-            folder = output / f"cam{camera}" / f"{identity:04d}"
-            if images:
-                folder.mkdir(parents=True)
-            for number in range(1, images + 1):
-                os.link(picture, folder / f"{number:04d}.jpg")
-            count += images
-    (output / "exp").mkdir()
-    for file in ("rand_perm_cam.mat", "train_id.txt", "val_id.txt", "test_id.txt"):
-        if (split / file).exists():
-            shutil.copy(split / file, output / "exp" / file)
-    if not (output / "exp" / "val_id.txt").exists():  # the reader joins both lists
-        shutil.copy(output / "exp" / "train_id.txt", output / "exp" / "val_id.txt")
-    return count
+    for (camera, identity), count in counts.items():
+        folder = output / f"cam{camera}" / f"{identity:04d}"
+        folder.mkdir(parents=True)
+        for number in range(1, count + 1):
+            os.link(picture, folder / f"{number:04d}.jpg")
+    return sum(counts.values())
 
 
 def main() -> None:
@@ -50,8 +73,9 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    if not (args.split / "rand_perm_cam.mat").exists():
-        sys.exit(f"error: there is no {args.split}/rand_perm_cam.mat; it comes with SYSU-MM01's evaluation code")
+    for name in NEEDED:
+        if not (args.split / name).is_file():
+            sys.exit(f"error: there is no {args.split / name}; it comes with SYSU-MM01 and its evaluation code")
     if args.output.exists():
         sys.exit(f"error: {args.output} exists already; remove it or choose another --output")
     print(f"{make_stub(args.split, args.output)} images in {args.output}")

@@ -11,7 +11,8 @@ from data.records import DataError
 def test_both_directions_and_three_readings(tmp_path):
     data = LLCM(llcm_tree(tmp_path))
     assert data.default_protocols() == ["llcm/ir-to-vis", "llcm/vis-to-ir/natural"]
-    shapes = {name: [(len(t.query), len(t.gallery)) for t in data.protocol(name).trials] for name in data.protocol_names()}
+    protocols = [data.protocol(name) for name in data.protocol_names()]
+    shapes = {p.name: [(len(t.query), len(t.gallery)) for t in p.trials] for p in protocols}
     # 3 identities x 2 cameras x 2 images in each modality: 12 images, 6 folders.
     assert shapes["llcm/ir-to-vis"] == [(12, 6)] * 10
     assert shapes["llcm/vis-to-ir/natural"] == [(12, 6)] * 10
@@ -53,10 +54,17 @@ def test_galleries_are_those_of_the_field_image_for_image(tmp_path, data_dir):
         assert [data.test[row].path.removeprefix(f"{data.root}/") for row in rows] == expected, key
 
 
+def test_training_cameras_come_from_the_file_names(tmp_path):
+    data = LLCM(llcm_tree(tmp_path))
+    assert {(r.identity, r.camera) for r in data.train} == {(0, 3), (1, 3)}
+    assert sum(r.infrared for r in data.train) == len(data.train) / 2 == 4
+
+
 def test_errors_name_the_file(tmp_path):
     llcm_tree(tmp_path)
-    text(tmp_path / "idx" / "train_nir.txt", "nir/0001/0001_s000_f0_nir.jpg 0\n")
-    with pytest.raises(DataError, match="train_nir.txt: .*does not tell its camera"):
+    text(tmp_path / "nir" / "0001" / "0001_s000_f0_nir.jpg", "")
+    text(tmp_path / "idx" / "train_nir.txt", "nir/0001/0001_c03_s000_f0_nir.jpg 0\nnir/0001/0001_s000_f0_nir.jpg 0\n")
+    with pytest.raises(DataError, match="train_nir.txt, line 2: .*does not tell its camera"):
         LLCM(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         LLCM(tmp_path / "absent")

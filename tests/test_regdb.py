@@ -32,12 +32,27 @@ def test_what_the_data_set_should_have_is_shown(tmp_path):
     assert "3 (206)" in summary and "6 (2060)" in summary and "warning" in summary
 
 
-@pytest.mark.parametrize("line", ["Visible/1/1.bmp", "Visible/1/1.bmp one", "7"])
+@pytest.mark.parametrize("line", ["Visible/1/1.bmp", "Visible/1/1.bmp one", "7", "\nVisible/train1/0.bmp 1"])
 def test_a_line_that_does_not_parse_is_named(tmp_path, line):
     regdb_tree(tmp_path)
     text(tmp_path / "idx" / "train_visible_1.txt", f"Visible/train0/0.bmp 0\n{line}\n")
     with pytest.raises(DataError, match="train_visible_1.txt, line 2: .*is not 'relative/path label'"):
         RegDB(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Visible/train9/0.bmp", "Visible/train0/9.bmp", "Visible\\train0\\0.bmp"])
+def test_a_line_without_its_picture_is_named(tmp_path, name):
+    regdb_tree(tmp_path)
+    text(tmp_path / "idx" / "test_thermal_1.txt", f"Visible/train0/0.bmp 0\n{name} 1\n")
+    with pytest.raises(DataError, match="test_thermal_1.txt, line 2: there is no picture .*is the copy complete"):
+        RegDB(tmp_path)
+
+
+def test_line_ends_and_blank_lines_at_the_end_do_not_matter(tmp_path):
+    records = RegDB(regdb_tree(tmp_path)).train
+    path = tmp_path / "idx" / "train_visible_1.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b" \r\n") + b"\r\n\n")
+    assert RegDB(tmp_path).train == records
 
 
 def test_an_identity_seen_in_one_modality_only_is_named(tmp_path):

@@ -42,11 +42,13 @@ def test_every_identity_and_image_gets_its_turn_alike():
     assert seen.sum() == 6000 and seen.min() > 0.75 * 250 and seen.max() < 1.25 * 250
 
 
-@pytest.mark.parametrize("visible, infrared, batches", [([10, 10], [3, 3], 6), ([8, 8], [2, 2], 5), ([1, 1], [9, 8], 5)])
+@pytest.mark.parametrize(
+    "visible, infrared, batches", [([10, 10], [3, 3], 6), ([8, 8], [2, 2], 5), ([1, 1], [9, 8], 5)]
+)
 def test_an_epoch_is_the_larger_modality_over_the_batch_plus_one(visible, infrared, batches):
     assert len(IdentitySampler(records(visible, infrared), 2, 2, 0)) == batches
 
 
 def test_too_few_identities_name_the_key():
-    with pytest.raises(DataError, match="a batch wants 6 identities and the training set has 2: lower SOLVER.IDENTITIES"):
+    with pytest.raises(DataError, match="wants 6 identities and the training set has 2: lower SOLVER.IDENTITIES"):
         IdentitySampler(records([1, 1], [1, 1]), 6, 4, 0)

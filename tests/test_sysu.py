@@ -41,6 +41,14 @@ def test_queries_are_infrared_and_galleries_visible(tmp_path):
             assert len(trial.gallery) == 2 * len(cameras)
 
 
+def test_files_that_are_no_pictures_change_nothing(tmp_path):
+    before = SYSU(sysu_tree(tmp_path)).protocol("sysu/all/single-shot/random").trials
+    for name in ("Thumbs.db", "._0001.jpg", "0000.jpg.part"):
+        text(tmp_path / "cam1" / "0005" / name, "")
+    after = SYSU(tmp_path).protocol("sysu/all/single-shot/random").trials
+    assert [t.gallery.tolist() for t in after] == [t.gallery.tolist() for t in before]
+
+
 def test_camera_three_ignores_camera_two_and_nothing_else_is_ignored(tmp_path):
     data = SYSU(sysu_tree(tmp_path))
     protocol = data.protocol("sysu/all/single-shot/random")
@@ -110,12 +118,16 @@ def test_official_galleries_follow_the_file(tmp_path):
     (tmp_path / "cam4" / "0006" / "0003.jpg").unlink()
     with pytest.raises(DataError, match="cam4/0006 has 11 files, but rand_perm_cam.mat permutes 12"):
         SYSU(tmp_path).protocol("sysu/all/single-shot/official")
+    text(tmp_path / "exp" / "rand_perm_cam.mat", "no such thing")
+    with pytest.raises(DataError, match="rand_perm_cam.mat is no MATLAB file with the variable rand_perm_cam"):
+        SYSU(tmp_path).protocol("sysu/all/single-shot/official")
 
 
 def test_a_complete_copy_is_silent_and_an_incomplete_one_warned_about(tmp_path):
     sysu_tree(tmp_path)
     summary = SYSU(tmp_path).summary()
     assert "4 (395)" in summary and "warning" in summary and "train, infrared: 16 images, not 11909" in summary
+    assert "4 (-)" in summary  # train, visible: nobody told how many cameras there should be
     assert "warning" not in open_benchmark("synthetic", tmp_path).summary()
 
 
@@ -132,7 +144,11 @@ def test_fingerprint_tells_copies_apart(tmp_path):
     sysu_tree(tmp_path / "b")
     assert SYSU(tmp_path / "b").fingerprint() == a
     (tmp_path / "b" / "cam1" / "0001" / "0001.jpg").write_bytes(b"other")
-    assert SYSU(tmp_path / "b").fingerprint() != a
+    data = SYSU(tmp_path / "b")
+    assert data.fingerprint() != a
+    (tmp_path / "b" / "cam1" / "0001" / "0001.jpg").unlink()
+    with pytest.raises(DataError, match="cam1/0001/0001.jpg was listed, but is not readable"):
+        data.fingerprint()
 
 
 def break_tree(root, how):
@@ -142,6 +158,11 @@ def break_tree(root, how):
         (root / "exp" / "val_id.txt").unlink()
     elif how == "bad index":
         text(root / "exp" / "test_id.txt", "5,six")
+    elif how == "empty index":
+        text(root / "exp" / "test_id.txt", "\n")
+    elif how == "file for folder":
+        shutil.rmtree(root / "cam2" / "0006")
+        text(root / "cam2" / "0006", "")
     elif how == "no images":
         text(root / "exp" / "test_id.txt", "5,6,77")
     elif how == "one modality":
@@ -155,6 +176,8 @@ def break_tree(root, how):
     ("no folder", "there is no folder .*on request.*DATA.ROOT"),
     ("no index", "there is no index file .*exp/val_id.txt"),
     ("bad index", "exp/test_id.txt, line 1: 'six' is not an identity number"),
+    ("empty index", "exp/test_id.txt is empty"),
+    ("file for folder", "cam2/0006 should be a readable folder of pictures"),
     ("no images", "exp/test_id.txt lists identity 77, but .*cam.*0077 has no image"),
     ("one modality", "identity 2 has visible images only .*0002.* and no infrared one"),
     ("overlap", "identities \\[4\\] are both in training and in test"),
@@ -178,12 +201,16 @@ def test_the_stub_has_the_shape_of_its_split_files(tmp_path):
     split = tmp_path / "split"
     split.mkdir()
     savemat(split / "rand_perm_cam.mat", {"rand_perm_cam": permutations(3)})
-    text(split / "train_id.txt", "1,2,3,4")
+    text(split / "train_id.txt", "1,2")
     text(split / "test_id.txt", "5,6")
     command = [sys.executable, "scripts/make_sysu_stub.py", "--split", split, "--output", tmp_path / "stub"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("108 images"), done.stderr  # 6 cameras x 6 identities x 3
     data = SYSU(tmp_path / "stub")
+    assert {r.identity for r in data.train} == {1, 2, 3, 4}  # 3 and 4 are in no list, so they stand in for val_id.txt
     assert len(data.train) == 72 and len(data.protocol("sysu/all/multi-shot/official").trials[0].gallery) == 2 * 4 * 3
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 1 and "exists already" in again.stderr
+    (split / "test_id.txt").unlink()
+    lacking = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert lacking.returncode == 1 and "there is no" in lacking.stderr and "split/test_id.txt" in lacking.stderr

@@ -43,8 +43,8 @@ def test_the_test_pipeline_normalises_and_nothing_else():
 
 def test_the_order_of_the_training_pipeline():
     kinds = [type(t).__name__ for t in train_transform(8, 4, jitter=True, erasing_area=(0.2, 0.8)).transforms]
-    assert kinds == ["ColorJitter", "Pad", "RandomGrayscale", "RandomCrop", "RandomHorizontalFlip", "ToDtype", "Normalize",
-                     "RandomErasing"]
+    assert kinds == ["ToPILImage", "ColorJitter", "PILToTensor", "Pad", "RandomGrayscale", "RandomCrop",
+                     "RandomHorizontalFlip", "ToDtype", "Normalize", "RandomErasing"]
     assert "ColorJitter" not in str(train_transform(8, 4, jitter=False, erasing_area=(0.2, 0.8)))
 
 
@@ -103,6 +103,8 @@ def test_erased_rectangles_always_fit():
 def test_an_impossible_erasing_area_is_refused():
     with pytest.raises(DataError, match="DATA.ERASING_AREA is .*0.8, 0.2"):
         train_transform(8, 4, False, (0.8, 0.2))
+    with pytest.raises(DataError, match=r"\[0.98, 0.99\], and no such part fits into 10x10 pixels"):
+        RandomErasing((0.98, 0.99), probability=1.0)(torch.zeros(3, 10, 10))  # at most 9 by 9 fit
 
 
 def test_every_step_is_one_of_torchvision_v2_or_ours():

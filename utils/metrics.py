@@ -66,7 +66,7 @@ def ranking_keys(similarity: Tensor) -> Tensor:
     """
     bits = (0 - similarity).view(torch.int32)  # 0 - x also makes -0.0 and 0.0 the same
     ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a float's bits, negative ones reversed, sort as the float does
-    return ascending.long() * 2**32 + torch.arange(similarity.shape[1], device=similarity.device)
+    return ascending.long().mul_(2**32).add_(torch.arange(similarity.shape[1], device=similarity.device))
 
 
 def sort_rows(keys: Tensor) -> Tensor:

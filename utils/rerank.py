@@ -5,7 +5,8 @@ Queries and gallery together are the N images of the paper. As in the authors' c
 from: distances are squared Euclidean, and those of an image are divided by their largest; an image counts among its
 own neighbours; a neighbour's set joins where *more* than two thirds of it are shared (the paper prints ≥).
 
-Nothing N x N is ever held: distances come in chunks of rows, twice, and the encodings are sparse.
+Nothing N x N is ever held: distances come in chunks of rows, twice, and the encodings are sparse. On CUDA the sums of
+the sparse parts may differ in their last bit from run to run.
 """
 
 from typing import Iterator
@@ -35,7 +36,9 @@ def reranked_distance(
     if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0 <= weight <= 1:
         raise ValueError(f"re-ranking needs k1 >= 1, 1 <= k2 <= k1 + 1, 0 <= weight <= 1; not {k1}, {k2}, {weight}")
     features = torch.cat([query, gallery])
-    nearest, largest = nearest_neighbours(features, k1 + 1, chunk_bytes)
+    in_chunks = chunks(len(features), 8 * features.shape[1], chunk_bytes)
+    squares = torch.cat([features[i].square().sum(dim=1) for i in in_chunks])
+    nearest, largest = nearest_neighbours(features, squares, k1 + 1, chunk_bytes)
     half = reciprocal_sets(nearest[:, :round(k1 / 2) + 1], chunk_bytes)
     sets = reciprocal_sets(nearest, chunk_bytes)
 
@@ -43,10 +46,10 @@ def reranked_distance(
     rows, columns, values = [], [], []
     bytes_per_row = BYTES_PER_DISTANCE * len(features) + 8 * sets.shape[1] ** 2 * half.shape[1]
     for i in chunks(len(features), bytes_per_row, chunk_bytes):
-        original = squared_distances(features[i], features) / largest[i, None]  # (C, N)
+        original = squared_distances(features, squares, i) / largest[i, None]  # (C, N)
         of_queries = original[:max(0, len(query) - i.start), len(query):]
         distance[i.start:i.start + len(of_queries)] = of_queries
-        member = expanded_sets(sets[i], half, len(features))                    # (C, N)
+        member = expanded_sets(sets[i], half, len(features))                      # (C, N)
         encoding = (-original).exp() * member
         encoding /= encoding.sum(dim=1, keepdim=True).clamp(min=1e-30)
         row, column = member.nonzero(as_tuple=True)
@@ -66,17 +69,17 @@ def chunks(number: int, bytes_per_row: int, chunk_bytes: int) -> Iterator[slice]
         yield slice(start, min(start + step, number))
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(A, E) and (B, E) -> (A, B)."""
-    squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
-    return squares.sub_(inner_products(a, b), alpha=2).clamp_(min=0)
+def squared_distances(features: Tensor, squares: Tensor, rows: slice) -> Tensor:
+    """(N, E) features and their (N,) squared lengths -> (C, N): of the C images in `rows` to all."""
+    sums = squares[rows, None] + squares
+    return sums.sub_(inner_products(features[rows], features), alpha=2).clamp_(min=0)
 
 
-def nearest_neighbours(features: Tensor, k: int, chunk_bytes: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(features: Tensor, squares: Tensor, k: int, chunk_bytes: int) -> tuple[Tensor, Tensor]:
     """(N, min(k, N)) nearest images of each, nearest first, ties by row; and (N,) largest distance of each."""
     nearest, largest = [], []
     for i in chunks(len(features), BYTES_PER_DISTANCE * len(features), chunk_bytes):
-        distance = squared_distances(features[i], features)
+        distance = squared_distances(features, squares, i)
         greatest = distance.amax(dim=1)  # amax passes nan on
         if greatest.isnan().any():
             raise ValueError(f"a distance of image {i.start + int(greatest.isnan().int().argmax())} is nan")
