@@ -1,0 +1,161 @@
+"""The embedded data set: drawn people on disk in SYSU-MM01's layout (docs/protocols.md, last section).
+
+    python -m data.synthetic --root datasets/synthetic --seed 0
+
+It exists to run the whole system anywhere in minutes, not to publish numbers.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.figure import Person
+from data.photograph import Camera, render
+from data.records import DataError
+
+CAMERAS = (1, 2, 3, 4, 5, 6)
+INFRARED = (3, 6)
+VERSION = 2            # of the drawings: raise it when the same seed gives other pictures
+MANIFEST = "synthetic.json"
+LIMITS = {             # of the arguments; a folder's name holds four digits
+    "seed": (0, 2**32 - 1), "train_identities": (2, 9000), "test_identities": (1, 999), "images_per_camera": (1, 9999),
+    "height": (32, 1024), "width": (16, 1024),
+}
+
+
+def write_synthetic(
+    root: str | Path,
+    seed: int = 0,
+    train_identities: int = 128,
+    test_identities: int = 48,
+    images_per_camera: int = 2,
+    height: int = 96,
+    width: int = 48,
+    workers: int = 1,
+) -> bool:
+    """Write the data set, whole or not at all; returns False where the same one is there already.
+
+    Identities count from 1; those of the test come after those of the training. Every identity is seen by all six
+    cameras. The same arguments give the same bytes, whatever `workers` is.
+
+    raises   DataError for an impossible size, and where the folder holds anything else
+    """
+    root = Path(root)
+    manifest = {
+        "version": VERSION, "seed": seed, "train_identities": train_identities, "test_identities": test_identities,
+        "images_per_camera": images_per_camera, "height": height, "width": width,
+    }
+    for name, (least, most) in LIMITS.items():
+        if not least <= manifest[name] <= most:
+            raise DataError(f"the embedded data set's {name} is {manifest[name]}; choose {least} to {most}")
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        check_manifest(root, manifest)
+        return False
+    root.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{root.name}.unfinished-", dir=root.parent))
+    try:
+        write_pictures(unfinished, manifest, workers)
+        write_lists(unfinished / "exp", train_identities, test_identities)
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        os.chmod(unfinished, 0o755)  # mkdtemp's is for its owner only
+        os.rename(unfinished, root)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def check_manifest(root: Path, manifest: dict) -> None:
+    """
+    raises   DataError where the folder is not the data set that the manifest describes
+    """
+    try:
+        found = json.loads((root / MANIFEST).read_text())
+        differing = [f"{k}: {found.get(k)} there, {v} asked for" for k, v in manifest.items() if found.get(k) != v]
+    except (OSError, ValueError, AttributeError):
+        raise DataError(f"{root} exists, and is no embedded data set: choose another folder, or remove it") from None
+    if differing:
+        raise DataError(
+            f"{root} holds another embedded data set ({'; '.join(differing)}): choose another folder, or remove it"
+        )
+
+
+def write_pictures(root: Path, manifest: dict, workers: int) -> None:
+    identities = range(1, manifest["train_identities"] + manifest["test_identities"] + 1)
+    write = partial(write_identity, root, manifest)
+    progress = partial(tqdm, desc="people", total=len(identities), disable=None)
+    if workers > 1:
+        # Started afresh, not forked: the caller may have threads (PyTorch's), which a fork does not survive.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            list(progress(pool.map(write, identities, chunksize=4)))
+    else:
+        list(progress(map(write, identities)))
+
+
+def write_identity(root: Path, manifest: dict, identity: int) -> None:
+    for camera in CAMERAS:
+        folder = root / f"cam{camera}" / f"{identity:04d}"
+        folder.mkdir(parents=True)
+        for number in range(1, manifest["images_per_camera"] + 1):
+            picture = draw_jpeg(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
+            (folder / f"{number:04d}.jpg").write_bytes(picture)
+
+
+def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
+    """train_id.txt, val_id.txt (the layout parts training into both) and test_id.txt."""
+    ids = list(range(1, train_identities + test_identities + 1))
+    held = max(1, train_identities // 10)
+    parts = {
+        "train": ids[: train_identities - held],
+        "val": ids[train_identities - held : train_identities],
+        "test": ids[train_identities:],
+    }
+    exp.mkdir()
+    for part, members in parts.items():
+        (exp / f"{part}_id.txt").write_text(",".join(map(str, members)) + "\n")
+
+
+def draw_jpeg(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> bytes:
+    """One picture's file, a function of its arguments alone."""
+    person = Person(np.random.default_rng((seed, 0, identity)))
+    place = Camera(np.random.default_rng((seed, 1, camera)))
+    moment = np.random.default_rng((seed, 2, identity, camera, number))
+    image = render(person, place, camera in INFRARED, moment, height, width)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    # A checked coat makes a larger file than a plain one, in both modalities. Readers ignore what follows the picture's
+    # end: zeros, up to a size that knows nothing of the picture.
+    size = height * width * moment.uniform(2, 2.5) + 1024
+    return file.getvalue().ljust(int(size), b"\0")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="the folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train-identities", type=int, default=128)
+    parser.add_argument("--test-identities", type=int, default=48)
+    parser.add_argument("--images-per-camera", type=int, default=2)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    try:
+        written = write_synthetic(**vars(args))
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"the embedded data set is in {args.root}" + ("" if written else ", as written before"))
+
+
+if __name__ == "__main__":
+    main()

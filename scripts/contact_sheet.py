@@ -1,0 +1,56 @@
+"""A sheet of people from a data set in SYSU-MM01's layout: a row per person and column block, day beside night.
+
+    python scripts/contact_sheet.py --root datasets/synthetic --output docs/images/synthetic.jpg --identities 12
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
+CAMERAS = VISIBLE + INFRARED
+BLOCKS = 2                # people beside each other
+GAP, MARGIN = 4, 22       # between pictures, and above them for the labels; in pixels
+
+
+def contact_sheet(root: Path, people: list[int], height: int, width: int) -> Image.Image:
+    """One picture of each person and camera, each (height, width) pixels; blank where there is none."""
+    block = len(CAMERAS) * (width + GAP) + 4 * GAP
+    rows = -(-len(people) // BLOCKS)
+    sheet = Image.new("RGB", (BLOCKS * block, MARGIN + rows * (height + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, identity in enumerate(people):
+        x, y = GAP + i % BLOCKS * block, MARGIN + i // BLOCKS * (height + GAP)
+        for camera in CAMERAS:
+            x += 2 * GAP * (camera == INFRARED[0])  # day and night stand apart
+            if i < BLOCKS:
+                label = f"{'IR' if camera in INFRARED else 'VIS'} {camera}"
+                draw.text((x + width / 2, MARGIN / 2), label, fill="black", anchor="mm")
+            pictures = sorted((root / f"cam{camera}" / f"{identity:04d}").glob("*.jpg"))
+            if pictures:
+                with Image.open(pictures[0]) as picture:
+                    sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
+            x += width + GAP
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder with cam1 to cam6 and exp")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--identities", type=int, default=12, help="how many test identities to show, the first ones")
+    parser.add_argument("--height", type=int, default=144, help="of each picture, in pixels; twice its width")
+    args = parser.parse_args()
+    index = args.root / "exp" / "test_id.txt"
+    if not index.is_file():
+        sys.exit(f"error: there is no {index}; write the set with: python -m data.synthetic --root FOLDER")
+    people = [int(part) for part in index.read_text().split(",")][: args.identities]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(args.root, people, args.height, args.height // 2).save(args.output, quality=88)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
