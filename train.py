@@ -191,9 +191,8 @@ class Trainer:
                 steps.set_postfix({**{k: f"{v:.3f}" for k, v in terms.items()}, "images/s": f"{speed:.0f}"})
             if stop.by:
                 break
-        if self.state["step"] == first:
-            return {}
-        return {name: total / self.state["step"] for name, total in sums.items()} | {"images_per_second": speed}
+        figures = {name: total / self.state["step"] for name, total in sums.items()}
+        return figures | ({"images_per_second": speed} if rows else {})
 
     def train_step(self, visible, infrared, labels, epoch: int, step: int) -> dict[str, float]:
         """One update; returns the weighted loss terms and their total.
