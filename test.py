@@ -73,10 +73,11 @@ def main() -> None:
     source.add_argument("--authors-checkpoint", type=Path, help="a checkpoint in the authors' format; needs --config")
     source.add_argument("--untrained", action="store_true", help="a network of random weights, as a control")
     parser.add_argument("--config", help="a yaml file, where the checkpoint doesn't bring its configuration")
-    parser.add_argument("--protocol", nargs="+", help="names of protocols, or all; default: the data set's usual ones")
+    parser.add_argument("--protocol", action="append", metavar="NAME",
+                        help="a protocol, or all; may be repeated; default: the data set's usual ones")
     parser.add_argument("--output", type=Path, help="the results file; default: results.json in OUTPUT")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     if args.checkpoint:
         if args.config:
@@ -96,7 +97,7 @@ def main() -> None:
     if model is None:
         model = build_without_pretraining(cfg, classes=len({record.identity for record in benchmark.train}))
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
-    names = benchmark.protocol_names() if list(names) == ["all"] else names
+    names = benchmark.available_protocols() if "all" in names else names
     protocols = [benchmark.protocol(name) for name in names]
 
     device = select_device(cfg.DEVICE)

@@ -24,7 +24,8 @@ from models.mfa import ImageSizeError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
 from utils.run import (
-    LOG, DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, seed_step, select_device, start_log, write_atomically,
+    LOG, DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, leave_stopping_to_the_main_process, seed_step,
+    select_device, start_log, write_atomically,
 )
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -168,6 +169,7 @@ class Trainer:
             batch_size=None,
             sampler=[key for key in keys if key >= first],
             num_workers=self.cfg.DATA.WORKERS,
+            worker_init_fn=leave_stopping_to_the_main_process,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -283,7 +285,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="a yaml file of configs/")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth, if there is one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     Trainer(load_config(args.config, args.overrides), args.resume).run()
 
 

@@ -77,6 +77,10 @@ class Benchmark:
         """Those that test.py runs when none is named."""
         raise NotImplementedError
 
+    def available_protocols(self) -> list[str]:
+        """Those whose files are there: what test.py runs for `--protocol all`."""
+        return self.protocol_names()
+
     def trials(self, name: str) -> tuple[Trial, ...]:
         raise NotImplementedError
 

@@ -75,6 +75,14 @@ class SYSU(Benchmark):
     def default_protocols(self) -> list[str]:
         return [f"{self.name}/{search}/single-shot/random" for search in SEARCH]
 
+    def available_protocols(self) -> list[str]:
+        names = self.protocol_names()
+        return names if self.permutations.is_file() else [name for name in names if not name.endswith("/official")]
+
+    @property
+    def permutations(self) -> Path:
+        return self.root / "exp" / "rand_perm_cam.mat"
+
     def ignored_group(self, record: Record) -> int:
         return 2 if record.camera == 3 else -1  # cameras 2 and 3 stand in the same place
 
@@ -104,7 +112,7 @@ class SYSU(Benchmark):
 
     def official_draw(self) -> Callable[[dict, int, int], list[int]]:
         """The draw that exp/rand_perm_cam.mat prescribes: the first entries of its permutations."""
-        path = self.root / "exp" / "rand_perm_cam.mat"
+        path = self.permutations
         if not path.is_file():
             raise DataError(
                 f"the official gallery needs {path}, which comes with SYSU-MM01's evaluation code; put it there, or "

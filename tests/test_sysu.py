@@ -108,7 +108,9 @@ def test_official_galleries_follow_the_file(tmp_path):
     data = SYSU(sysu_tree(tmp_path, images=12))
     with pytest.raises(DataError, match="needs .*exp/rand_perm_cam.mat"):
         data.protocol("sysu/all/single-shot/official")
+    assert not any(name.endswith("official") for name in data.available_protocols())
     savemat(tmp_path / "exp" / "rand_perm_cam.mat", {"rand_perm_cam": permutations(12)})
+    assert data.available_protocols() == data.protocol_names()
     single = data.protocol("sysu/all/single-shot/official").trials
     assert names(data, single[0].gallery)[:2] == ["cam1/0005/0001.jpg", "cam2/0005/0001.jpg"]
     assert names(data, single[1].gallery)[0] == "cam1/0005/0012.jpg"  # row 1 is rolled by one

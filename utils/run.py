@@ -138,6 +138,12 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+def leave_stopping_to_the_main_process(_worker: int) -> None:
+    """For a loader's workers: Ctrl-C and job schedulers signal the whole process group, and the last batch is wanted."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "pillow", "scipy"):
