@@ -121,8 +121,10 @@ class WindowAttention(nn.Module):
         height, width, w = x.shape[1], x.shape[2], self.window
         rows, columns = -(-height // w), -(-width // w)
         # Padding is zero, so its projection is the bias: nothing is multiplied for it.
-        qkv = self.qkv.bias.to(x.dtype).expand(len(x), rows * w, columns * w, -1).clone()  # (B, padded H, padded W, 3C)
-        qkv[:, :height, :width] = self.qkv(x)
+        projected = self.qkv(x)
+        bias = self.qkv.bias.to(projected.dtype)
+        qkv = bias.expand(len(x), rows * w, columns * w, -1).clone()  # (B, padded H, padded W, 3C)
+        qkv[:, :height, :width] = projected
         qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = qkv.unflatten(2, (columns, w)).unflatten(1, (rows, w)).transpose(2, 3)  # (B, rows, columns, w, w, 3C)
 

@@ -7,6 +7,7 @@ from torch import nn
 from configs.load import load_config
 from models.build import build_model
 from models.hce import HCE, DilatedBottleneck
+from models.layers import DropPath
 from models.mbue import reread
 from models.mfa import ImageSizeError, PositionNonLocal, chain
 
@@ -63,6 +64,23 @@ def test_every_variant_trains_and_embeds(variant):
     with torch.inference_mode():
         features = model.embed(visible, infrared=False)
     assert features.shape == (4, 2 * views * width) and features.isfinite().all()
+
+
+def test_bfloat16_autocast_gives_nearly_the_same_and_finite_gradients():
+    model = build().train()
+    visible, infrared = torch.randn(8, 3, 64, 32), torch.randn(8, 3, 64, 32)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.probability = 0.0
+    exact = model(visible, infrared).pooled
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(visible, infrared)
+    cosine = nn.functional.cosine_similarity(output.pooled.float().flatten(0, 1), exact.flatten(0, 1))
+    assert cosine.min() > 0.95
+    output.logits.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 def test_a_part_switched_off_builds_no_parameters():
