@@ -111,7 +111,8 @@ def main() -> None:
         scale = model.column_scale(weighting).to(device)
         for protocol in protocols:
             results.append(evaluate_protocol(
-                features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK
+                features, identities, protocol,
+                scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK,
             ))
 
     print(format_table(results))

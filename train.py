@@ -178,9 +178,8 @@ class Trainer:
         self.model.train()
         sums, first = self.state["sums"], self.state["step"]
         begun, rows = time.perf_counter(), 0
-        steps = tqdm(
-            range(first, len(self.batches)), f"epoch {epoch}", len(self.batches), initial=first, leave=False, disable=None
-        )
+        total = len(self.batches)
+        steps = tqdm(range(first, total), f"epoch {epoch}", total, initial=first, leave=False, disable=None)
         for step in steps:
             visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(loader))
             terms = self.train_step(visible, infrared, labels, epoch, step)
@@ -276,7 +275,8 @@ def embed_records(model: nn.Module, records: list, cfg, device: torch.device) ->
 
 
 EXPECTED_ERRORS = (
-    ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError, NonFiniteLoss,
+    ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError,
+    NonFiniteLoss,
 )
 
 

@@ -42,9 +42,9 @@ _C.MODEL.CSC_CMA.KEYS = "local"     # map of the cross attention's keys: local, 
 
 _C.LOSS = CfgNode()
 _C.LOSS.TRIPLET_WEIGHT = 1.0        # batch-hard triplet
-_C.LOSS.TRIPLET_MARGIN = 0.3
+_C.LOSS.TRIPLET_MARGIN = 0.3        # nearest negative farther than farthest positive by this much
 _C.LOSS.CPM_WEIGHT = 0.8            # cross-modal centre alignment, λ1
-_C.LOSS.CPM_MARGIN = 0.2
+_C.LOSS.CPM_MARGIN = 0.2            # m of its hinges
 _C.LOSS.ORTHOGONAL_WEIGHT = 0.01    # branch diversity, λ2
 _C.LOSS.DCL_WEIGHTS = [[0, 0.1], [11, 0.01], [21, 0.0]]  # centre contrast: [first epoch, weight from then on], ...
 
@@ -55,7 +55,7 @@ _C.SOLVER.IMAGES = 4                # K, images of each identity and modality in
 _C.SOLVER.BASE_LR = 0.1             # learning rate of neck and classifier
 _C.SOLVER.BACKBONE_LR_FACTOR = 0.1  # everything else learns at this fraction of it
 _C.SOLVER.MOMENTUM = 0.9            # of SGD with Nesterov's rule
-_C.SOLVER.WEIGHT_DECAY = 5e-4
+_C.SOLVER.WEIGHT_DECAY = 5e-4       # on every trained parameter
 _C.SOLVER.WARMUP_EPOCHS = 10        # epoch e < this: rate × (e + 1) / this
 _C.SOLVER.LR_STEPS = [[20, 0.1], [80, 0.01]]  # [first epoch, factor from then on], ...
 _C.SOLVER.PRECISION = "float32"     # float32, bfloat16 or float16 (both autocast); losses are float32 always

@@ -85,7 +85,9 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
     if key not in known:
         inside = [k for k in known if k.startswith(f"{key}.")]  # a section's name alone
         near = (inside or difflib.get_close_matches(key, known, n=1, cutoff=0.0))[0]
-        raise ConfigError(f"{source} sets {key}, which is not an option; the nearest is {near} (see configs/defaults.py)")
+        raise ConfigError(
+            f"{source} sets {key}, which is not an option; the nearest is {near} (see configs/defaults.py)"
+        )
     default = known[key]
     if isinstance(value, str) and isinstance(default, float):
         value = parse(value)  # yaml reads 5e-4 as text

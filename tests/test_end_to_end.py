@@ -17,7 +17,8 @@ from data.synthetic import write_synthetic
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
     "DATA.HEIGHT": "64", "DATA.WIDTH": "32", "DATA.WORKERS": "0", "DEVICE": "cpu",
-    "SOLVER.EPOCHS": "3", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.STAGES": "4", "MODEL.MBUE.DROPOUT": "0.1",
+    "SOLVER.EPOCHS": "3", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.STAGES": "4",
+    "MODEL.MBUE.DROPOUT": "0.1",
 }
 
 

@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         temporary.unlink(missing_ok=True)
         kept = f"the older {path} is kept" if path.exists() else "there is no older one"
-        raise CheckpointError(f"the checkpoint {path} could not be written ({error}); {kept}. Is the disk full?") from None
+        raise CheckpointError(f"{path} could not be written ({error}); {kept}. Is the disk full?") from None
 
 
 def sync_folder(folder: Path) -> None:

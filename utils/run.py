@@ -139,7 +139,7 @@ class StopRequest:
 
 
 def leave_stopping_to_the_main_process(_worker: int) -> None:
-    """For a loader's workers: Ctrl-C and job schedulers signal the whole process group, and the last batch is wanted."""
+    """For a loader's workers: Ctrl-C and schedulers signal the whole process group, and the last batch is wanted."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
