@@ -178,8 +178,8 @@ class Trainer:
         self.model.train()
         sums, first = self.state["sums"], self.state["step"]
         begun, rows = time.perf_counter(), 0
-        total = len(self.batches)
-        steps = tqdm(range(first, total), f"epoch {epoch}", total, initial=first, leave=False, disable=None)
+        count = len(self.batches)
+        steps = tqdm(range(first, count), f"epoch {epoch}", count, initial=first, leave=False, disable=None)
         for step in steps:
             visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(loader))
             terms = self.train_step(visible, infrared, labels, epoch, step)
@@ -231,7 +231,7 @@ class Trainer:
         listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
         raise NonFiniteLoss(
             f"the loss is not finite at epoch {epoch}, step {step}: {listed}; identities of the batch: {identities}. "
-            f"{kept}. Lower SOLVER.BASE_LR, or use SOLVER.PRECISION float32, and resume"
+            f"{kept}. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
         )
 
     def validate(self) -> dict[str, float]:
