@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from configs.load import ConfigError, from_dump, load_config
+from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
@@ -21,6 +21,11 @@ from train import EXPECTED_ERRORS, embed_records, memory_format
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 from utils.evaluator import evaluate_protocol, format_table
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
+
+# A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
+CHANGES_NO_FIGURE = (
+    "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "TEST.BATCH", "TEST.PROTOCOLS", "TEST.WEIGHTINGS",
+)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -30,11 +35,21 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def load_run(path: Path, overrides: list[str]) -> tuple[nn.Module, object, dict]:
-    """The network of a checkpoint of train.py, its configuration, and what results.json says of it."""
+def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Module, object, dict]:
+    """The network of a checkpoint of train.py, its configuration, and what results.json says of it.
+
+    complete   refuse it where the training hasn't reached its last epoch
+    """
     path = find_checkpoint(path)
     saved = read_own_checkpoint(path)
     trained = from_dump(saved["config"])
+    if complete:
+        last = read_own_checkpoint(path.with_name("last.pth"))["epoch"]  # the best epoch needn't be the last one
+        if last < trained.SOLVER.EPOCHS:
+            raise CheckpointError(
+                f"the training in {path.parent} has done {last} of {trained.SOLVER.EPOCHS} epochs: go on with "
+                "train.py --resume"
+            )
     cfg = load_config(overrides=overrides, base=trained)
     if cfg.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
         raise CheckpointError(
@@ -66,6 +81,25 @@ def build_without_pretraining(cfg, classes: int) -> nn.Module:
     return build_model(options, classes)
 
 
+def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: list[str], per_query: bool) -> list | None:
+    """The figures in a results file, where they are those that this evaluation would give; else None.
+
+    wanted   what the file must say of data, checkpoint and configuration
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        results = {(r["protocol"], r["weighting"]): r for r in saved["results"]}
+        kept = [results[protocol, weighting] for weighting in weightings for protocol in protocols]
+        same_data = all(saved["data"][key] == value for key, value in wanted["data"].items())
+        same_weights = saved["checkpoint"].get("sha256") == wanted["checkpoint"].get("sha256")
+        changed = differences(*(from_dump(yaml.safe_dump(x["config"])) for x in (saved, wanted)))
+        complete = not per_query or all("queries" in trial for result in kept for trial in result["trials"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # absent, cut off, or of another version
+    changed = [key for key in changed if not key.startswith(CHANGES_NO_FIGURE)]
+    return kept if same_data and same_weights and complete and not changed else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -75,6 +109,10 @@ def main() -> None:
     parser.add_argument("--config", help="a yaml file, where the checkpoint doesn't bring its configuration")
     parser.add_argument("--protocol", action="append", metavar="NAME",
                         help="a protocol, or all; may be repeated; default: the data set's usual ones")
+    parser.add_argument("--per-query", action="store_true",
+                        help="store each query's figures too, for scripts/compare_results.py")
+    parser.add_argument("--complete", action="store_true", help="refuse the checkpoint of an unfinished training")
+    parser.add_argument("--reuse", action="store_true", help="keep a results file that holds these very figures")
     parser.add_argument("--output", type=Path, help="the results file; default: results.json in OUTPUT")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
     args = parser.parse_intermixed_args()
@@ -82,7 +120,7 @@ def main() -> None:
     if args.checkpoint:
         if args.config:
             raise ConfigError("--checkpoint brings its own configuration; leave --config out and set KEY VALUE pairs")
-        model, cfg, checkpoint = load_run(args.checkpoint, args.overrides)
+        model, cfg, checkpoint = load_run(args.checkpoint, args.overrides, args.complete)
     else:
         if not args.config:
             raise ConfigError("--authors-checkpoint and --untrained need --config")
@@ -99,35 +137,43 @@ def main() -> None:
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
     names = benchmark.available_protocols() if "all" in names else names
     protocols = [benchmark.protocol(name) for name in names]
-
-    device = select_device(cfg.DEVICE)
-    model = model.to(device, memory_format=memory_format(device)).eval()
-    features = embed_records(model, benchmark.test, cfg, device)
-    identities = [record.identity for record in benchmark.test]
-    results = []
     for weighting in cfg.TEST.WEIGHTINGS:
         if weighting not in model.weightings:
             raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
-        scale = model.column_scale(weighting).to(device)
-        for protocol in protocols:
-            results.append(evaluate_protocol(
-                features, identities, protocol,
-                scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK,
-            ))
+
+    device = select_device(cfg.DEVICE)
+    identities = [record.identity for record in benchmark.test]
+    saved = {
+        "data": {"name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(identities)},
+        "checkpoint": checkpoint,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": str(device),
+        "versions": library_versions(),
+        "config": yaml.safe_load(cfg.dump()),
+    }
+    if args.per_query:
+        saved["data"]["identities"] = identities
+    output = args.output or Path(cfg.OUTPUT) / "results.json"
+    results = kept_results(output, saved, names, cfg.TEST.WEIGHTINGS, args.per_query) if args.reuse else None
+    if results is None:
+        results = []
+        model = model.to(device, memory_format=memory_format(device)).eval()
+        features = embed_records(model, benchmark.test, cfg, device)
+        for weighting in cfg.TEST.WEIGHTINGS:
+            scale = model.column_scale(weighting).to(device)
+            results += [
+                evaluate_protocol(
+                    features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP,
+                    rerank=cfg.TEST.RERANK, per_query=args.per_query,
+                )
+                for protocol in protocols
+            ]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, json.dumps({**saved, "results": results}, indent=1) + "\n")
 
     print(format_table(results))
     if cfg.DATA.NAME == "synthetic":
         print("These figures are of the embedded data set; they say nothing about a real one.")
-    output = args.output or Path(cfg.OUTPUT) / "results.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, json.dumps({
-        "data": {"name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test)},
-        "checkpoint": checkpoint,
-        "device": str(device),
-        "versions": library_versions(),
-        "config": yaml.safe_load(cfg.dump()),
-        "results": results,
-    }, indent=1) + "\n")
     print(f"results: {output}")
 
 

@@ -134,6 +134,9 @@ class Trainer:
     def run(self) -> None:
         solver, state = self.cfg.SOLVER, self.state
         LOG.info("%d identities, %d batches an epoch, %s", len(self.batches.identities), len(self.batches), self.device)
+        if state["epoch"] >= solver.EPOCHS:
+            LOG.info("the training was complete already: %s", self.last)
+            return
         if state["epoch"] or state["step"]:
             LOG.info("resuming from %s at epoch %d, step %d", self.last, state["epoch"], state["step"])
         loader = iter(self.loader())

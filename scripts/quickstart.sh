@@ -13,6 +13,6 @@ echo "== training"
 run=$("$VENV/bin/python" -c 'import sys; from configs.load import load_config
 print(load_config("configs/quickstart.yaml", sys.argv[1:]).OUTPUT)' "$@")
 echo "== evaluating, all-search and indoor-search"
-"$VENV/bin/python" test.py --checkpoint "$run"
+"$VENV/bin/python" test.py --checkpoint "$run" --complete --reuse
 echo "checkpoint: $run/last.pth"
 echo "log:        $run/train.log"

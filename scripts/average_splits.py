@@ -1,0 +1,108 @@
+"""RegDB's figures: the mean over the models of its ten splits, written as one results file with ten trials.
+
+    python scripts/average_splits.py runs/regdb_cmfn/*/results.json --output runs/regdb_cmfn/results.json
+
+A protocol such as regdb/3/visible-to-thermal becomes trial 3 of regdb/visible-to-thermal. Every split must be there
+once, from a model trained on it, with the same options.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT.parent), str(ROOT)]
+
+from reproduce_table import ResultsError, read_results, setting  # noqa: E402
+
+from utils.evaluator import FIGURES, format_table  # noqa: E402
+from utils.run import fail_clearly, write_atomically  # noqa: E402
+
+SPLITS = range(1, 11)
+
+
+def read_split(path: Path) -> tuple[int, dict]:
+    """The split that a results file is of, and its content."""
+    saved = read_results(path)
+    name = saved["data"]["name"]
+    if name != "regdb":
+        raise ResultsError(f"{path} holds figures of {name}, which has no splits to average; RegDB has")
+    split = saved["config"]["DATA"]["SPLIT"]
+    for result in saved["results"]:
+        if result["protocol"].split("/")[1] != str(split):
+            raise ResultsError(f"{path}: a model of split {split} has figures of {result['protocol']}")
+    return split, saved
+
+
+def recipe(saved: dict) -> dict:
+    """The options that the models of all splits must share."""
+    config = {key: value for key, value in saved["config"].items() if key not in ("OUTPUT", "DEVICE", "SEED")}
+    config["DATA"] = {k: v for k, v in config["DATA"].items() if k not in ("SPLIT", "ROOT", "WORKERS", "CACHE")}
+    return config
+
+
+def average(files: dict[int, tuple[Path, dict]]) -> dict:
+    """One results file's content from those of all splits.
+
+    raises   ResultsError where a split is missing, or two differ in options or protocols
+    """
+    missing = [split for split in SPLITS if split not in files]
+    if missing:
+        raise ResultsError(f"there are no results of split {', '.join(map(str, missing))}: train and test it first")
+    first_path, first = files[1]
+    by_split = {}
+    for split, (path, saved) in sorted(files.items()):
+        ours, wanted = recipe(saved), recipe(first)
+        differing = [section for section in wanted if ours.get(section) != wanted[section]]
+        if differing:
+            raise ResultsError(f"{path} and {first_path} differ in their options of {', '.join(differing)}")
+        by_split[split] = {
+            (f"regdb/{result['protocol'].rsplit('/', 1)[-1]}", *setting(result)[1:]): result
+            for result in saved["results"]
+        }
+        if by_split[split].keys() != by_split[1].keys():
+            raise ResultsError(f"{path} and {first_path} hold different protocols or weightings")
+
+    results = []
+    for key, result in by_split[1].items():
+        trials = [by_split[split][key]["trials"][0] for split in SPLITS]
+        for trial in trials:
+            trial.pop("queries", None)  # their rows count another split's images
+        results.append(result | {
+            "protocol": key[0],
+            "trials": trials,
+            "mean": {name: float(np.mean([trial[name] for trial in trials])) for name in FIGURES},
+            "std": {name: float(np.std([trial[name] for trial in trials])) for name in FIGURES},
+        })
+    fingerprints = "".join(files[split][1]["data"]["fingerprint"] for split in SPLITS)
+    return {
+        "data": {"name": "regdb", "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()},
+        "checkpoint": [files[split][1]["checkpoint"] for split in SPLITS],
+        "config": recipe(first),
+        "results": results,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", type=Path, help="results.json of each split")
+    parser.add_argument("--output", type=Path, required=True, help="the results file of the mean")
+    args = parser.parse_args()
+    files = {}
+    for path in args.results:
+        split, saved = read_split(path)
+        if split in files:
+            raise ResultsError(f"{path} and {files[split][0]} are both of split {split}")
+        files[split] = (path, saved)
+    averaged = average(files)
+    write_atomically(args.output, json.dumps(averaged, indent=1) + "\n")
+    print(format_table(averaged["results"]))
+    print(f"mean ± standard deviation over the models of {len(SPLITS)} splits: {args.output}")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (ResultsError,))

@@ -1,0 +1,72 @@
+"""Train and test one configuration, or keep what is there of it; what the scripts for tables share."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ExperimentError(RuntimeError):
+    """A training or an evaluation failed or was stopped; its own message stands above."""
+
+
+def measure(config: str, folder: Path, options: dict[str, object]) -> dict:
+    """The content of results.json of a training with these options over those of the yaml file.
+
+    What is there and still valid is kept: train.py goes on with an unfinished training and leaves a complete one as it
+    is, test.py keeps results of the same weights, data and options.
+
+    raises   ExperimentError
+    """
+    overrides = [str(part) for pair in {**options, "OUTPUT": folder}.items() for part in pair]
+    run("train.py", "--config", config, "--resume", *overrides)
+    run("test.py", "--checkpoint", str(folder), "--complete", "--reuse")
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def run(program: str, *arguments: str) -> None:
+    command = [sys.executable, str(ROOT / program), *arguments]
+    print("$", "python", program, *arguments, flush=True)
+    done = subprocess.run(command)
+    if done.returncode:
+        raise ExperimentError(f"{program} ended with status {done.returncode}; run this script again to go on")
+
+
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """KEY VALUE pairs of a command line."""
+    if len(words) % 2:
+        raise ExperimentError(f"options come in pairs, KEY VALUE; {words[-1]!r} stands alone")
+    return dict(zip(words[::2], words[1::2]))
+
+
+def seeds_of(text: str) -> list[int]:
+    """Numbers such as 0,1,2."""
+    return [int(part) for part in text.split(",")]
+
+
+def percent(values: Sequence[float]) -> str:
+    """Fractions as "mean ± standard deviation" in percent; of one value there is no deviation."""
+    values = [100 * value for value in values]
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A booktabs tabular of the same cells."""
+    def row(cells: Sequence[str]) -> str:
+        return " & ".join(cell.replace(" ± ", r" $\pm$ ").replace("_", r"\_") for cell in cells) + r" \\"
+
+    columns = "l" + "c" * (len(header) - 1)
+    return "\n".join([
+        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(header), r"\midrule", *map(row, lines), r"\bottomrule",
+        r"\end{tabular}", "",
+    ])

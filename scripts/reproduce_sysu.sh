@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SYSU-MM01 from the data folder to the comparison table: training, every protocol, table.
+#   bash scripts/reproduce_sysu.sh datasets/SYSU-MM01 [runs/sysu_cmfn [KEY VALUE ...]]
+# Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${1:?the folder of SYSU-MM01 is missing: bash scripts/reproduce_sysu.sh datasets/SYSU-MM01}
+run=${2:-runs/sysu_cmfn}
+shift $(($# < 2 ? $# : 2))
+source scripts/environment.sh requirements.txt
+
+echo "== training"
+"$VENV/bin/python" train.py --config configs/sysu_cmfn.yaml --resume "$@" DATA.ROOT "$data" OUTPUT "$run"
+echo "== evaluating by every protocol"
+"$VENV/bin/python" test.py --checkpoint "$run" --protocol all --per-query --complete --reuse
+echo "== comparison table"
+"$VENV/bin/python" scripts/reproduce_table.py "$run/results.json" --output "$run/tables"
