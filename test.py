@@ -17,7 +17,7 @@ from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
-from train import EXPECTED_ERRORS, embed_records, memory_format
+from train import EXPECTED_ERRORS, embed_records
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 from utils.evaluator import evaluate_protocol, format_table
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
@@ -157,7 +157,7 @@ def main() -> None:
     results = kept_results(output, saved, names, cfg.TEST.WEIGHTINGS, args.per_query) if args.reuse else None
     if results is None:
         results = []
-        model = model.to(device, memory_format=memory_format(device)).eval()
+        model = model.to(device, memory_format=torch.channels_last).eval()
         features = embed_records(model, benchmark.test, cfg, device)
         for weighting in cfg.TEST.WEIGHTINGS:
             scale = model.column_scale(weighting).to(device)

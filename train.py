@@ -67,11 +67,6 @@ def build_loss(cfg) -> TotalLoss:
     )
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """The layout of maps in which convolutions are fastest: channels last on CUDA, first on the CPU."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
 class Trainer:
     """Everything a training holds, assembled once; `run` is the loop."""
 
@@ -106,7 +101,7 @@ class Trainer:
             cfg.defrost()
             cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
         model = build_model(cfg.MODEL, len(self.batches.identities))
-        self.model = model.to(self.device, memory_format=memory_format(self.device))
+        self.model = model.to(self.device, memory_format=torch.channels_last)
         self.criterion = build_loss(cfg)
         self.optimizer = build_optimizer(self.model, cfg.SOLVER)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.SOLVER.PRECISION == "float16")
@@ -205,7 +200,7 @@ class Trainer:
         labels              (PK,) the identities of both, in the same order
         raises              NonFiniteLoss before the update, with the running statistics as before the step
         """
-        visible, infrared = (x.contiguous(memory_format=memory_format(self.device)) for x in (visible, infrared))
+        visible, infrared = (x.contiguous(memory_format=torch.channels_last) for x in (visible, infrared))
         torch._foreach_copy_(self.buffers_before, self.buffers)
         seed_step(self.cfg.SEED, epoch, step)
         dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
@@ -272,7 +267,7 @@ def embed_records(model: nn.Module, records: list, cfg, device: torch.device) ->
     )
 
     def embed(images: torch.Tensor, infrared: bool) -> torch.Tensor:
-        return model.embed(images.contiguous(memory_format=memory_format(device)), infrared, cfg.TEST.FLIP)
+        return model.embed(images.contiguous(memory_format=torch.channels_last), infrared, cfg.TEST.FLIP)
 
     return embed_images(embed, loaders, [record.path for record in records], device)
 

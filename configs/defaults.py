@@ -23,6 +23,7 @@ _C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py
 _C.MODEL.BACKBONE = "resnet50"      # resnet50 (the paper's), resnet34 or resnet18
 _C.MODEL.STAGES = 4                 # shared ResNet stages: 4, or 3 for RegDB's shorter network
 _C.MODEL.PRETRAINED = "imagenet"    # imagenet, none, or the path of a torchvision state dict
+_C.MODEL.RECOMPUTE = []             # to save memory, computed again in the backward pass: early, hce, mfa, mbue, last
 _C.MODEL.HCE = CfgNode()
 _C.MODEL.HCE.ENABLED = True         # the context branch and its fusion (MFA); off builds neither
 _C.MODEL.HCE.DILATIONS = [2, 3, 5]  # of the three chained convolutions; as drawn: 1, 2, 3
@@ -76,11 +77,12 @@ def get_defaults() -> CfgNode:
     return _C.clone()
 
 
-# The options that take one of a few words.
+# The options that take one of a few words, or some of them.
 CHOICES = {
     "DATA.NAME": ("sysu", "regdb", "llcm", "synthetic"),
     "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
     "MODEL.STAGES": (3, 4),
+    "MODEL.RECOMPUTE": ("early", "hce", "mfa", "mbue", "last"),
     "MODEL.HCE.THIRD": ("bottleneck", "hce"),
     "MODEL.MFA.POSITIONS": ("halves", "all"),
     "MODEL.MBUE.TOKEN_LAYOUT": ("reference", "aligned"),

@@ -98,8 +98,11 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
     if type(value) is not type(default):
         wanted, got = type(default).__name__, type(value).__name__
         raise ConfigError(f"{source} sets {key} to {value!r}, {got} where {wanted} is wanted, such as {default!r}")
-    if key in CHOICES and value not in CHOICES[key]:
-        raise ConfigError(f"{source} sets {key} to {value!r}; it is one of {', '.join(map(str, CHOICES[key]))}")
+    if key in CHOICES:
+        some = isinstance(value, list)
+        if not set(value if some else [value]) <= set(CHOICES[key]):
+            words = f"{'some' if some else 'one'} of {', '.join(map(str, CHOICES[key]))}"
+            raise ConfigError(f"{source} sets {key} to {value!r}; it is {words}")
     section, _, name = key.rpartition(".")
     node = cfg
     for part in section.split(".") if section else []:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from models.backbone import Backbone
 from models.hce import context_stages
 from models.head import Head, Output, unit
+from models.layers import recompute
 from models.mbue import MBUE
 from models.mfa import MFA, check_positions
 
@@ -46,6 +47,7 @@ class CMFN(nn.Module):
             )
         self.views = 1 if self.mbue is None else MBUE.views
         self.head = Head(last, classes)
+        self.recomputed = frozenset(options.RECOMPUTE)
         self.halves = len(self.mfa) if options.MFA.POSITIONS == "halves" else 0
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Output:
@@ -55,21 +57,31 @@ class CMFN(nn.Module):
         returns             Output of B = B_vis + B_ir rows, visible before infrared
         """
         check_positions(*visible.shape[2:], self.halves)
-        visible_map = self.backbone.visible_stem(visible)
-        infrared_map = self.backbone.infrared_stem(infrared)
+        visible_map = self.stem_map(visible, infrared=False)
+        infrared_map = self.stem_map(infrared, infrared=True)
         x = torch.cat([visible_map, infrared_map])              # (B, 64, H/4, W/4): here the modalities meet
         pooled, neck, logits = (self.by_view(y) for y in self.head(self.encode(x)))
         is_infrared = torch.arange(len(x), device=x.device) >= len(visible_map)
         return Output(pooled, neck, logits, is_infrared)
 
+    def stem_map(self, images: Tensor, infrared: bool) -> Tensor:
+        """(B, 3, H, W) -> (B, 64, H/4, W/4), never in half precision: what is lost here, every stage amplifies."""
+        stem = self.backbone.infrared_stem if infrared else self.backbone.visible_stem
+        with torch.autocast(images.device.type, enabled=False):
+            return stem(images)
+
     def encode(self, x: Tensor) -> Tensor:
         """Stem output (B, 64, H/4, W/4) -> last map (views * B, D, H/16, W/16); RegDB's network ends at the same."""
         *early, last = self.backbone.stages
         for i, stage in enumerate(early):
-            x = self.mfa[i](stage(x), self.context[i](x)) if self.mfa else stage(x)
+            high = self.run("early", stage, x)
+            x = self.run("mfa", self.mfa[i], high, self.run("hce", self.context[i], x)) if self.mfa else high
         if self.mbue is not None:
-            x = self.mbue(x)                                    # (3B, C, H/16, W/16)
-        return last(x)
+            x = self.run("mbue", self.mbue, x)                  # (3B, C, H/16, W/16)
+        return self.run("last", last, x)
+
+    def run(self, part: str, module: nn.Module, *inputs: Tensor) -> Tensor:
+        return recompute(module, *inputs) if part in self.recomputed and self.training else module(*inputs)
 
     def by_view(self, x: Tensor) -> Tensor:
         """(views * B, …) -> (views, B, …)."""
@@ -78,8 +90,7 @@ class CMFN(nn.Module):
     def features(self, images: Tensor, infrared: bool) -> tuple[Tensor, Tensor]:
         """L2-normalised pooled and neck features, each (views, B, D), of images (B, 3, H, W) of one modality."""
         check_positions(*images.shape[2:], self.halves)
-        stem = self.backbone.infrared_stem if infrared else self.backbone.visible_stem
-        pooled, neck = self.head.features(self.encode(stem(images)))
+        pooled, neck = self.head.features(self.encode(self.stem_map(images, infrared)))
         return self.by_view(unit(pooled)), self.by_view(unit(neck))
 
     def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ChannelLayerNorm, HaarConv, map_of, tokens_of
+from models.layers import ChannelLayerNorm, HaarConv, full_precision, map_of, tokens_of
 
 
 class CrossAttention(nn.Module):
@@ -27,10 +27,12 @@ class CrossAttention(nn.Module):
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q = self.split(self.query(tokens_of(query))).softmax(dim=-1)
-        k = self.split(self.key(tokens_of(key))).softmax(dim=-2)
-        v = self.split(self.value(tokens_of(value)))
-        y = q @ (k.transpose(-2, -1) @ v)  # (B, heads, HW, C/heads)
+        q, k, v = (
+            full_precision(self.split(project(tokens_of(x))))
+            for project, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        with torch.autocast(q.device.type, enabled=False):  # sums over positions
+            y = q.softmax(dim=-1) @ (k.softmax(dim=-2).transpose(-2, -1) @ v)  # (B, heads, HW, C/heads)
         return map_of(self.project(y.transpose(1, 2).flatten(2)), query.shape[2:])
 
 

@@ -1,7 +1,7 @@
 """HCE, the hierarchical context extractor: dilated context beside the backbone (docs/method.md section 2)."""
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.layers import conv_bn
 
@@ -15,17 +15,20 @@ class HCE(nn.Module):
 
     def __init__(self, c_in: int, c_mid: int, c_out: int, dilations: tuple[int, ...] = (2, 3, 5)):
         super().__init__()
+        self.c_mid = c_mid
         inputs = [c_in] + [c_mid] * (len(dilations) - 1)
         self.dilated = nn.ModuleList(conv_bn(c, c_mid, 3, dilation=d) for c, d in zip(inputs, dilations))
         self.fuse = conv_bn(len(dilations) * c_mid, c_out, 1)
         self.shortcut = conv_bn(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        context, outputs = x, []
-        for conv in self.dilated:
+        # A conv1 of the concatenated outputs is the sum of one over each: the concatenation need not be kept.
+        parts = self.fuse[0].weight.split(self.c_mid, dim=1)
+        context, fused = x, 0
+        for conv, weight in zip(self.dilated, parts):
             context = conv(context)
-            outputs.append(context)
-        return self.shortcut(x) + self.fuse(torch.cat(outputs, dim=1))
+            fused = fused + F.conv2d(context, weight)
+        return self.shortcut(x) + self.fuse[1:](fused)
 
 
 class DilatedBottleneck(nn.Module):

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import full_precision
+
 
 class Output(NamedTuple):
     """What `forward` of a network returns in training: V views of B images, visible rows before infrared ones."""
@@ -42,4 +44,4 @@ class Head(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """Each row divided by its L2 norm, in float32 at least; a row of zeros stays one."""
-    return F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=-1)
+    return F.normalize(full_precision(x), dim=-1)

@@ -1,8 +1,12 @@
 """Small layers that several modules share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def conv_bn(c_in: int, c_out: int, kernel_size: int, dilation: int = 1, relu: bool = True) -> nn.Sequential:
@@ -13,6 +17,32 @@ def conv_bn(c_in: int, c_out: int, kernel_size: int, dilation: int = 1, relu: bo
         nn.BatchNorm2d(c_out),
     ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """module(*inputs); its activations are computed again in the backward pass instead of being kept for it."""
+    return checkpoint(
+        module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), unmoved_statistics(module))
+    )
+
+
+@contextmanager
+def unmoved_statistics(module: nn.Module) -> Iterator[None]:
+    """Running statistics are as before afterwards, however often batch norms have seen a batch meanwhile."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    held = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, held):
+        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, held):
+            norm._buffers.update(buffers)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float32, or float64 if it is that."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def tokens_of(x: Tensor) -> Tensor:

@@ -3,13 +3,28 @@
 import torch
 from torch import Tensor, nn
 
+from models.layers import full_precision
 
-def chain(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a @ b @ c for batches of matrices, associated the cheaper way (the blocks here have no softmax between)."""
+
+def chain(a: Tensor, b: Tensor, c: Tensor, divisor: int) -> Tensor:
+    """a @ b @ c / divisor for batches of matrices, associated the cheaper way (there is no softmax between).
+
+    In float32 at least: a product sums over thousands of positions, which half precision has no digits for, and which
+    leaves float16's range.
+    """
     rows, inner, outer, columns = a.shape[-2], a.shape[-1], b.shape[-1], c.shape[-1]
     left_first = rows * outer * (inner + columns)
     right_first = inner * columns * (outer + rows)
-    return (a @ b) @ c if left_first <= right_first else a @ (b @ c)
+    with torch.autocast(a.device.type, enabled=False):
+        a, b, c = (full_precision(x) for x in (a, b, c))
+        if left_first <= right_first:
+            return divided_product(a, b, divisor) @ c
+        return a @ divided_product(b, c, divisor)
+
+
+def divided_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
+    """a @ b / divisor without a pass of its own for the division."""
+    return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=1 / divisor)
 
 
 class NonLocal(nn.Module):
@@ -43,7 +58,7 @@ class ChannelNonLocal(NonLocal):
         theta = self.theta(high).flatten(2)  # (B, low, HW)
         phi = self.phi(low).flatten(2)       # (B, low, HW)
         g = self.g(low).flatten(2)           # (B, low, H'W')
-        y = chain(theta, phi.transpose(1, 2), g) / g.shape[1]
+        y = chain(theta, phi.transpose(1, 2), g, divisor=g.shape[1])
         return high + self.out(y.unflatten(2, low.shape[2:]))
 
 
@@ -74,7 +89,7 @@ class PositionNonLocal(NonLocal):
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         theta, phi, g = self.fold(self.theta(high)), self.fold(self.phi(low)), self.fold(self.g(low))
-        y = chain(g, phi.transpose(1, 2), theta) / phi.shape[2]  # the transposed product: channels first
+        y = chain(g, phi.transpose(1, 2), theta, divisor=phi.shape[2])  # the transposed product: channels first
         return high + self.out(self.unfold(y, high.shape[2:]))
 
 

@@ -1,0 +1,336 @@
+"""How long a training step takes, and where the time goes: CMFN, a plain ResNet, and CMFN computed literally.
+
+    python scripts/benchmark_training.py                        # 384x192, 16 images: a quarter of an hour on two cores
+    python scripts/benchmark_training.py --device cuda --identities 6 --compile
+    python scripts/benchmark_training.py --settings float32+recompute --recompute early,hce,mfa,mbue,last
+    python scripts/benchmark_training.py --profile --settings float32       # the operators that take longest
+    python scripts/benchmark_training.py --quick                # a minute, to see it run
+
+A setting is float32 or bfloat16 (autocast), with +channels_last, +recompute (parts of the network computed again in the
+backward pass, MODEL.RECOMPUTE) or +compile. Images are drawn; "data" is taking a batch and bringing it to the device in
+the wanted layout: reading and augmenting images has a benchmark of its own. Each row is measured in its own process.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from yacs.config import CfgNode
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+from configs.load import ConfigError, load_config  # noqa: E402
+from literal_network import make_literal, make_literal_optimizer  # noqa: E402
+from models.build import build_model  # noqa: E402
+from models.mfa import ImageSizeError  # noqa: E402
+from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at  # noqa: E402
+from utils.run import DeviceError, fail_clearly, select_device  # noqa: E402
+
+PHASES = ("data", "forward", "losses", "backward", "optimiser")
+NETWORKS = {"plain": "plain ResNet", "literal": "CMFN, literal", "cmfn": "CMFN"}
+PRECISIONS, EXTRAS = ("float32", "bfloat16"), ("channels_last", "recompute", "compile")
+
+
+class PlainResNet(nn.Module):
+    """torchvision's own network and cross entropy, on the same images."""
+
+    def __init__(self, name: str, classes: int):
+        super().__init__()
+        self.resnet = torchvision.models.get_model(name, weights=None, num_classes=classes)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        return self.resnet(torch.cat([visible, infrared]))
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor, _epoch: int) -> dict[str, Tensor]:
+        return {"id": F.cross_entropy(logits.float(), labels)}
+
+
+class Clock:
+    """Marks points in time: on CUDA in the device's own queue, so that nothing waits in between; else on the host."""
+
+    def __init__(self, device: torch.device):
+        self.stream, self.marks = None, []
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            self.stream = torch.cuda.current_stream(device)
+        self.mark()
+
+    def mark(self) -> None:
+        if self.stream is None:
+            self.marks.append(time.perf_counter())
+        else:
+            self.marks.append(self.stream.record_event(torch.cuda.Event(enable_timing=True)))
+
+    def durations(self) -> list[float]:
+        """Seconds between the marks."""
+        if self.stream is None:
+            return [end - start for start, end in itertools.pairwise(self.marks)]
+        self.marks[-1].synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(self.marks)]
+
+
+class Training:
+    """One network in one setting, ready to take the steps that train.py takes."""
+
+    def __init__(self, network: str, setting: str, options: argparse.Namespace):
+        precision, *extras = setting.split("+")
+        cfg = configuration(setting, options)
+        self.device = select_device(options.device)
+        self.dtype = AUTOCAST[precision]
+        self.layout = torch.channels_last if "channels_last" in extras else torch.contiguous_format
+        torch.manual_seed(0)
+        if network == "plain":
+            model = PlainResNet(cfg.MODEL.BACKBONE, options.classes)
+            self.criterion = model.loss
+        else:
+            model, self.criterion = build_model(cfg.MODEL, options.classes), build_loss(cfg)
+        if network == "literal":
+            make_literal(model)
+            make_literal(self.criterion)
+        self.model = model.to(self.device, memory_format=self.layout).train()
+        self.optimizer = build_optimizer(self.model, cfg.SOLVER)
+        if network == "literal":
+            make_literal_optimizer(self.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_factor_at(0, cfg.SOLVER) * group["base_lr"]
+        if "compile" in extras:
+            self.model.compile()
+
+        rows = options.identities * options.images
+        labels = torch.arange(options.identities).repeat_interleave(options.images)
+        drawn = [torch.randn(2, rows, 3, options.height, options.width) for _ in range(2)]
+        batches = [(visible, infrared, labels) for visible, infrared in drawn]
+        if self.device.type == "cuda":
+            batches = [[t.contiguous().pin_memory() for t in batch] for batch in batches]
+        self.batches = itertools.cycle(batches)
+        # The first steps allocate, choose algorithms and compile.
+        self.warm_up = 3 if self.device.type == "cuda" or "compile" in extras else 1
+
+    def step(self) -> list[float]:
+        """Seconds of each of PHASES."""
+        clock = Clock(self.device)
+        visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(self.batches))
+        visible, infrared = (x.contiguous(memory_format=self.layout) for x in (visible, infrared))
+        clock.mark()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.model(visible, infrared)
+        clock.mark()
+        self.loss = sum(self.criterion(output, labels.repeat(2), 0).values())
+        clock.mark()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss.backward()
+        clock.mark()
+        self.optimizer.step()
+        clock.mark()
+        return clock.durations()
+
+
+def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
+    """The defaults under the command line's options.
+
+    raises   ConfigError
+    """
+    recompute = options.recompute if "recompute" in setting.split("+") else []
+    quick = ["MODEL.BACKBONE", "resnet18"] if options.quick else []
+    return load_config(overrides=[
+        "MODEL.PRETRAINED", "none", "MODEL.RECOMPUTE", repr(recompute), *quick, *options.overrides,
+    ])
+
+
+def resident(name: str) -> float:
+    """Bytes that this process holds (VmRSS) or held at its peak (VmHWM); nan where the system does not tell.
+
+    resource.getrusage would do for the peak, but its figure also covers the process that this one was started from.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return 1024 * float(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
+    """The fastest of some steps, phase by phase in seconds, and the peak memory in bytes.
+
+    Peak memory is what the device allocated or, on the CPU, the process's resident memory beyond the libraries'.
+    """
+    before = resident("VmRSS")
+    training = Training(network, setting, options)
+    steps = [training.step() for _ in range(training.warm_up + options.steps)][training.warm_up:]
+    if not training.loss.isfinite():
+        raise FloatingPointError(f"the loss of {NETWORKS[network]} in {setting} became {training.loss.item()}")
+    on_cuda = training.device.type == "cuda"
+    return {
+        "seconds": dict(zip(PHASES, min(steps, key=sum))),
+        "peak": torch.cuda.max_memory_allocated(training.device) if on_cuda else resident("VmHWM") - before,
+        "device": torch.cuda.get_device_name(training.device) if on_cuda else f"{torch.get_num_threads()} threads",
+    }
+
+
+def top_operators(network: str, setting: str, options: argparse.Namespace, lines: int = 25) -> str:
+    """A table of the operators, by the shapes they work on, that take most of one step by their own time."""
+    training = Training(network, setting, options)
+    for _ in range(training.warm_up):
+        training.step()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (training.device.type == "cuda")
+    with profile(activities=activities, record_shapes=True) as profiler:
+        training.step()
+    kind = "self_device_time_total" if training.device.type == "cuda" else "self_cpu_time_total"
+    # Kernels are listed once more beside the operators that launched them, as events of the device: those are left out.
+    events = [e for e in profiler.key_averages(group_by_input_shape=True) if e.device_type == DeviceType.CPU]
+    events.sort(key=lambda event: -getattr(event, kind))
+    total = sum(getattr(event, kind) for event in events)
+    table = [f"{NETWORKS[network]}, {setting}: {total / 1e3:.1f} ms in all"]
+    table.append(f"{'ms':>10s}{'%':>7s}{'calls':>7s}  operator")
+    for event in events[:lines]:
+        duration, shapes = getattr(event, kind), " ".join(str(s).replace(" ", "") for s in event.input_shapes if s)
+        table.append(f"{duration / 1e3:10.1f}{100 * duration / total:7.1f}{event.count:7d}  {event.key}  {shapes[:90]}")
+    return "\n".join(table)
+
+
+def references(setting: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The plain and the literal row to compare a setting with: the literal network runs as it is written."""
+    precision, *extras = setting.split("+")
+    plain = "+".join([precision, *(extra for extra in extras if extra != "recompute")])
+    return ("plain", plain), ("literal", precision)
+
+
+def rows_of(settings: list[str], literal: bool) -> list[tuple[str, str]]:
+    """(network, setting) of each row of the table, references first and each of them once."""
+    plain_rows, literal_rows = zip(*(references(setting) for setting in settings))
+    rows = [*plain_rows, *(literal_rows if literal else ()), *(("cmfn", setting) for setting in settings)]
+    return list(dict.fromkeys(rows))
+
+
+def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
+    """What `measure` returns in a process of its own, or {"error": why it returned nothing}."""
+    command = [sys.executable, __file__, *arguments, "--row", *row]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode == 0:
+        return json.loads(ended.stdout.splitlines()[-1])
+    if ended.returncode == -signal.SIGKILL:
+        return {"error": "killed, as happens where memory runs out"}
+    return {"error": f"exit status {ended.returncode}: {' '.join(ended.stderr.split()[-20:])}"}
+
+
+def table_head() -> str:
+    columns = ["step", *PHASES, "images/s", "peak GB", "x plain", "literal /"]
+    return f"{'network':14s}{'setting':39s}" + "".join(f"{column:>10s}" for column in columns)
+
+
+def table_line(row: tuple[str, str], results: dict, images: int) -> str:
+    """One row of the table.
+
+    results   what `measured_apart` returned, by row; the references' are there, unless they were left out or failed
+    images    in a batch
+    """
+    line, result = f"{NETWORKS[row[0]]:14s}{row[1]:39s}", results[row]
+    if "error" in result:
+        return f"{line}  {'not compiled here' if row[1].endswith('compile') else 'failed'}: {result['error']}"
+
+    def seconds(of: tuple[str, str]) -> float:
+        return sum(results.get(of, {}).get("seconds", {"": float("nan")}).values())
+
+    plain, literal = references(row[1])
+    step = seconds(row)
+    durations = "".join(f"{1e3 * s:10.1f}" for s in (step, *result["seconds"].values()))
+    ratios = [step / seconds(plain), seconds(literal) / step if row[0] == "cmfn" else math.nan]
+    return f"{line}{durations}{images / step:10.1f}{result['peak'] / 1e9:10.2f}" + "".join(
+        f"{'-':>10s}" if math.isnan(ratio) else f"{ratio:10.2f}" for ratio in ratios
+    )
+
+
+def setting_of(text: str) -> str:
+    """The setting with its extras in one order, each once.
+
+    raises   argparse.ArgumentTypeError
+    """
+    precision, *extras = text.split("+")
+    if precision not in PRECISIONS or not set(extras) <= set(EXTRAS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no setting: it is {' or '.join(PRECISIONS)}, then +{', +'.join(EXTRAS)} or none of them"
+        )
+    return "+".join([precision, *(extra for extra in EXTRAS if extra in extras)])
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+    parser.add_argument("--height", type=int, default=384, help="of the images, pixels")
+    parser.add_argument("--width", type=int, default=192, help="of the images, pixels")
+    parser.add_argument("--identities", type=int, default=2, help="P of a batch")
+    parser.add_argument("--images", type=int, default=4, help="K of a batch, in each modality: it has 2PK images")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, of which the fastest counts")
+    parser.add_argument("--classes", type=int, default=395, help="training identities")
+    parser.add_argument("--settings", type=lambda text: [setting_of(t) for t in text.split(",")], metavar="A,B,...",
+                        help="by default both precisions in both layouts, and with +recompute in the faster one")
+    parser.add_argument("--recompute", type=lambda text: text.split(","), default=["early", "hce", "mfa"], metavar="A,B,...",
+                        help="the parts in MODEL.RECOMPUTE for settings with +recompute (default: early,hce,mfa)")
+    parser.add_argument("--compile", action="store_true", help="each setting also with torch.compile; takes minutes")
+    parser.add_argument("--literal", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure the literal network too")
+    parser.add_argument("--profile", nargs="?", const="cmfn", choices=NETWORKS,
+                        help="instead of the table: the operators that take longest, of one network")
+    parser.add_argument("--quick", action="store_true", help="a tiny network, which only shows that all works")
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # what the process of one row is started with
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over configs/defaults.py")
+    options = parser.parse_intermixed_args(arguments)
+    if options.quick:
+        # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return
+        # memory that nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
+        options.height, options.width, options.identities, options.images = 64, 64, 2, 2
+        options.steps, options.classes = 1, 10
+    if options.settings is None:
+        extras = ("", "+channels_last", "+channels_last+recompute")
+        options.settings = [precision + extra for precision in PRECISIONS for extra in extras]
+    if options.compile:
+        options.settings = list(dict.fromkeys(s for t in options.settings for s in (t, setting_of(t + "+compile"))))
+    return options
+
+
+def run(arguments: list[str]) -> int:
+    """The table; 1 if a row is missing for another reason than that this machine cannot compile."""
+    options = parse(arguments)
+    if options.row:
+        try:
+            result = measure(*options.row, options)
+        except Exception as error:  # whatever it is: its row says so, and the others go on
+            result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        print(json.dumps(result))
+        return 0
+    for setting in options.settings:
+        configuration(setting, options)  # a wrong option ends here, before minutes of measuring
+        if options.profile:
+            print(top_operators(options.profile, setting, options), end="\n\n", flush=True)
+    if options.profile:
+        return 0
+
+    images = 2 * options.identities * options.images
+    print(f"Training steps on {images} images of {options.height}x{options.width}, torch {torch.__version__}.")
+    print(f"Milliseconds of the fastest of {options.steps} steps. peak GB: 10^9 bytes, on the CPU resident memory")
+    print("beyond the libraries'. x plain: step over that of the plain ResNet in the same setting. literal /: step of")
+    print("the literal network in the same precision over this one.\n")
+    print(table_head(), flush=True)
+    results = {}
+    for row in rows_of(options.settings, options.literal):
+        results[row] = measured_apart(row, arguments)
+        print(table_line(row, results, images), flush=True)
+    print("\nmeasured on:", ", ".join(sorted({r["device"] for r in results.values() if "device" in r})))
+    return int(any("error" in result and not row[1].endswith("compile") for row, result in results.items()))
+
+
+if __name__ == "__main__":
+    fail_clearly(lambda: sys.exit(run(sys.argv[1:])), (ConfigError, DeviceError, ImageSizeError))

@@ -1,0 +1,76 @@
+"""Half precision and recomputation: neither changes where the training goes."""
+
+import pytest
+import torch
+from torch import nn
+
+from configs.load import ConfigError, load_config
+from models.build import build_model
+from models.mfa import chain
+from train import build_loss
+
+RESNET18 = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"]
+
+
+def gradients(model, criterion, dtype=None):
+    """Of the total loss on images of four people, by parameter; dropout and drop path draw alike each time."""
+    model.zero_grad()
+    visible, infrared = (nn.functional.interpolate(x, scale_factor=8.0) for x in drawn(8, 3, 8, 4))
+    labels = torch.arange(4).repeat_interleave(2).repeat(2)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        output = model(visible, infrared)
+    sum(criterion(output, labels, epoch=1).values()).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def drawn(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *shape, generator=generator)
+
+
+def test_gradients_in_bfloat16_point_where_those_in_float32_do():
+    """In a network like a trained one, whose residual branches are weaker than their shortcuts.
+
+    With random weights as they are drawn, every block amplifies any difference, be it rounding or another pixel.
+    """
+    cfg = load_config(overrides=[*RESNET18, "MODEL.MBUE.DROPOUT", "0.0", "MODEL.MBUE.DROP_PATH", "0.0"])
+    model = build_model(cfg.MODEL, classes=50).train()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn2.weight") or (name.startswith("mfa") and name.endswith("out.1.weight")):
+            nn.init.constant_(parameter, 0.2)
+    criterion = build_loss(cfg)
+    exact, rounded = (
+        torch.cat([g.flatten() for g in gradients(model, criterion, dtype).values()]) for dtype in (None, torch.bfloat16)
+    )
+    assert torch.cosine_similarity(exact, rounded, dim=0) >= 0.99
+    assert exact.dtype == rounded.dtype == torch.float32
+
+
+def test_sums_over_many_positions_stay_in_range_and_exact():
+    a, b, c = torch.full((1, 2, 5000), 8.0), torch.full((1, 5000, 2), 8.0), torch.ones(1, 2, 3)
+    assert 8 * 8 * 5000 > torch.finfo(torch.float16).max
+    for half in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", half):
+            y = chain(a.to(half), b.to(half), c.to(half), divisor=2)
+        assert y.dtype == torch.float32 and torch.equal(y, torch.full((1, 2, 3), 320_000.0))
+
+
+@pytest.mark.parametrize("part", ["early", "hce", "mfa", "mbue", "last"])
+def test_a_part_computed_again_changes_neither_gradients_nor_statistics(part):
+    found = []
+    for parts in ("[]", f"['{part}']"):
+        torch.manual_seed(0)
+        cfg = load_config(overrides=[*RESNET18, "MODEL.RECOMPUTE", parts, "MODEL.MBUE.DROPOUT", "0.3"])
+        model = build_model(cfg.MODEL, classes=50).train()
+        found.append((gradients(model, build_loss(cfg)), model.state_dict()))
+    (kept, kept_state), (again, again_state) = found
+    for name, gradient in kept.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+    for name, value in kept_state.items():
+        assert torch.equal(again_state[name], value), name
+
+
+def test_an_unknown_part_to_recompute_is_named():
+    with pytest.raises(ConfigError, match=r"MODEL.RECOMPUTE to \['head'\]; it is some of early, hce, mfa, mbue, last"):
+        load_config(overrides=["MODEL.RECOMPUTE", "['head']"])
