@@ -19,6 +19,7 @@ from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
+from utils.distributed import Ranks, joined
 from utils.evaluator import evaluate_protocol, format_table
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
 
@@ -100,6 +101,28 @@ def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: lis
     return kept if same_data and same_weights and complete and not changed else None
 
 
+def evaluate(
+    model: nn.Module, records: list, protocols: list, cfg, device: torch.device, ranks: Ranks, per_query: bool
+) -> list[dict]:
+    """Every protocol by every weighting, from one embedding pass; of several processes, the first has the results."""
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    with joined(ranks, device):
+        features = embed_records(model, records, cfg, device, ranks)
+    if not ranks.first:
+        return []
+    identities, results = [record.identity for record in records], []
+    for weighting in cfg.TEST.WEIGHTINGS:
+        scale = model.column_scale(weighting).to(device)
+        results += [
+            evaluate_protocol(
+                features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP,
+                rerank=cfg.TEST.RERANK, per_query=per_query,
+            )
+            for protocol in protocols
+        ]
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -115,7 +138,7 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="keep a results file that holds these very figures")
     parser.add_argument("--output", type=Path, help="the results file; default: results.json in OUTPUT")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
-    args = parser.parse_intermixed_args()
+    args, ranks = parser.parse_intermixed_args(), Ranks.from_environment()
 
     if args.checkpoint:
         if args.config:
@@ -131,7 +154,8 @@ def main() -> None:
             model, checkpoint = load_authors(args.authors_checkpoint, cfg)
 
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
-    print(benchmark.summary())
+    if ranks.first:
+        print(benchmark.summary())
     if model is None:
         model = build_without_pretraining(cfg, classes=len({record.identity for record in benchmark.train}))
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
@@ -141,10 +165,11 @@ def main() -> None:
         if weighting not in model.weightings:
             raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
 
-    device = select_device(cfg.DEVICE)
-    identities = [record.identity for record in benchmark.test]
+    device = select_device(cfg.DEVICE, ranks.local)
     saved = {
-        "data": {"name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(identities)},
+        "data": {
+            "name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test),
+        },
         "checkpoint": checkpoint,
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": str(device),
@@ -152,25 +177,15 @@ def main() -> None:
         "config": yaml.safe_load(cfg.dump()),
     }
     if args.per_query:
-        saved["data"]["identities"] = identities
+        saved["data"]["identities"] = [record.identity for record in benchmark.test]
     output = args.output or Path(cfg.OUTPUT) / "results.json"
-    results = kept_results(output, saved, names, cfg.TEST.WEIGHTINGS, args.per_query) if args.reuse else None
-    if results is None:
-        results = []
-        model = model.to(device, memory_format=torch.channels_last).eval()
-        features = embed_records(model, benchmark.test, cfg, device)
-        for weighting in cfg.TEST.WEIGHTINGS:
-            scale = model.column_scale(weighting).to(device)
-            results += [
-                evaluate_protocol(
-                    features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP,
-                    rerank=cfg.TEST.RERANK, per_query=args.per_query,
-                )
-                for protocol in protocols
-            ]
+    kept = kept_results(output, saved, names, cfg.TEST.WEIGHTINGS, args.per_query) if args.reuse else None
+    results = kept or evaluate(model, benchmark.test, protocols, cfg, device, ranks, args.per_query)
+    if not ranks.first:
+        return
+    if kept is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps({**saved, "results": results}, indent=1) + "\n")
-
     print(format_table(results))
     if cfg.DATA.NAME == "synthetic":
         print("These figures are of the embedded data set; they say nothing about a real one.")

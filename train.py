@@ -2,30 +2,37 @@
 
     python train.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 OUTPUT runs/sysu
     python train.py --config configs/sysu_cmfn.yaml OUTPUT runs/sysu --resume
+    torchrun --nproc_per_node 2 train.py --config configs/sysu_cmfn.yaml OUTPUT runs/sysu    # on two GPUs
 """
 
 import argparse
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
+from losses.labels import full_precision
 from losses.total import TotalLoss
 from models.backbone import PretrainedError
 from models.build import build_model
+from models.head import Output
 from models.mfa import ImageSizeError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
+from utils.distributed import RankLostError, Ranks, gather_rows, joined, sum_over_ranks
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
 from utils.run import (
     LOG, DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, leave_stopping_to_the_main_process, seed_step,
-    select_device, start_log, write_atomically,
+    select_algorithms, select_device, start_log, write_atomically,
 )
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,6 +40,10 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float1
 
 class NonFiniteLoss(ValueError):
     """A loss term became infinite or NaN; the message names step, terms and identities."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device or the machine has too little memory; the message says what needs less."""
 
 
 def lr_factor_at(epoch: int, solver) -> float:
@@ -52,7 +63,7 @@ def build_optimizer(model: nn.Module, solver) -> torch.optim.SGD:
         if parameter.requires_grad:
             groups[0 if name.startswith("head.") else 1]["params"].append(parameter)
     return torch.optim.SGD(
-        groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=True
+        groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=True, fused=True
     )
 
 
@@ -67,11 +78,27 @@ def build_loss(cfg) -> TotalLoss:
     )
 
 
-class Trainer:
-    """Everything a training holds, assembled once; `run` is the loop."""
+@contextmanager
+def memory_advice(mend: str) -> Iterator[None]:
+    """
+    raises   OutOfMemory with the mend instead of torch's own errors
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {mend}") from None
 
-    def __init__(self, cfg, resume: bool):
-        self.cfg, self.folder = cfg, Path(cfg.OUTPUT)
+
+class Trainer:
+    """Everything a training holds, assembled once; `run` is the loop.
+
+    Of several processes (torchrun), each takes its part of a batch's identities; the first alone writes.
+    """
+
+    def __init__(self, cfg, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
+        self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.last, self.best = self.folder / "last.pth", self.folder / "best.pth"
         if self.last.exists() and not resume:
             raise CheckpointError(
@@ -80,9 +107,10 @@ class Trainer:
         saved = read_own_checkpoint(self.last) if self.last.exists() else None
         if saved is not None:
             self.check_same_run(saved)
-        start_log(self.folder)
-        write_atomically(self.folder / "config.yaml", cfg.dump())
-        self.device = select_device(cfg.DEVICE)
+        start_log(self.folder, ranks.first)
+        if ranks.first:
+            write_atomically(self.folder / "config.yaml", cfg.dump())
+        select_algorithms(cfg.DETERMINISTIC)
 
         self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
         LOG.info("%s", self.benchmark.summary())
@@ -92,8 +120,9 @@ class Trainer:
         records, self.held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
         self.batches = TrainBatches(
             records, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SEED, cfg.DATA.HEIGHT, cfg.DATA.WIDTH,
-            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA,
+            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA, rank=ranks.rank, world=ranks.world,
         )
+        self.updates = -(-len(self.batches) // cfg.SOLVER.ACCUMULATION)  # in an epoch
 
         torch.manual_seed(cfg.SEED)
         if saved is not None:
@@ -101,10 +130,14 @@ class Trainer:
             cfg.defrost()
             cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
         model = build_model(cfg.MODEL, len(self.batches.identities))
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        if cfg.SOLVER.SYNC_BN:
+            if device.type != "cuda":
+                raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.criterion = build_loss(cfg)
         self.optimizer = build_optimizer(self.model, cfg.SOLVER)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.SOLVER.PRECISION == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.SOLVER.PRECISION == "float16")
         self.buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
 
@@ -113,12 +146,18 @@ class Trainer:
             load_weights(self.model, saved["model"], self.last)
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
-            self.state |= {key: saved[key] for key in self.state}
-        self.metrics = Metrics(self.folder, self.state["epoch"])
+            self.state |= {key: saved[key] for key in self.state if key != "config"}
+        self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
+        self.network = self.model  # what a step calls: on several processes, gradients are averaged on the way
+        if ranks.world > 1:
+            self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def check_same_run(self, saved: dict) -> None:
         """A resumed run must have the options it began with, but for those that change no result."""
-        free = ("DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "SOLVER.LOG_PERIOD", "SOLVER.EPOCHS", "TEST.")
+        free = (
+            "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
+            "SOLVER.EPOCHS", "TEST.",
+        )
         changed = [d for d in differences(from_dump(saved["config"]), self.cfg) if not d.startswith(free)]
         if changed:
             raise CheckpointError(
@@ -128,7 +167,10 @@ class Trainer:
 
     def run(self) -> None:
         solver, state = self.cfg.SOLVER, self.state
-        LOG.info("%d identities, %d batches an epoch, %s", len(self.batches.identities), len(self.batches), self.device)
+        LOG.info(
+            "%d identities, %d updates an epoch, %s%s", len(self.batches.identities), self.updates, self.device,
+            f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
+        )
         if state["epoch"] >= solver.EPOCHS:
             LOG.info("the training was complete already: %s", self.last)
             return
@@ -141,9 +183,9 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = factor * group["base_lr"]
                 figures = self.train_epoch(epoch, loader, stop)
-                if stop.by:
+                if figures is None:
                     self.save()
-                    LOG.info("stopped by %s; go on with the same command and --resume", stop.by)
+                    LOG.info("stopped by %s; go on with the same command and --resume", stop.by or "another process")
                     return
                 state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
                 figures |= {"lr": solver.BASE_LR * factor}
@@ -154,14 +196,15 @@ class Trainer:
                 if improved:
                     state["best"] = figures["validation_mAP"]
                 self.save(best=improved)
-                self.metrics.write(epoch, figures)
+                if self.metrics:
+                    self.metrics.write(epoch, figures)
                 LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
 
     def loader(self) -> DataLoader:
         """One loader for all batches to come, so that workers start once and prefetch across epochs."""
-        first = (self.state["epoch"], self.state["step"])
-        keys = [(epoch, step) for epoch in range(self.cfg.SOLVER.EPOCHS) for step in range(len(self.batches))]
+        first = (self.state["epoch"], self.state["step"] * self.cfg.SOLVER.ACCUMULATION)
+        keys = [(epoch, batch) for epoch in range(self.cfg.SOLVER.EPOCHS) for batch in range(len(self.batches))]
         return DataLoader(
             self.batches,
             batch_size=None,
@@ -171,65 +214,88 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float]:
-        """Train until the epoch's end or a stop; returns the means of the loss terms, and the speed."""
+    def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float] | None:
+        """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
         self.model.train()
         sums, first = self.state["sums"], self.state["step"]
         begun, rows = time.perf_counter(), 0
-        count = len(self.batches)
-        steps = tqdm(range(first, count), f"epoch {epoch}", count, initial=first, leave=False, disable=None)
+        each = self.cfg.SOLVER.ACCUMULATION
+        steps = tqdm(
+            range(first, self.updates), f"epoch {epoch}", self.updates, initial=first, leave=False,
+            disable=None if self.ranks.first else True,  # None: where there is no terminal
+        )
         for step in steps:
-            visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(loader))
-            terms = self.train_step(visible, infrared, labels, epoch, step)
+            batches = [next(loader) for _ in range(min(each, len(self.batches) - step * each))]
+            with memory_advice(self.less_memory()):
+                terms, stopping = self.train_step(batches, epoch, step, bool(stop.by))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.state["step"] = step + 1
-            rows += 2 * len(labels)
+            rows += sum(2 * len(labels) for _, _, labels in batches) * self.ranks.world
             speed = rows / (time.perf_counter() - begun)
             if step % self.cfg.SOLVER.LOG_PERIOD == 0:
                 steps.set_postfix({**{k: f"{v:.3f}" for k, v in terms.items()}, "images/s": f"{speed:.0f}"})
-            if stop.by:
-                break
+            if stopping:
+                return None
         figures = {name: total / self.state["step"] for name, total in sums.items()}
         return figures | ({"images_per_second": speed} if rows else {})
 
-    def train_step(self, visible, infrared, labels, epoch: int, step: int) -> dict[str, float]:
-        """One update; returns the weighted loss terms and their total.
+    def train_step(self, batches: list, epoch: int, step: int, stop: bool) -> tuple[dict[str, float], bool]:
+        """One update by the mean gradient of some batches, each of whole identities.
 
-        visible, infrared   (PK, 3, H, W)
-        labels              (PK,) the identities of both, in the same order
-        raises              NonFiniteLoss before the update, with the running statistics as before the step
+        batches   of visible (PK, 3, H, W), infrared alike and labels (PK,), the identities of both in the same order
+        stop      whether this process was asked to stop
+        returns   the weighted loss terms and their total, means over the batches; whether any process was asked to
+        raises    NonFiniteLoss before the update, with the running statistics as before the step
         """
-        visible, infrared = (x.contiguous(memory_format=torch.channels_last) for x in (visible, infrared))
         torch._foreach_copy_(self.buffers_before, self.buffers)
-        seed_step(self.cfg.SEED, epoch, step)
-        dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            output = self.model(visible, infrared)
-        losses = self.criterion(output, labels.repeat(2), epoch)
-        losses["total"] = sum(losses.values())
-        arriving = HostCopy(torch.stack([*losses.values()]))
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["total"]).backward()
-        terms = dict(zip(losses, arriving.read()))
+        dtype, sums = AUTOCAST[self.cfg.SOLVER.PRECISION], 0.0
+        for i, batch in enumerate(batches):
+            visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in batch)
+            visible, infrared = (x.contiguous(memory_format=torch.channels_last) for x in (visible, infrared))
+            last = i + 1 == len(batches)
+            seed_step(self.cfg.SEED, epoch, step * self.cfg.SOLVER.ACCUMULATION + i, self.ranks.rank)
+            with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
+                with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                    output = self.network(visible, infrared)
+                losses = self.criterion(gathered(output), gather_rows(labels.repeat(2)), epoch)
+                losses["total"] = sum(losses.values())
+                sums = sums + torch.stack([*losses.values()]).detach()
+                if last:
+                    stops = torch.full((1,), float(stop), device=self.device)
+                    arriving = HostCopy(sum_over_ranks(torch.cat([sums, stops])))
+                self.scaler.scale(losses["total"] / len(batches)).backward()
+        *values, stopping = arriving.read()
+        terms = {name: value / len(batches) / self.ranks.world for name, value in zip(losses, values)}
         if not math.isfinite(terms["total"]):
-            self.stop_at_non_finite(terms, labels, epoch, step)
+            self.stop_at_non_finite(terms, batches, epoch, step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return terms
+        return terms, stopping > 0
 
-    def stop_at_non_finite(self, terms: dict[str, float], labels, epoch: int, step: int) -> None:
+    def stop_at_non_finite(self, terms: dict[str, float], batches: list, epoch: int, step: int) -> None:
         torch._foreach_copy_(self.buffers, self.buffers_before)
         if all(bool(t.isfinite().all()) for t in self.model.state_dict().values()):
             self.save()
             kept = f"The weights from before this step are in {self.last}"
         else:
             kept = f"The weights had become non-finite before; {self.last} holds the last good ones, if it exists"
-        identities = sorted({self.batches.identities[i] for i in labels.tolist()})
+        identities = sorted({self.batches.identities[i] for _, _, labels in batches for i in labels.tolist()})
         listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
         raise NonFiniteLoss(
             f"the loss is not finite at epoch {epoch}, step {step}: {listed}; identities of the batch: {identities}. "
             f"{kept}. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
+        )
+
+    def less_memory(self) -> str:
+        cfg = self.cfg
+        return (
+            f"A step has {cfg.SOLVER.IDENTITIES} identities with 2 x {cfg.SOLVER.IMAGES} images of {cfg.DATA.HEIGHT}x"
+            f"{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. With the same results: MODEL.RECOMPUTE "
+            f"\"['early', 'hce', 'mfa', 'mbue', 'last']\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more "
+            "GPUs. With others, in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or "
+            "SOLVER.IMAGES, with as much more SOLVER.ACCUMULATION"
         )
 
     def validate(self) -> dict[str, float]:
@@ -241,12 +307,16 @@ class Trainer:
             records, protocol = self.held_out, self.benchmark.validation(self.held_out)
         else:
             return {}
-        features = embed_records(self.model, records, self.cfg, self.device)
+        features = embed_records(self.model, records, self.cfg, self.device, self.ranks)
+        if not self.ranks.first:
+            return {}
         identities = [record.identity for record in records]
         result = evaluate_protocol(features, identities, protocol, flip=self.cfg.TEST.FLIP, weighting="equal")
         return {f"validation_{name}": result["mean"][name] for name in ("rank1", "mAP")}
 
     def save(self, best: bool = False) -> None:
+        if not self.ranks.first:
+            return
         state = {
             **self.state,
             "model": self.model.state_dict(),
@@ -259,22 +329,32 @@ class Trainer:
         save_checkpoint(self.last, state)
 
 
-def embed_records(model: nn.Module, records: list, cfg, device: torch.device) -> torch.Tensor:
-    """(len(records), E) embeddings, each image once; the model is left in evaluation mode."""
+def gathered(output: Output) -> Output:
+    """The output of all processes together, which the losses are of; of one process its own."""
+    pooled, logits = (gather_rows(full_precision(x), dim=1) for x in (output.pooled, output.logits))
+    return output._replace(pooled=pooled, logits=logits, infrared=gather_rows(output.infrared))
+
+
+def embed_records(
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks()
+) -> torch.Tensor:
+    """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode."""
     model.eval()
     loaders = eval_loaders(
-        records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda"
+        records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda",
+        rank=ranks.rank, world=ranks.world,
     )
 
     def embed(images: torch.Tensor, infrared: bool) -> torch.Tensor:
         return model.embed(images.contiguous(memory_format=torch.channels_last), infrared, cfg.TEST.FLIP)
 
-    return embed_images(embed, loaders, [record.path for record in records], device)
+    with memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"):
+        return embed_images(embed, loaders, [record.path for record in records], device)
 
 
 EXPECTED_ERRORS = (
     ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError,
-    NonFiniteLoss,
+    NonFiniteLoss, OutOfMemory, RankLostError,
 )
 
 
@@ -284,7 +364,10 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth, if there is one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
     args = parser.parse_intermixed_args()
-    Trainer(load_config(args.config, args.overrides), args.resume).run()
+    cfg, ranks = load_config(args.config, args.overrides), Ranks.from_environment()
+    device = select_device(cfg.DEVICE, ranks.local)
+    with joined(ranks, device):
+        Trainer(cfg, args.resume, device, ranks).run()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ _C = CfgNode()
 
 _C.SEED = 0                         # of weights, sampling, augmentation and validation split
 _C.DEVICE = "auto"                  # cuda, cpu, cuda:1, ...; auto takes CUDA if there is one
+_C.DETERMINISTIC = False            # only operators that give the same bits in every run; slower on CUDA
 _C.OUTPUT = "runs/cmfn"             # the run's folder: checkpoints, log, metrics, results
 
 _C.DATA = CfgNode()
@@ -16,6 +17,7 @@ _C.DATA.HEIGHT = 384                # image height in pixels, for training and t
 _C.DATA.WIDTH = 192                 # image width in pixels
 _C.DATA.JITTER = True               # colour jitter (0.5, 0.5, 0.5, 0.5) in training
 _C.DATA.ERASING_AREA = [0.2, 0.8]   # random erasing: smallest and largest part of the image
+_C.DATA.CACHE = ""                  # folder of resized images (scripts/prepare.py), memory-mapped; empty: none
 _C.DATA.WORKERS = 8                 # processes that load images; changes no batch
 
 _C.MODEL = CfgNode()
@@ -53,6 +55,8 @@ _C.SOLVER = CfgNode()
 _C.SOLVER.EPOCHS = 151              # number of epochs
 _C.SOLVER.IDENTITIES = 6            # P, identities in a batch
 _C.SOLVER.IMAGES = 4                # K, images of each identity and modality in a batch
+_C.SOLVER.ACCUMULATION = 1          # batches whose mean gradient makes an update
+_C.SOLVER.SYNC_BN = False           # batch norm over all processes' images instead of each one's own; CUDA only
 _C.SOLVER.BASE_LR = 0.1             # learning rate of neck and classifier
 _C.SOLVER.BACKBONE_LR_FACTOR = 0.1  # everything else learns at this fraction of it
 _C.SOLVER.MOMENTUM = 0.9            # of SGD with Nesterov's rule

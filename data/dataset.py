@@ -41,10 +41,12 @@ def hold_out(records: Sequence[Record], identities: int, seed: int) -> tuple[lis
 class TrainBatches(Dataset):
     """Whole training batches by (epoch, step), whatever the number of worker processes that load them.
 
-    Augmentation draws from a generator seeded by (seed, epoch, step), so a batch is the same in every process, and
-    torch's generators, of the CPU and of devices, are left as they were.
+    An image's augmentation draws from a generator seeded by (seed, epoch, step, its place in the batch), so that it is
+    the same in every process, and torch's generators, of the CPU and of devices, are left as they were.
 
+    rank, world            of several training processes, each takes its share of a batch's identities
     batches[epoch, step]   visible (P·K, 3, H, W) float32, infrared likewise, labels (P·K,) int64: those of both
+    raises                 DataError where the identities of a batch cannot be shared evenly
     """
 
     def __init__(
@@ -58,8 +60,13 @@ class TrainBatches(Dataset):
         *,
         jitter: bool,
         erasing_area: tuple[float, float],
+        rank: int = 0,
+        world: int = 1,
     ):
+        if identities % world:
+            raise DataError(f"SOLVER.IDENTITIES is {identities}, which {world} processes cannot share evenly")
         self.records, self.seed, self.height, self.width = records, seed, height, width
+        self.rank, self.world = rank, world
         self.sampler = IdentitySampler(records, identities, images, seed)
         self.identities = self.sampler.identities
         self.transform = train_transform(height, width, jitter, erasing_area)
@@ -69,16 +76,23 @@ class TrainBatches(Dataset):
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         visible, infrared, labels = self.sampler.batch(*position)
+        share = len(labels) // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        seeds = np.random.SeedSequence((self.seed, *position)).generate_state(2 * len(labels), np.uint64)
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed the devices' generators too.
-            state = np.random.SeedSequence((self.seed, *position)).generate_state(1, np.uint64)
-            torch.default_generator.manual_seed(int(state[0]))
-            return self.load(visible), self.load(infrared), torch.from_numpy(labels)
+            return (
+                self.load(visible[mine], seeds[:len(labels)][mine]),
+                self.load(infrared[mine], seeds[len(labels):][mine]),
+                torch.from_numpy(labels[mine]),
+            )
 
-    def load(self, rows: np.ndarray) -> Tensor:
-        return torch.stack([
-            self.transform(open_image(self.records[row].path, self.height, self.width)) for row in rows
-        ])
+    def load(self, rows: np.ndarray, seeds: np.ndarray) -> Tensor:
+        images = []
+        for row, seed in zip(rows, seeds.tolist()):
+            # Not torch.manual_seed, which would seed the devices' generators too.
+            torch.default_generator.manual_seed(seed)
+            images.append(self.transform(open_image(self.records[row].path, self.height, self.width)))
+        return torch.stack(images)
 
 
 class EvalImages(Dataset):
@@ -97,12 +111,16 @@ class EvalImages(Dataset):
 
 
 def eval_loaders(
-    records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool
+    records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool,
+    rank: int = 0, world: int = 1,
 ) -> list[tuple[DataLoader, bool]]:
-    """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared."""
+    """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared.
+
+    rank, world   of several processes, each takes every world-th row
+    """
     loaders = []
     for infrared in (False, True):
         rows = [row for row, record in enumerate(records) if record.infrared == infrared]
-        images = EvalImages(records, rows, height, width)
+        images = EvalImages(records, rows[rank::world], height, width)
         loaders.append((DataLoader(images, batch, num_workers=workers, pin_memory=pin_memory), infrared))
     return loaders

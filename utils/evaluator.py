@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.distributed import sum_over_ranks
 from utils.metrics import QueryFigures, inner_products, rank_queries, summarize
 from utils.rerank import reranked_distance
 
@@ -25,7 +26,7 @@ def embed_images(
     device: torch.device,
     autocast: torch.dtype | None = None,
 ) -> Tensor:
-    """Embed every image once.
+    """Embed every image once; of several processes, each embeds what its loaders hold, and all get everything.
 
     embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); the model behind it is in evaluation mode
     loaders    (loader, infrared) for each modality; a loader yields (images (B, 3, H, W), rows (B,) int64)
@@ -46,7 +47,9 @@ def embed_images(
             features[rows.to(device, non_blocking=True)] = embedding.float()
             np.add.at(times_seen, rows.numpy(), 1)
     if features is None:
-        raise EvaluationError("there is no image to embed")
+        raise EvaluationError("there is no image to embed, or fewer than processes")
+    sum_over_ranks(features)
+    times_seen = sum_over_ranks(torch.from_numpy(times_seen).to(device)).cpu().numpy()
     if (times_seen != 1).any():
         row = int((times_seen != 1).argmax())
         raise EvaluationError(f"{paths[row]} (row {row}) was embedded {times_seen[row]} times instead of once")

@@ -19,13 +19,16 @@ class DeviceError(ValueError):
     """The device asked for is not there."""
 
 
-def select_device(name: str) -> torch.device:
-    """The device that DEVICE names; "auto" is CUDA where there is one.
+def select_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that DEVICE names; "auto" is CUDA where there is one. Of CUDA devices, a process takes its own.
 
-    raises   DeviceError
+    local_rank   number of the process on this machine
+    raises       DeviceError
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -35,16 +38,33 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
+def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
     """Seed dropout and drop path for one step, so that a resumed run draws what an uninterrupted one does."""
-    torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + step)
+    number = (seed * 1_000_003 + epoch) * 1_000_003 + step
+    torch.manual_seed((number + rank * 0x9E3779B97F4A7C15) % 2**63)  # other processes draw otherwise
 
 
-def start_log(folder: Path) -> None:
-    """Log lines go to the console and, behind what is there already, to the folder's train.log."""
+def select_algorithms(deterministic: bool) -> None:
+    """DETERMINISTIC: those that give the same bits each time, or an error; otherwise the fastest ones."""
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.backends.cuda.enable_flash_sdp(False)  # their backward passes add in any order
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+
+
+def start_log(folder: Path, writes: bool = True) -> None:
+    """Log lines go to the console and, behind what is there already, to the folder's train.log.
+
+    writes   false for a process that leaves it to another
+    """
+    LOG.handlers.clear()
+    LOG.disabled = not writes
+    if not writes:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     LOG.setLevel(logging.INFO)
-    LOG.handlers.clear()
     console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOG.addHandler(console)

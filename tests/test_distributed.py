@@ -1,0 +1,174 @@
+"""Several processes on the CPU (Gloo): the same training as one, one of them writing, and none waiting for the dead."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from configs.load import load_config
+from data.dataset import TrainBatches, eval_loaders
+from data.records import DataError, Record
+from data.synthetic import write_synthetic
+from models.build import build_model
+from train import build_loss, gathered
+from utils.distributed import Ranks, gather_rows, joined
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = {
+    "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "MODEL.MBUE.DROPOUT": "0.0",
+    "MODEL.MBUE.DROP_PATH": "0.0", "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
+    "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]", "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "1",
+    "SOLVER.EPOCHS": "1", "DEVICE": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "synthetic"
+    write_synthetic(root, seed=3, train_identities=6, test_identities=3, images_per_camera=2, height=32, width=16)
+    return root
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def start(*command, world, **options):
+    """One process for each rank, as torchrun starts them."""
+    pairs = [str(part) for pair in (OPTIONS | options).items() for part in pair]
+    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command), *pairs], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (out, error) in zip(processes, outputs):
+        assert process.returncode == 0, out + error
+    return outputs
+
+
+def gradients(rank, world, batch):
+    """Of the total loss, with frozen batch norms; averaged over ranks as in training."""
+    torch.manual_seed(0)
+    options = load_config(overrides=[part for pair in OPTIONS.items() for part in pair])
+    model = build_model(options.MODEL, classes=6).double().train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    visible, infrared, labels = batch
+    output = gathered(network(visible.double(), infrared.double()))
+    terms = build_loss(options)(output, gather_rows(labels.repeat(2)), epoch=0)
+    sum(terms.values()).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {
+        name: term.detach() for name, term in terms.items()
+    }
+
+
+def batch_of(data, rank, world):
+    from data.dataset import open_benchmark
+
+    batches = TrainBatches(
+        open_benchmark("synthetic", data).train, 4, 1, 0, 32, 16, jitter=True, erasing_area=(0.1, 0.3),
+        rank=rank, world=world,
+    )
+    return batches[0, 0]
+
+
+def rank_main(rank, world, port, data, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    with joined(Ranks(rank, world, rank), torch.device("cpu")):
+        torch.save(gradients(rank, world, batch_of(data, rank, world)), folder / f"{rank}.pt")
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_same_batch(data, tmp_path):
+    expected = gradients(0, 1, batch_of(data, 0, 1))
+    torch.multiprocessing.spawn(rank_main, (2, free_port(), data, tmp_path), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            difference = (found[name] - value).norm()
+            assert difference <= 1e-5 * value.norm() + 1e-12, f"{name}: {difference} beside {value.norm()}"
+
+
+def test_ranks_share_a_batch_without_overlap_and_with_the_same_augmentation(data):
+    whole, *parts = batch_of(data, 0, 1), batch_of(data, 0, 2), batch_of(data, 1, 2)
+    for i in range(3):
+        assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
+    assert not set(parts[0][2].tolist()) & set(parts[1][2].tolist())
+    with pytest.raises(DataError, match="SOLVER.IDENTITIES is 4, which 3 processes cannot share evenly"):
+        batch_of(data, 0, 3)
+
+
+def test_ranks_share_the_images_to_embed():
+    records = [Record(str(i), 1, 1, infrared=i % 3 == 0) for i in range(11)]
+    rows = [
+        row for rank in range(2) for loader, _ in eval_loaders(records, 8, 4, 2, 0, False, rank=rank, world=2)
+        for row in loader.dataset.rows
+    ]
+    assert sorted(rows) == list(range(11))
+
+
+def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data, tmp_path):
+    run = tmp_path / "run"
+    outputs = finish(start("train.py", "--config", "configs/quickstart.yaml", world=2,
+                           **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}))
+    assert "2 processes" in outputs[0][0] and "training is complete" in outputs[0][0] and outputs[1][0] == ""
+    assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
+        "best.pth", "config.yaml", "last.pth", "metrics.jsonl", "train.log"
+    ]
+    results = []
+    for world, name in ((1, "one.json"), (2, "two.json")):
+        outputs = finish(start("test.py", "--checkpoint", run, "--output", tmp_path / name, world=world,
+                               **{"DATA.ROOT": data, "OUTPUT": run}))
+        assert all(out == "" for out, _ in outputs[1:])
+        results.append(json.loads((tmp_path / name).read_text())["results"])
+    assert results[0] == results[1]
+
+
+def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
+    run = tmp_path / "run"
+    processes = start("train.py", "--config", "configs/quickstart.yaml", world=2,
+                      **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
+    wait_for_epoch(run, processes)
+    processes[1].send_signal(signal.SIGTERM)  # to one that doesn't write
+    outputs = finish(processes)
+    assert "stopped by another process; go on with the same command and --resume" in outputs[0][0]
+    assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
+
+
+def test_a_process_that_dies_ends_the_others_with_a_message(data, tmp_path):
+    run = tmp_path / "run"
+    processes = start("train.py", "--config", "configs/quickstart.yaml", world=2,
+                      **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
+    wait_for_epoch(run, processes)
+    processes[1].kill()
+    out, error = processes[0].communicate(timeout=60)
+    assert processes[0].returncode == 1 and "Traceback" not in error
+    assert "error: process 0 of 2 lost the others" in error and "--resume" in error
+    assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
+
+
+def wait_for_epoch(run, processes):
+    deadline = time.time() + 120
+    while not (run / "train.log").exists() or "epoch 0:" not in (run / "train.log").read_text():
+        assert time.time() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.02)
