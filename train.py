@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from configs.load import ConfigError, differences, from_dump, load_config
+from data.cache import prepared
 from data.dataset import TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
 from losses.labels import full_precision
@@ -118,9 +119,15 @@ class Trainer:
         if saved is not None and saved["data"] != fingerprint:
             raise CheckpointError(f"{self.last} was trained on other data than {cfg.DATA.ROOT} now holds")
         records, self.held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        cache = None
+        if cfg.DATA.CACHE:
+            cache = prepared(
+                cfg.DATA.CACHE, self.benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info
+            )
         self.batches = TrainBatches(
             records, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SEED, cfg.DATA.HEIGHT, cfg.DATA.WIDTH,
-            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA, rank=ranks.rank, world=ranks.world,
+            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA, cache=cache, rank=ranks.rank,
+            world=ranks.world,
         )
         self.updates = -(-len(self.batches) // cfg.SOLVER.ACCUMULATION)  # in an epoch
 

@@ -1,6 +1,7 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.cache import ImageCache
 from data.llcm import LLCM
 from data.records import Benchmark, DataError, Record
 from data.regdb import RegDB
 from data.sampler import IdentitySampler
 from data.sysu import SYSU
-from data.transforms import open_image, eval_transform, train_transform
+from data.transforms import TrainTransform, eval_transform, open_image
 
 
 def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
@@ -44,8 +46,10 @@ class TrainBatches(Dataset):
     An image's augmentation draws from a generator seeded by (seed, epoch, step, its place in the batch), so that it is
     the same in every process, and torch's generators, of the CPU and of devices, are left as they were.
 
+    cache                  where the resized images come from; without one, from the files. Changes no batch
     rank, world            of several training processes, each takes its share of a batch's identities
-    batches[epoch, step]   visible (P·K, 3, H, W) float32, infrared likewise, labels (P·K,) int64: those of both
+    batches[epoch, step]   visible (P·K, 3, H, W) float32 in channels-last memory, infrared likewise,
+                           labels (P·K,) int64: those of both
     raises                 DataError where the identities of a batch cannot be shared evenly
     """
 
@@ -60,6 +64,7 @@ class TrainBatches(Dataset):
         *,
         jitter: bool,
         erasing_area: tuple[float, float],
+        cache: ImageCache | None = None,
         rank: int = 0,
         world: int = 1,
     ):
@@ -69,7 +74,10 @@ class TrainBatches(Dataset):
         self.rank, self.world = rank, world
         self.sampler = IdentitySampler(records, identities, images, seed)
         self.identities = self.sampler.identities
-        self.transform = train_transform(height, width, jitter, erasing_area)
+        if cache is not None and (cache.height, cache.width) != (height, width):
+            raise DataError(f"the cache {cache.folder} holds images of another size than {height}x{width}")
+        self.read = partial(open_image, height=height, width=width) if cache is None else cache.read
+        self.transform = TrainTransform(jitter, erasing_area)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -87,12 +95,12 @@ class TrainBatches(Dataset):
             )
 
     def load(self, rows: np.ndarray, seeds: np.ndarray) -> Tensor:
-        images = []
-        for row, seed in zip(rows, seeds.tolist()):
+        images = torch.empty(len(rows), self.height, self.width, 3)
+        for row, seed, out in zip(rows, seeds.tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            images.append(self.transform(open_image(self.records[row].path, self.height, self.width)))
-        return torch.stack(images)
+            self.transform(self.read(self.records[row].path), out)
+        return images.permute(0, 3, 1, 2)
 
 
 class EvalImages(Dataset):
@@ -100,14 +108,13 @@ class EvalImages(Dataset):
 
     def __init__(self, records: Sequence[Record], rows: Sequence[int], height: int, width: int):
         self.records, self.rows, self.height, self.width = records, rows, height, width
-        self.transform = eval_transform()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         row = self.rows[i]
-        return self.transform(open_image(self.records[row].path, self.height, self.width)), row
+        return eval_transform(open_image(self.records[row].path, self.height, self.width)), row
 
 
 def eval_loaders(

@@ -52,6 +52,11 @@ def test_a_batch_has_both_modalities_of_the_same_people(benchmark):
     assert labels.dtype == torch.int64 and len(labels.unique()) == 3
 
 
+def test_batches_lie_as_the_network_wants_them(benchmark):
+    visible, infrared, _ = train_batches(benchmark.train)[0, 0]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) and x.isfinite().all() for x in (visible, infrared))
+
+
 def test_held_out_identities_are_not_trained_on(benchmark):
     train, held = hold_out(benchmark.train, 2, seed=0)
     assert len({r.identity for r in held}) == 2 and not {r.identity for r in held} & {r.identity for r in train}

@@ -1,0 +1,50 @@
+"""Decode and resize the training images once, into DATA.CACHE; training then reads no pictures.
+
+    python scripts/prepare.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 DATA.CACHE cache
+    python scripts/prepare.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 DATA.CACHE cache --verify
+
+Run again, it keeps what is valid. --verify also compares every image with its checksum and with its picture. Training
+makes a missing or outdated cache itself; this script does it ahead, on a machine without a GPU for instance.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from configs.load import ConfigError, load_config  # noqa: E402
+from data.cache import prepared  # noqa: E402
+from data.dataset import open_benchmark  # noqa: E402
+from data.records import DataError  # noqa: E402
+from utils.run import fail_clearly  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a yaml file of configs/")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser.add_argument("--verify", action="store_true", help="compare the cache with the pictures, one by one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
+    args = parser.parse_intermixed_args()
+    cfg = load_config(args.config, args.overrides)
+    if not cfg.DATA.CACHE:
+        raise ConfigError("DATA.CACHE names no folder: add, for instance, DATA.CACHE cache")
+    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    begun = time.perf_counter()
+    cache = prepared(cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers)
+    size = len(cache) * cache.height * cache.width * 3 / 1e9
+    print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
+    if args.verify:
+        problems = cache.problems(args.workers)
+        if problems:
+            raise DataError(f"{len(problems)} images are not as they should be; the first: {problems[0]}")
+        print("every image is that of its picture")
+    print(f"next: {shlex.join(['python', 'train.py', '--config', args.config, *args.overrides])}")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (ConfigError, DataError))
