@@ -8,8 +8,7 @@
 import argparse
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -32,8 +31,8 @@ from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint,
 from utils.distributed import RankLostError, Ranks, gather_rows, joined, sum_over_ranks
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
 from utils.run import (
-    LOG, DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, leave_stopping_to_the_main_process, seed_step,
-    select_algorithms, select_device, start_log, write_atomically,
+    LOG, DeviceError, HostCopy, Metrics, OutOfMemory, StopRequest, fail_clearly, leave_stopping_to_the_main_process,
+    memory_advice, seed_step, select_algorithms, select_device, start_log, write_atomically,
 )
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,10 +40,6 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float1
 
 class NonFiniteLoss(ValueError):
     """A loss term became infinite or NaN; the message names step, terms and identities."""
-
-
-class OutOfMemory(RuntimeError):
-    """The device or the machine has too little memory; the message says what needs less."""
 
 
 def lr_factor_at(epoch: int, solver) -> float:
@@ -77,19 +72,6 @@ def build_loss(cfg) -> TotalLoss:
         orthogonal_weight=cfg.LOSS.ORTHOGONAL_WEIGHT,
         dcl_weights=cfg.LOSS.DCL_WEIGHTS,
     )
-
-
-@contextmanager
-def memory_advice(mend: str) -> Iterator[None]:
-    """
-    raises   OutOfMemory with the mend instead of torch's own errors
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {mend}") from None
 
 
 class Trainer:

@@ -93,3 +93,9 @@ CHOICES = {
     "MODEL.CSC_CMA.KEYS": ("local", "global"),
     "SOLVER.PRECISION": ("float32", "bfloat16", "float16"),
 }
+
+# The options that count something there must be one of.
+COUNTS = (
+    "DATA.HEIGHT", "DATA.WIDTH", "SOLVER.EPOCHS", "SOLVER.IDENTITIES", "SOLVER.IMAGES", "SOLVER.ACCUMULATION",
+    "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.BATCH",
+)

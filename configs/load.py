@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from configs.defaults import CHOICES, get_defaults
+from configs.defaults import CHOICES, COUNTS, get_defaults
 
 
 class ConfigError(ValueError):
@@ -103,6 +103,8 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
         if not set(value if some else [value]) <= set(CHOICES[key]):
             words = f"{'some' if some else 'one'} of {', '.join(map(str, CHOICES[key]))}"
             raise ConfigError(f"{source} sets {key} to {value!r}; it is {words}")
+    if key in COUNTS and value < 1:
+        raise ConfigError(f"{source} sets {key} to {value!r}; it is 1 at least")
     section, _, name = key.rpartition(".")
     node = cfg
     for part in section.split(".") if section else []:

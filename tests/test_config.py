@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.defaults import CHOICES, get_defaults
+from configs.defaults import CHOICES, COUNTS, get_defaults
 from configs.load import ConfigError, differences, flatten, from_dump, load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -89,3 +89,9 @@ def test_choices_name_options_and_hold_their_defaults():
     for key, choices in CHOICES.items():
         chosen = known[key] if isinstance(known[key], list) else [known[key]]
         assert set(chosen) <= set(choices), key
+
+
+def test_counts_are_one_at_least():
+    assert all(dict(flatten(get_defaults()))[key] >= 1 for key in COUNTS)
+    with pytest.raises(ConfigError, match="the command line sets SOLVER.ACCUMULATION to 0; it is 1 at least"):
+        load_config(overrides=["SOLVER.ACCUMULATION", "0"])

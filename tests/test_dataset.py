@@ -53,8 +53,10 @@ def test_a_batch_has_both_modalities_of_the_same_people(benchmark):
 
 
 def test_batches_lie_as_the_network_wants_them(benchmark):
-    visible, infrared, _ = train_batches(benchmark.train)[0, 0]
-    assert all(x.is_contiguous(memory_format=torch.channels_last) and x.isfinite().all() for x in (visible, infrared))
+    for workers in (0, 1):
+        visible, infrared, _ = load(train_batches(benchmark.train), [(0, 0)], workers)[0]
+        for images in (visible, infrared):
+            assert images.is_contiguous(memory_format=torch.channels_last) and images.isfinite().all()
 
 
 def test_held_out_identities_are_not_trained_on(benchmark):

@@ -80,6 +80,12 @@ def test_a_run_resumed_after_an_epoch_equals_an_uninterrupted_one(data, trained,
         assert all(a[name] == b[name] for name in ("id", "triplet", "cpm", "orthogonal", "dcl", "total", "lr"))
 
 
+def test_a_run_from_cached_images_equals_one_from_the_files(data, trained, tmp_path):
+    done = train(data, tmp_path / "run", **{"DATA.CACHE": tmp_path / "cache"})
+    assert "there is no cache in" in done.stdout
+    assert_equal_runs(trained, tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_path, number):
     run = tmp_path / "stopped"

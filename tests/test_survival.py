@@ -9,8 +9,9 @@ import torch
 
 from configs.load import load_config
 from data.synthetic import write_synthetic
-from train import OutOfMemory, Trainer
+from train import Trainer
 from utils.checkpoint import read_own_checkpoint
+from utils.run import OutOfMemory
 
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "DATA.NAME": "synthetic",

@@ -51,6 +51,7 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield
         dist.barrier()  # so that nobody hangs up while another still waits for an answer
+        dist.destroy_process_group()  # not after an error, where it could wait for the others forever
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise RankLostError(
@@ -59,9 +60,6 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
                 "the same command and --resume"
             ) from None
         raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 class GatherRows(torch.autograd.Function):

@@ -6,6 +6,8 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,6 +19,23 @@ LOG = logging.getLogger("cmfn")
 
 class DeviceError(ValueError):
     """The device asked for is not there."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device or the machine has too little memory; the message says what needs less."""
+
+
+@contextmanager
+def memory_advice(mend: str) -> Iterator[None]:
+    """
+    raises   OutOfMemory with the mend instead of torch's own errors
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {mend}") from None
 
 
 def select_device(name: str, local_rank: int = 0) -> torch.device:
