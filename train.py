@@ -8,6 +8,7 @@
 import argparse
 import math
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -139,6 +140,8 @@ class Trainer:
         self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
         self.network = self.model  # what a step calls: on several processes, gradients are averaged on the way
         if ranks.world > 1:
+            # It is about 1x1 kernels, whose strides can be written in two ways for the same memory.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def check_same_run(self, saved: dict) -> None:

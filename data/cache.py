@@ -167,8 +167,8 @@ def build_cache(
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise DataError(
-                f"the cache {folder} needs {needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left; make room, "
-                "choose another DATA.CACHE, or train without one"
+                f"the cache {folder} needs {needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left; make "
+                "room, choose another DATA.CACHE, or train without one"
             )
         new_images.touch()
         write = partial(write_image, new_images, root, height, width)
@@ -183,8 +183,8 @@ def build_cache(
         flush_to_disk(folder)
     except OSError as error:
         raise DataError(
-            f"the cache {folder} cannot be written ({error.strerror}): {needed / 1e9:.1f} GB are needed; choose another "
-            "DATA.CACHE, or train without one"
+            f"the cache {folder} cannot be written ({error.strerror}): {needed / 1e9:.1f} GB are needed; choose "
+            "another DATA.CACHE, or train without one"
         ) from None
     finally:
         for path in (new_images, new_manifest):

@@ -1,7 +1,7 @@
 """From a picture on disk to the network's input: the training and the test pipeline side by side.
 
-docs/method.md section 8. Pictures are resized by Pillow (Lanczos); from there on they are (H, W, 3) uint8 arrays in RGB,
-which OpenCV works on about ten times faster than Pillow, until one table lookup normalises them. Random numbers come
+docs/method.md section 8. Pictures are resized by Pillow (Lanczos); from there on they are (H, W, 3) uint8 arrays in
+RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random numbers come
 from torch's default generator, in the order in which torchvision's transforms draw them.
 """
 
@@ -17,7 +17,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 cv2.setNumThreads(0)  # a loader has one process for each core already, and OpenCV's threads do not survive a fork
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 PADDING = 10  # pixels
-NORMALISED = ((np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD))
+NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD)  # (256, 1, 3)
 
 
 def open_image(path: str, height: int, width: int) -> np.ndarray:

@@ -4,5 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt
-echo "== running the tests"
-exec "$VENV/bin/python" -m pytest "$@"
+processes=$("$VENV/bin/python" -c 'import os; print(min(4, os.cpu_count() or 1))')
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # each process computes with one thread
+echo "== running the tests in $processes processes"
+exec "$VENV/bin/python" -m pytest --numprocesses "$processes" --dist loadfile "$@"

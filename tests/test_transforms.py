@@ -79,7 +79,7 @@ def unerased(jitter: bool) -> TrainTransform:
 
 
 def test_the_same_random_numbers_give_the_image_of_torchvision_pixel_for_pixel():
-    """Without jitter: order of the steps, crops, mirroring, choice of grey, values. Greys round otherwise, by a level."""
+    """Without jitter: order of the steps, crops, mirroring, choice of grey, values. Greys are rounded otherwise."""
     image, expected, found = photograph(), torchvisions(96, 48, jitter=False), unerased(jitter=False)
     equal = 0
     for seed in range(200):

@@ -1,0 +1,16 @@
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_quick_run_prints_both_tables():
+    command = [sys.executable, "scripts/benchmark_data.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.endswith("x")]
+    assert [row[0] for row in rows] == ["SYSU-MM01", "RegDB,", "SYSU-MM01", "RegDB,"]
+    for row in rows:
+        theirs, ours, ratio = float(row[-3]), float(row[-2]), float(row[-1][:-1])
+        assert theirs > 0 and abs(ratio - ours / theirs) < 0.1 + 0.01 * ratio
