@@ -185,7 +185,7 @@ def leave_stopping_to_the_main_process(_worker: int) -> None:
 
 def library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "numpy", "pillow", "scipy"):
+    for name in ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "scipy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

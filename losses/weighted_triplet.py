@@ -1,0 +1,39 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.labels import pairwise_distances, same_identity
+
+
+def weighted_distances(features: Tensor, labels: Tensor, sharpness: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Each row's distance to its own identity and to the others: weighted means, far positives and near negatives most.
+
+    A row counts among its own positives. As in the authors' code the exponents of the negatives are not shifted and
+    1e-6 is added to the sum of the weights: where all negatives are farther than about 18, their weights sum to less
+    than 1 and the mean falls towards 0. Gradients run through the weights too.
+
+    features    (N, D)
+    labels      (N,)   identity
+    sharpness   factor of the distances in the exponents
+    returns     (N,) and (N,)
+    """
+    same = same_identity(labels)
+    distance = pairwise_distances(features, features).clamp(min=1e-6)
+    exponent = sharpness * distance.masked_fill(~same, -torch.inf)
+    positive = (exponent - exponent.amax(dim=1, keepdim=True)).exp()                     # (N, N), 0 for other identities
+    negative = (-sharpness * distance).exp().masked_fill(same, 0)                        # (N, N)
+    return tuple((w * distance).sum(dim=1) / (w.sum(dim=1) + 1e-6) for w in (positive, negative))
+
+
+class WeightedTripletLoss(nn.Module):
+    """AGW's weighted regularised triplet, without a margin (Ye et al., TPAMI 2021): log(1 + e^(own - others)).
+
+    features  (N, D)
+    labels    (N,)   identity
+    infrared  (N,)   bool, not read
+    returns   scalar, mean over rows
+    """
+
+    def forward(self, features: Tensor, labels: Tensor, infrared: Tensor) -> Tensor:
+        positive, negative = weighted_distances(features, labels)
+        return F.softplus(positive - negative).mean()
