@@ -21,11 +21,11 @@ _C.DATA.CACHE = ""                  # folder of resized images (scripts/prepare.
 _C.DATA.WORKERS = 8                 # processes that load images; changes no batch
 
 _C.MODEL = CfgNode()
-_C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py
+_C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py: cmfn or deen
 _C.MODEL.BACKBONE = "resnet50"      # resnet50 (the paper's), resnet34 or resnet18
 _C.MODEL.STAGES = 4                 # shared ResNet stages: 4, or 3 for RegDB's shorter network
 _C.MODEL.PRETRAINED = "imagenet"    # imagenet, none, or the path of a torchvision state dict
-_C.MODEL.RECOMPUTE = []             # to save memory, computed again in the backward pass: early, hce, mfa, mbue, last
+_C.MODEL.RECOMPUTE = []             # parts computed again in the backward pass, to save memory (CHOICES below)
 _C.MODEL.HCE = CfgNode()
 _C.MODEL.HCE.ENABLED = True         # the context branch and its fusion (MFA); off builds neither
 _C.MODEL.HCE.DILATIONS = [2, 3, 5]  # of the three chained convolutions; as drawn: 1, 2, 3
@@ -42,6 +42,8 @@ _C.MODEL.MBUE.DROP_PATH = 0.1       # on the residuals of the global block
 _C.MODEL.CSC_CMA = CfgNode()
 _C.MODEL.CSC_CMA.ENABLED = True     # off: local and global map are averaged
 _C.MODEL.CSC_CMA.KEYS = "local"     # map of the cross attention's keys: local, or global as drawn
+_C.MODEL.DEE = CfgNode()
+_C.MODEL.DEE.DROPOUT = 0.01         # of deen: on the three stacked views
 
 _C.LOSS = CfgNode()
 _C.LOSS.TRIPLET_WEIGHT = 1.0        # batch-hard triplet
@@ -84,9 +86,10 @@ def get_defaults() -> CfgNode:
 # The options that take one of a few words, or some of them.
 CHOICES = {
     "DATA.NAME": ("sysu", "regdb", "llcm", "synthetic"),
+    "MODEL.NAME": ("cmfn", "deen"),
     "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
     "MODEL.STAGES": (3, 4),
-    "MODEL.RECOMPUTE": ("early", "hce", "mfa", "mbue", "last"),
+    "MODEL.RECOMPUTE": ("early", "hce", "mfa", "mbue", "dee", "last"),
     "MODEL.HCE.THIRD": ("bottleneck", "hce"),
     "MODEL.MFA.POSITIONS": ("halves", "all"),
     "MODEL.MBUE.TOKEN_LAYOUT": ("reference", "aligned"),

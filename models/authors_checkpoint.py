@@ -18,6 +18,8 @@ PREFIXES = [
     (r"context\.0\.(\d)\.", r"layer3.\1."),
     (r"context\.(\d)\.", lambda m: f"layer{int(m[1]) + 3}.0."),
     (r"mfa\.(\d)\.(channel|position)\.", lambda m: f"MFA{int(m[1]) + 1}.{'CNL' if m[2] == 'channel' else 'PNL'}."),
+    (r"dee\.branch(\d)\.dilated\.(\d)\.", lambda m: f"DEE.FC{m[1]}{int(m[2]) + 1}."),
+    (r"dee\.branch(\d)\.expand\.", r"DEE.FC\1."),
     (r"mbue\.branch(\d)\.local_block\.", r"DEE.FC\g<1>1."),
     (r"mbue\.branch(\d)\.global_block\.", r"DEE.FC\g<1>2."),
     (r"mbue\.branch(\d)\.fusion\.", r"DEE.fu\1."),

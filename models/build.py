@@ -3,8 +3,9 @@
 from torch import nn
 
 from models.cmfn import CMFN
+from models.deen import DEEN
 
-MODELS = {"cmfn": CMFN}
+MODELS = {"cmfn": CMFN, "deen": DEEN}
 
 
 def build_model(options, classes: int) -> nn.Module:

@@ -27,6 +27,8 @@ VARIANTS = {
     "drawn keys": ["MODEL.CSC_CMA.KEYS", "global"],
     "resnet34": ["MODEL.BACKBONE", "resnet34"],
     "resnet50": ["MODEL.BACKBONE", "resnet50"],
+    "deen": ["MODEL.NAME", "deen"],
+    "deen, regdb": ["MODEL.NAME", "deen", "MODEL.STAGES", "3"],
     "regdb resnet50": ["MODEL.BACKBONE", "resnet50", "MODEL.STAGES", "3"],
 }
 
@@ -49,7 +51,7 @@ def test_every_variant_trains_and_embeds(variant):
     visible, infrared = torch.randn(4, 3, 64, 32), torch.randn(6, 3, 64, 32)
     output = model(visible, infrared)
     views, width = model.views, model.head.classifier.in_features
-    assert views == (1 if model.mbue is None else 3)
+    assert views == (3 if any(name.startswith(("mbue.", "dee.")) for name, _ in model.named_parameters()) else 1)
     assert output.pooled.shape == output.neck.shape == (views, 10, width)
     assert output.logits.shape == (views, 10, 5)
     assert output.infrared.tolist() == [False] * 4 + [True] * 6

@@ -56,12 +56,16 @@ def test_sums_over_many_positions_stay_in_range_and_exact():
         assert y.dtype == torch.float32 and torch.equal(y, torch.full((1, 2, 3), 320_000.0))
 
 
-@pytest.mark.parametrize("part", ["early", "hce", "mfa", "mbue", "last"])
-def test_a_part_computed_again_changes_neither_gradients_nor_statistics(part):
+@pytest.mark.parametrize("name, part", [
+    *(("cmfn", part) for part in ("early", "hce", "mfa", "mbue", "last")),
+    *(("deen", part) for part in ("early", "mfa", "dee", "last")),
+])
+def test_a_part_computed_again_changes_neither_gradients_nor_statistics(name, part):
+    options = ["MODEL.NAME", name, "MODEL.MBUE.DROPOUT", "0.3", "MODEL.DEE.DROPOUT", "0.3"]
     found = []
     for parts in ("[]", f"['{part}']"):
         torch.manual_seed(0)
-        cfg = load_config(overrides=[*RESNET18, "MODEL.RECOMPUTE", parts, "MODEL.MBUE.DROPOUT", "0.3"])
+        cfg = load_config(overrides=[*RESNET18, *options, "MODEL.RECOMPUTE", parts])
         model = build_model(cfg.MODEL, classes=50).train()
         found.append((gradients(model, build_loss(cfg)), model.state_dict()))
     (kept, kept_state), (again, again_state) = found
@@ -72,5 +76,5 @@ def test_a_part_computed_again_changes_neither_gradients_nor_statistics(part):
 
 
 def test_an_unknown_part_to_recompute_is_named():
-    with pytest.raises(ConfigError, match=r"MODEL.RECOMPUTE to \['head'\]; it is some of early, hce, mfa, mbue, last"):
+    with pytest.raises(ConfigError, match=r"MODEL.RECOMPUTE to \['head'\]; it is some of early, hce, mfa, mbue, dee, last"):
         load_config(overrides=["MODEL.RECOMPUTE", "['head']"])

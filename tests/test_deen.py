@@ -1,0 +1,142 @@
+"""DEEN against its authors' arithmetic: weights and images by rule, outputs, losses and gradients stored."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from reference import CLASSES, DATA, image, relative, weight
+from torch import nn
+
+from configs.load import load_config
+from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
+from models.build import build_model
+from train import build_loss
+
+LAST_STAGE = {"sysu": "base_resnet.base.layer4.", "regdb": "base_resnet.base.layer3."}
+
+
+@pytest.fixture(scope="module", params=["sysu", "regdb"])
+def variant(request):
+    return request.param
+
+
+def empty_deen(variant):
+    cfg = load_config(f"configs/{variant}_deen.yaml", ["MODEL.PRETRAINED", "none", "MODEL.DEE.DROPOUT", "0.0"])
+    return build_model(cfg.MODEL, CLASSES[variant]), cfg
+
+
+def authors_deen(variant):
+    """The whole state dict by the rule: what the network never uses has values too."""
+    state = {}
+    for entry in json.loads((DATA / f"keys_deen_{variant}.json").read_text()):
+        key, shape = entry["key"], tuple(entry["shape"])
+        if "int" in entry["dtype"]:
+            state[key] = torch.zeros(shape, dtype=torch.long)
+            continue
+        value = weight(key, shape)
+        if key.startswith(LAST_STAGE[variant]) and any(f".{part}." in key for part in ("bn3", "downsample.1")):
+            if key.endswith((".weight", ".bias")):
+                value = 0.05 * value
+        state[key] = torch.from_numpy(value).float()
+    return state
+
+
+@pytest.fixture(scope="module")
+def model(variant):
+    model, _ = empty_deen(variant)
+    model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
+    return model.double()
+
+
+def watch(model):
+    seen, named = {}, {"stem_visible": model.backbone.visible_stem, "stem_infrared": model.backbone.infrared_stem}
+    named["dee"] = model.dee
+    named |= {f"layer{i}": stage for i, stage in enumerate(model.backbone.stages, start=1)}
+    named |= {f"mfa{i}": mfa for i, mfa in enumerate(model.mfa, start=1)} | {"mfa1_channel": model.mfa[0].channel}
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
+        for name, module in named.items()
+    ]
+    return seen, hooks
+
+
+def check_stages(stored, seen):
+    stages = [key.removeprefix("stage/") for key in stored if key.startswith("stage/")]
+    assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= set(stages)
+    for stage in stages:
+        flat = seen[stage].reshape(-1)
+        assert tuple(seen[stage].shape) == tuple(stored[f"stage_shape/{stage}"]), stage
+        found = flat[::max(1, len(flat) // 256) | 1][:256].numpy()
+        assert relative(found, stored[f"stage/{stage}"]) < 1e-6, stage
+
+
+def test_evaluation_matches(model, variant):
+    stored = np.load(DATA / f"eval_deen_{variant}.npz")
+    model.eval()
+    noise = torch.from_numpy(np.random.RandomState(1234).standard_normal((2, 3, 384, 144)).astype(np.float32)).double()
+    blocks = image(1234, 2, 384, 144, 24).float().double()
+    with torch.inference_mode():
+        for kind, images in (("noise", noise), ("blocks", blocks)):
+            for modality in ("infrared", "visible"):  # the stored stages are those of visible blocks
+                seen, hooks = watch(model)
+                pooled, neck = model.features(images, infrared=modality == "infrared")
+                assert relative(pooled.flatten(0, 1), stored[f"{kind}/{modality}/pooled"]) < 1e-6
+                assert relative(neck.flatten(0, 1), stored[f"{kind}/{modality}/neck"]) < 1e-6
+                for hook in hooks:
+                    hook.remove()
+                if modality == "visible" and kind == "blocks":
+                    stems = {"stem_infrared": model.backbone.infrared_stem(images)}
+                    check_stages(stored, seen | stems)
+
+
+def test_training_matches(variant):
+    model, cfg = empty_deen(variant)
+    model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
+    model.double().train()
+    stored = np.load(DATA / f"train_deen_{variant}.npz")
+    seen, _ = watch(model)
+    images = image(77, 16, 96, 48, 8).float().double()
+    output = model(images[:8], images[8:])
+    check_stages(stored, seen)
+    assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-6
+    assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-6
+
+    terms = build_loss(cfg)(output, torch.tensor([7, 7, 7, 7, 3, 3, 3, 3] * 2), epoch=0)
+    assert terms.pop("dcl") == 0
+    total = sum(terms.values())
+    for name, term in {**terms, "total": total}.items():
+        assert term.item() == pytest.approx(float(stored[f"loss/{name}"]), rel=1e-6), name
+
+    state = {authors_name(key): value for key, value in model.state_dict().items()}
+    for key in [key for key in stored if key.startswith("after_step/")]:
+        assert relative(state[key.removeprefix("after_step/")], stored[key]) < 1e-6, key
+
+    total.backward()
+    gradients = {authors_name(key): p.grad for key, p in model.named_parameters() if p.requires_grad}
+    norms = json.loads((DATA / f"train_deen_{variant}_gradient_norms.json").read_text())
+    assert set(norms) <= set(gradients)
+    for key, norm in norms.items():
+        assert gradients[key].norm().item() == pytest.approx(norm, rel=1e-5), key
+
+
+def test_the_importer_takes_the_whole_and_refuses_parts(variant):
+    model, _ = empty_deen(variant)
+    whole = authors_deen(variant)
+    taken = {authors_name(key) for key in from_authors(whole, model)}
+    used = {e["key"] for e in json.loads((DATA / f"keys_deen_{variant}.json").read_text()) if e["used"]}
+    assert taken == used
+    without = {key: value for key, value in whole.items() if key != "DEE.FC13.weight"}
+    with pytest.raises(AuthorsCheckpointError, match="missing: DEE.FC13.weight"):
+        from_authors(without, model)
+    with pytest.raises(AuthorsCheckpointError, match="unexpected: DEE.FC14.weight"):
+        from_authors(whole | {"DEE.FC14.weight": torch.zeros(1)}, model)
+
+
+def test_branches_start_with_kaimings_normal_weights():
+    torch.manual_seed(0)
+    model, _ = empty_deen("sysu")
+    for branch in (model.dee.branch1, model.dee.branch2):
+        for conv in (*branch.dilated, branch.expand):
+            fan_in = nn.init._calculate_correct_fan(conv.weight, "fan_in")
+            assert conv.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
