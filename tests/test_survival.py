@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 import time
 
 import pytest
@@ -13,12 +14,12 @@ from train import Trainer
 from utils.checkpoint import read_own_checkpoint
 from utils.run import OutOfMemory
 
+EPOCHS, KILLS = 60, 20
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "DATA.NAME": "synthetic",
     "DATA.HEIGHT": "32", "DATA.WIDTH": "16", "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]",
-    "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "2", "SOLVER.EPOCHS": "25", "DEVICE": "cpu",
+    "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "2", "SOLVER.EPOCHS": str(EPOCHS), "DEVICE": "cpu",
 }
-KILLS = 20
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +61,14 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_an_undisturbed_
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = processes.Process(target=train, args=(data, killed))
         process.start()
-        if number % 2:  # while a checkpoint is being written, after some that were
-            for _ in range(2):
-                wait_until(lambda: temporary.exists() and temporary.stat().st_size > 0, process)
+        if number % 2:  # while a checkpoint is being written
+            wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before and temporary.exists(), process)
         else:
             wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before, process)
             time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
+        assert process.exitcode == -signal.SIGKILL  # it was still at work
         during_write += temporary.exists()  # which a write that ends takes away
         saved = read_own_checkpoint(last)
         progress.append((saved["epoch"], saved["step"]))
@@ -78,12 +79,12 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_an_undisturbed_
     process.join()
     assert process.exitcode == 0
     expected, found = (read_own_checkpoint(run / "last.pth") for run in (whole, killed))
-    assert found["epoch"] == expected["epoch"] == 25
+    assert found["epoch"] == expected["epoch"] == EPOCHS
     for name, value in expected["model"].items():
         assert torch.equal(found["model"][name], value), name
     for i, state in expected["optimizer"]["state"].items():
         assert torch.equal(found["optimizer"]["state"][i]["momentum_buffer"], state["momentum_buffer"])
-    assert [line.count('"epoch"') for line in (killed / "metrics.jsonl").read_text().splitlines()] == [1] * 25
+    assert [line.count('"epoch"') for line in (killed / "metrics.jsonl").read_text().splitlines()] == [1] * EPOCHS
 
 
 def wait_until(condition, process):
