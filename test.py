@@ -101,6 +101,10 @@ def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: lis
     return kept if same_data and same_weights and complete and not changed else None
 
 
+def weightings_of(model: nn.Module, cfg) -> list[str]:
+    return cfg.TEST.WEIGHTINGS or [*model.weightings]
+
+
 def evaluate(
     model: nn.Module, records: list, protocols: list, cfg, device: torch.device, ranks: Ranks, per_query: bool
 ) -> list[dict]:
@@ -111,7 +115,7 @@ def evaluate(
     if not ranks.first:
         return []
     identities, results = [record.identity for record in records], []
-    for weighting in cfg.TEST.WEIGHTINGS:
+    for weighting in weightings_of(model, cfg):
         scale = model.column_scale(weighting).to(device)
         results += [
             evaluate_protocol(
@@ -161,7 +165,8 @@ def main() -> None:
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
     names = benchmark.available_protocols() if "all" in names else names
     protocols = [benchmark.protocol(name) for name in names]
-    for weighting in cfg.TEST.WEIGHTINGS:
+    weightings = weightings_of(model, cfg)
+    for weighting in weightings:
         if weighting not in model.weightings:
             raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
 
@@ -179,7 +184,7 @@ def main() -> None:
     if args.per_query:
         saved["data"]["identities"] = [record.identity for record in benchmark.test]
     output = args.output or Path(cfg.OUTPUT) / "results.json"
-    kept = kept_results(output, saved, names, cfg.TEST.WEIGHTINGS, args.per_query) if args.reuse else None
+    kept = kept_results(output, saved, names, weightings, args.per_query) if args.reuse else None
     results = kept or evaluate(model, benchmark.test, protocols, cfg, device, ranks, args.per_query)
     if not ranks.first:
         return

@@ -22,12 +22,14 @@ from configs.load import ConfigError, differences, from_dump, load_config
 from data.cache import prepared
 from data.dataset import TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
+from data.transforms import train_transforms
 from losses.labels import full_precision
 from losses.total import TotalLoss
 from models.backbone import PretrainedError
 from models.build import build_model
 from models.head import Output
 from models.mfa import ImageSizeError
+from models.two_stream import MethodError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
 from utils.distributed import RankLostError, Ranks, gather_rows, joined, sum_over_ranks
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
@@ -58,7 +60,7 @@ def build_optimizer(model: nn.Module, solver) -> torch.optim.SGD:
     ]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[0 if name.startswith("head.") else 1]["params"].append(parameter)
+            groups[0 if name.startswith(("head.neck.", "head.classifier.")) else 1]["params"].append(parameter)
     return torch.optim.SGD(
         groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=True, fused=True
     )
@@ -66,12 +68,15 @@ def build_optimizer(model: nn.Module, solver) -> torch.optim.SGD:
 
 def build_loss(cfg) -> TotalLoss:
     return TotalLoss(
+        triplet=cfg.LOSS.TRIPLET,
         triplet_weight=cfg.LOSS.TRIPLET_WEIGHT,
         triplet_margin=cfg.LOSS.TRIPLET_MARGIN,
         cpm_weight=cfg.LOSS.CPM_WEIGHT,
         cpm_margin=cfg.LOSS.CPM_MARGIN,
         orthogonal_weight=cfg.LOSS.ORTHOGONAL_WEIGHT,
         dcl_weights=cfg.LOSS.DCL_WEIGHTS,
+        divergence_weight=cfg.LOSS.DIVERGENCE_WEIGHT,
+        streams=2 if cfg.DATA.EXCHANGE == "none" else 3,
     )
 
 
@@ -107,10 +112,10 @@ class Trainer:
             cache = prepared(
                 cfg.DATA.CACHE, self.benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info
             )
+        visible, infrared = train_transforms(cfg.DATA)
         self.batches = TrainBatches(
             records, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SEED, cfg.DATA.HEIGHT, cfg.DATA.WIDTH,
-            jitter=cfg.DATA.JITTER, erasing_area=cfg.DATA.ERASING_AREA, cache=cache, rank=ranks.rank,
-            world=ranks.world,
+            visible=visible, infrared=infrared, cache=cache, rank=ranks.rank, world=ranks.world,
         )
         self.updates = -(-len(self.batches) // cfg.SOLVER.ACCUMULATION)  # in an epoch
 
@@ -223,7 +228,7 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.state["step"] = step + 1
-            rows += sum(2 * len(labels) for _, _, labels in batches) * self.ranks.world
+            rows += sum(len(visible) + len(infrared) for visible, infrared, _ in batches) * self.ranks.world
             speed = rows / (time.perf_counter() - begun)
             if step % self.cfg.SOLVER.LOG_PERIOD == 0:
                 steps.set_postfix({**{k: f"{v:.3f}" for k, v in terms.items()}, "images/s": f"{speed:.0f}"})
@@ -235,7 +240,7 @@ class Trainer:
     def train_step(self, batches: list, epoch: int, step: int, stop: bool) -> tuple[dict[str, float], bool]:
         """One update by the mean gradient of some batches, each of whole identities.
 
-        batches   of visible (PK, 3, H, W), infrared alike and labels (PK,), the identities of both in the same order
+        batches   of visible (S·PK, 3, H, W), infrared (PK, 3, H, W) and labels (PK,), those of each stream of images
         stop      whether this process was asked to stop
         returns   the weighted loss terms and their total, means over the batches; whether any process was asked to
         raises    NonFiniteLoss before the update, with the running statistics as before the step
@@ -251,7 +256,8 @@ class Trainer:
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                     output = self.network(visible, infrared)
-                losses = self.criterion(gathered(output), gather_rows(labels.repeat(2)), epoch)
+                streams = len(output.infrared) // len(labels)
+                losses = self.criterion(gathered(output, streams), gather_rows(labels).repeat(streams), epoch)
                 losses["total"] = sum(losses.values())
                 sums = sums + torch.stack([*losses.values()]).detach()
                 if last:
@@ -282,12 +288,13 @@ class Trainer:
 
     def less_memory(self) -> str:
         cfg = self.cfg
+        streams = len(self.batches.visible) + 1
         return (
-            f"A step has {cfg.SOLVER.IDENTITIES} identities with 2 x {cfg.SOLVER.IMAGES} images of {cfg.DATA.HEIGHT}x"
-            f"{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. With the same results: MODEL.RECOMPUTE "
-            f"\"['early', 'hce', 'mfa', 'mbue', 'last']\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more "
-            "GPUs. With others, in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or "
-            "SOLVER.IMAGES, with as much more SOLVER.ACCUMULATION"
+            f"A step has {cfg.SOLVER.IDENTITIES} identities with {streams} x {cfg.SOLVER.IMAGES} images of "
+            f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. With the same results: MODEL.RECOMPUTE "
+            f"\"{[*self.model.parts]}\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more GPUs. With others, "
+            "in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or SOLVER.IMAGES, with as much more "
+            "SOLVER.ACCUMULATION"
         )
 
     def validate(self) -> dict[str, float]:
@@ -303,7 +310,11 @@ class Trainer:
         if not self.ranks.first:
             return {}
         identities = [record.identity for record in records]
-        result = evaluate_protocol(features, identities, protocol, flip=self.cfg.TEST.FLIP, weighting="equal")
+        weighting = next(iter(self.model.weightings))  # the reported one
+        result = evaluate_protocol(
+            features, identities, protocol, scale=self.model.column_scale(weighting), weighting=weighting,
+            flip=self.cfg.TEST.FLIP,
+        )
         return {f"validation_{name}": result["mean"][name] for name in ("rank1", "mAP")}
 
     def save(self, best: bool = False) -> None:
@@ -321,10 +332,17 @@ class Trainer:
         save_checkpoint(self.last, state)
 
 
-def gathered(output: Output) -> Output:
-    """The output of all processes together, which the losses are of; of one process its own."""
-    pooled, logits = (gather_rows(full_precision(x), dim=1) for x in (output.pooled, output.logits))
-    return output._replace(pooled=pooled, logits=logits, infrared=gather_rows(output.infrared))
+def gathered(output: Output, streams: int) -> Output:
+    """The output of all processes together, which the losses are of; of one process its own.
+
+    streams   equal parts of the rows that stay one behind the other, each gathered for itself: the visible images (plain,
+              then exchanged ones, if there are) and the infrared ones
+    """
+    def gather(rows: torch.Tensor, dim: int) -> torch.Tensor:
+        return gather_rows(rows.unflatten(dim, (streams, -1)), dim + 1).flatten(dim, dim + 1)
+
+    pooled, logits = (gather(full_precision(x), dim=1) for x in (output.pooled, output.logits))
+    return output._replace(pooled=pooled, logits=logits, infrared=gather(output.infrared, dim=0))
 
 
 def embed_records(
@@ -346,7 +364,7 @@ def embed_records(
 
 EXPECTED_ERRORS = (
     ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError,
-    NonFiniteLoss, OutOfMemory, RankLostError,
+    MethodError, NonFiniteLoss, OutOfMemory, RankLostError,
 )
 
 

@@ -16,16 +16,22 @@ _C.DATA.SPLIT = 1                   # RegDB: which of its ten splits, 1 to 10
 _C.DATA.HEIGHT = 384                # image height in pixels, for training and test
 _C.DATA.WIDTH = 192                 # image width in pixels
 _C.DATA.JITTER = True               # colour jitter (0.5, 0.5, 0.5, 0.5) in training
-_C.DATA.ERASING_AREA = [0.2, 0.8]   # random erasing: smallest and largest part of the image
+_C.DATA.GREY = 0.5                  # probability that a training image loses its colours
+_C.DATA.ERASING = 0.5               # probability of random erasing
+_C.DATA.ERASING_AREA = [0.2, 0.8]   # smallest and largest part of the image that it takes
+_C.DATA.ERASING_FILL = [0.485, 0.456, 0.406]  # what it leaves in the normalised image, by channel
+_C.DATA.EXCHANGE = "none"           # of caj: channels, or channels_and_grey: VIS images shown a second time, exchanged
 _C.DATA.CACHE = ""                  # folder of resized images (scripts/prepare.py), memory-mapped; empty: none
 _C.DATA.WORKERS = 8                 # processes that load images; changes no batch
 
 _C.MODEL = CfgNode()
-_C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py: cmfn or deen
+_C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py
 _C.MODEL.BACKBONE = "resnet50"      # resnet50 (the paper's), resnet34 or resnet18
 _C.MODEL.STAGES = 4                 # shared ResNet stages: 4, or 3 for RegDB's shorter network
 _C.MODEL.PRETRAINED = "imagenet"    # imagenet, none, or the path of a torchvision state dict
-_C.MODEL.RECOMPUTE = []             # parts computed again in the backward pass, to save memory (CHOICES below)
+_C.MODEL.RECOMPUTE = []             # parts computed again in the backward pass, to save memory
+_C.MODEL.POOL = "average"           # of the last map: average, gem (p = 3) or gem_learned (p of each channel)
+_C.MODEL.NON_LOCAL = "one"          # of agw and caj: one inner channel (the authors'), half of the channels, or none
 _C.MODEL.HCE = CfgNode()
 _C.MODEL.HCE.ENABLED = True         # the context branch and its fusion (MFA); off builds neither
 _C.MODEL.HCE.DILATIONS = [2, 3, 5]  # of the three chained convolutions; as drawn: 1, 2, 3
@@ -46,12 +52,14 @@ _C.MODEL.DEE = CfgNode()
 _C.MODEL.DEE.DROPOUT = 0.01         # of deen: on the three stacked views
 
 _C.LOSS = CfgNode()
-_C.LOSS.TRIPLET_WEIGHT = 1.0        # batch-hard triplet
-_C.LOSS.TRIPLET_MARGIN = 0.3        # nearest negative farther than farthest positive by this much
+_C.LOSS.TRIPLET = "batch_hard"      # or weighted (agw), weighted_softmax (its paper), squared_difference (caj)
+_C.LOSS.TRIPLET_WEIGHT = 1.0        # of it
+_C.LOSS.TRIPLET_MARGIN = 0.3        # of batch_hard: nearest negative farther than farthest positive
 _C.LOSS.CPM_WEIGHT = 0.8            # cross-modal centre alignment, λ1
 _C.LOSS.CPM_MARGIN = 0.2            # m of its hinges
 _C.LOSS.ORTHOGONAL_WEIGHT = 0.01    # branch diversity, λ2
 _C.LOSS.DCL_WEIGHTS = [[0, 0.1], [11, 0.01], [21, 0.0]]  # centre contrast: [first epoch, weight from then on], ...
+_C.LOSS.DIVERGENCE_WEIGHT = 0.0     # of caj: visible logits from infrared ones (KL)
 
 _C.SOLVER = CfgNode()
 _C.SOLVER.EPOCHS = 151              # number of epochs
@@ -74,7 +82,7 @@ _C.SOLVER.CHOOSE_BEST_ON_TEST_DATA = False  # as the field's code does; inflates
 _C.TEST = CfgNode()
 _C.TEST.PROTOCOLS = []              # names as test.py prints them, all, or empty for the data set's usual ones
 _C.TEST.FLIP = True                 # add the features of the mirrored image
-_C.TEST.WEIGHTINGS = ["equal", "neck"]  # of pooled and neck features: equal (1, 1), neck (0.1, 0.9)
+_C.TEST.WEIGHTINGS = []             # of pooled and neck features; empty: each that the network has, the reported first
 _C.TEST.BATCH = 64                  # images in a forward pass
 _C.TEST.RERANK = False              # k-reciprocal re-ranking (Zhong et al. 2017)
 
@@ -86,14 +94,16 @@ def get_defaults() -> CfgNode:
 # The options that take one of a few words, or some of them.
 CHOICES = {
     "DATA.NAME": ("sysu", "regdb", "llcm", "synthetic"),
-    "MODEL.NAME": ("cmfn", "deen"),
+    "DATA.EXCHANGE": ("none", "channels", "channels_and_grey"),
     "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
     "MODEL.STAGES": (3, 4),
-    "MODEL.RECOMPUTE": ("early", "hce", "mfa", "mbue", "dee", "last"),
+    "MODEL.POOL": ("average", "gem", "gem_learned"),
+    "MODEL.NON_LOCAL": ("one", "half", "none"),
     "MODEL.HCE.THIRD": ("bottleneck", "hce"),
     "MODEL.MFA.POSITIONS": ("halves", "all"),
     "MODEL.MBUE.TOKEN_LAYOUT": ("reference", "aligned"),
     "MODEL.CSC_CMA.KEYS": ("local", "global"),
+    "LOSS.TRIPLET": ("batch_hard", "weighted", "weighted_softmax", "squared_difference"),
     "SOLVER.PRECISION": ("float32", "bfloat16", "float16"),
 }
 

@@ -48,8 +48,10 @@ class TrainBatches(Dataset):
 
     cache                  where the resized images come from; without one, from the files. Changes no batch
     rank, world            of several training processes, each takes its share of a batch's identities
-    batches[epoch, step]   visible (P·K, 3, H, W) float32 in channels-last memory, infrared likewise,
-                           labels (P·K,) int64: those of both
+    visible                a pipeline for each showing of a visible image (data/transforms.py)
+    infrared               the pipeline of infrared images
+    batches[epoch, step]   visible (S·P·K, 3, H, W) float32 in channels-last memory, one showing of all images after the
+                           other, infrared (P·K, 3, H, W) likewise, labels (P·K,) int64: those of each
     raises                 DataError where the identities of a batch cannot be shared evenly
     """
 
@@ -62,8 +64,8 @@ class TrainBatches(Dataset):
         height: int,
         width: int,
         *,
-        jitter: bool,
-        erasing_area: tuple[float, float],
+        visible: Sequence[TrainTransform],
+        infrared: TrainTransform,
         cache: ImageCache | None = None,
         rank: int = 0,
         world: int = 1,
@@ -77,7 +79,7 @@ class TrainBatches(Dataset):
         if cache is not None and (cache.height, cache.width) != (height, width):
             raise DataError(f"the cache {cache.folder} holds images of another size than {height}x{width}")
         self.read = partial(open_image, height=height, width=width) if cache is None else cache.read
-        self.transform = TrainTransform(jitter, erasing_area)
+        self.visible, self.infrared = visible, infrared
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -86,20 +88,21 @@ class TrainBatches(Dataset):
         visible, infrared, labels = self.sampler.batch(*position)
         share = len(labels) // self.world
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        seeds = np.random.SeedSequence((self.seed, *position)).generate_state(2 * len(labels), np.uint64)
+        streams = [*((transform, visible) for transform in self.visible), (self.infrared, infrared)]
+        seeds = np.random.SeedSequence((self.seed, *position)).generate_state(len(streams) * len(labels), np.uint64)
         with torch.random.fork_rng(devices=[]):
-            return (
-                self.load(visible[mine], seeds[:len(labels)][mine]),
-                self.load(infrared[mine], seeds[len(labels):][mine]),
-                torch.from_numpy(labels[mine]),
+            *shown, last = (
+                self.load(transform, rows[mine], own_seeds[mine])
+                for (transform, rows), own_seeds in zip(streams, np.split(seeds, len(streams)))
             )
+        return torch.cat(shown) if len(shown) > 1 else shown[0], last, torch.from_numpy(labels[mine])
 
-    def load(self, rows: np.ndarray, seeds: np.ndarray) -> Tensor:
+    def load(self, transform: TrainTransform, rows: np.ndarray, seeds: np.ndarray) -> Tensor:
         images = torch.empty(len(rows), self.height, self.width, 3)
         for row, seed, out in zip(rows, seeds.tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            self.transform(self.read(self.records[row].path), out)
+            transform(self.read(self.records[row].path), out)
         return images.permute(0, 3, 1, 2)
 
 

@@ -5,6 +5,9 @@ RGB, on which OpenCV is several times faster than Pillow, until one table lookup
 from torch's default generator, in the order in which torchvision's transforms draw them.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 import torch
@@ -35,29 +38,103 @@ def open_image(path: str, height: int, width: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-class TrainTransform:
-    """The training pipeline, the same for both modalities.
+class RandomErasing:
+    """Fills a rectangle with a constant per channel, with probability 1/2.
 
-    image    (H, W, 3) uint8
-    out      (H, W, 3) float32, is overwritten
-    raises   DataError for an erasing area that no image has
+    Its part of the area and its aspect ratio (0.3 to 1/0.3) are drawn uniformly, until it fits into the image. (That
+    of torchvision draws the ratio from another distribution and gives up after ten tries.)
+
+    image     (H, W, 3) float32, normalised; is changed
+    area      smallest and largest part of the image's area
+    raises    DataError for an area that no image has, and where nothing fits in a thousand tries
     """
 
-    def __init__(self, jitter: bool, erasing_area: tuple[float, float]):
-        self.jitter, self.erase = jitter, RandomErasing(erasing_area)
+    def __init__(self, area: tuple[float, float], fill: tuple[float, float, float] = MEAN, probability: float = 0.5):
+        self.low, self.high = area
+        self.fill, self.probability = fill, probability
+        if not 0 <= probability <= 1 or len(fill) != 3:
+            raise DataError(
+                f"DATA.ERASING is {probability} and DATA.ERASING_FILL {list(fill)}; they are a probability and three "
+                "numbers"
+            )
+        if not 0 < self.low <= self.high < 1:
+            raise DataError(f"DATA.ERASING_AREA is {list(area)}; it needs 0 < smallest <= largest < 1")
+
+    def __call__(self, image: np.ndarray) -> None:
+        if not chance(self.probability):
+            return
+        rows, columns = image.shape[:2]
+        for _ in range(1000):  # six in ten tries fit at the paper's sizes
+            area, ratio = torch.rand(2).tolist()
+            area = (self.low + area * (self.high - self.low)) * rows * columns
+            ratio = 0.3 + ratio * (1 / 0.3 - 0.3)  # height over width
+            height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if 0 < height < rows and 0 < width < columns:
+                break
+        else:
+            area = [self.low, self.high]
+            raise DataError(f"DATA.ERASING_AREA is {area}, and no such part fits into {rows}x{columns} pixels")
+        top = torch.randint(rows - height + 1, (1,)).item()
+        left = torch.randint(columns - width + 1, (1,)).item()
+        bottom_right = (left + width - 1, top + height - 1)  # inclusive
+        cv2.rectangle(image, (left, top), bottom_right, self.fill, cv2.FILLED)
+
+
+class TrainTransform:
+    """The training pipeline.
+
+    image       (H, W, 3) uint8
+    out         (H, W, 3) float32, is overwritten
+
+    jitter      change the colours at random
+    grey        probability that the image loses its colours
+    erase       what erases a part of the normalised image, if anything
+    exchange    what changes the channels of the normalised, erased image, if anything
+    """
+
+    def __init__(
+        self,
+        *,
+        jitter: bool = False,
+        grey: float = 0.5,
+        erase: RandomErasing | None = None,
+        exchange: Callable[[np.ndarray], None] | None = None,
+    ):
+        self.jitter, self.grey, self.erase, self.exchange = jitter, grey, erase, exchange
 
     def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
         height, width = image.shape[:2]
         if self.jitter:
             image = jitter_colours(image)
         image = cv2.copyMakeBorder(image, *[PADDING] * 4, cv2.BORDER_CONSTANT)
-        if chance(0.5):
+        if self.grey and chance(self.grey):
             image = cv2.cvtColor(to_grey(image), cv2.COLOR_GRAY2RGB)
         image = random_crop(image, height, width)
         if chance(0.5):
             image = cv2.flip(image, 1)
         normalise(image, out)
-        self.erase(out)
+        if self.erase:
+            self.erase(out)
+        if self.exchange:
+            self.exchange(out)
+
+
+def train_transforms(options) -> tuple[list[TrainTransform], TrainTransform]:
+    """The pipelines of each showing of a visible image (once, or plain and exchanged) and of an infrared image.
+
+    options   the DATA section of the configuration
+    raises    DataError for an erasing that no image can have
+    """
+    if not 0 <= options.GREY <= 1:
+        raise DataError(f"DATA.GREY is {options.GREY}; it is a probability, 0 to 1")
+    erase = None
+    if options.ERASING:
+        erase = RandomErasing(options.ERASING_AREA, options.ERASING_FILL, options.ERASING)
+    pipeline = partial(TrainTransform, jitter=options.JITTER, grey=options.GREY, erase=erase)
+    if options.EXCHANGE == "none":
+        return [pipeline()], pipeline()
+    exchange = partial(exchange_channels, grey=options.EXCHANGE == "channels_and_grey")
+    return [pipeline(), pipeline(exchange=exchange)], pipeline(exchange=adapt_channels)
 
 
 def eval_transform(image: np.ndarray) -> Tensor:
@@ -123,38 +200,28 @@ def random_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top:top + height, left:left + width]
 
 
-class RandomErasing:
-    """Fills a rectangle with a constant per channel, with probability 1/2.
+def exchange_channels(image: np.ndarray, grey: bool = False) -> None:
+    """CAJ's channel exchange: all channels become one of them, drawn evenly, or (where asked for) their grey.
 
-    Its part of the area and its aspect ratio (0.3 to 1/0.3) are drawn uniformly, until it fits into the image. (That
-    of torchvision draws the ratio from another distribution and gives up after ten tries.)
-
-    image     (H, W, 3) float32, normalised; is changed
-    area      smallest and largest part of the image's area
-    raises    DataError for an area that no image has, and where nothing fits in a thousand tries
+    image   (H, W, 3), is changed
     """
+    channel = torch.randint(4 if grey else 3, (1,)).item()
+    image[:] = grey_level(image) if channel == 3 else image[:, :, channel, None].copy()
 
-    def __init__(self, area: tuple[float, float], fill: tuple[float, float, float] = MEAN, probability: float = 0.5):
-        self.low, self.high = area
-        self.fill, self.probability = fill, probability
-        if not 0 < self.low <= self.high < 1:
-            raise DataError(f"DATA.ERASING_AREA is {list(area)}; it needs 0 < smallest <= largest < 1")
 
-    def __call__(self, image: np.ndarray) -> None:
-        if not chance(self.probability):
-            return
-        rows, columns = image.shape[:2]
-        for _ in range(1000):  # six in ten tries fit at the paper's sizes
-            area, ratio = torch.rand(2).tolist()
-            area = (self.low + area * (self.high - self.low)) * rows * columns
-            ratio = 0.3 + ratio * (1 / 0.3 - 0.3)  # height over width
-            height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-            if 0 < height < rows and 0 < width < columns:
-                break
-        else:
-            area = [self.low, self.high]
-            raise DataError(f"DATA.ERASING_AREA is {area}, and no such part fits into {rows}x{columns} pixels")
-        top = torch.randint(rows - height + 1, (1,)).item()
-        left = torch.randint(columns - width + 1, (1,)).item()
-        bottom_right = (left + width - 1, top + height - 1)  # inclusive
-        cv2.rectangle(image, (left, top), bottom_right, self.fill, cv2.FILLED)
+def adapt_channels(image: np.ndarray) -> None:
+    """CAJ's channel adaption with grey, for infrared images: each channel or the rest, a quarter each; half of the rest
+    becomes grey, half stays as it is.
+
+    image   (H, W, 3), is changed
+    """
+    channel = torch.randint(4, (1,)).item()
+    if channel < 3:
+        image[:] = image[:, :, channel, None].copy()
+    elif chance(0.5):
+        image[:] = grey_level(image)
+
+
+def grey_level(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W, 1), of values as they are: here of normalised ones, as in CAJ's code."""
+    return image @ np.array([[0.2989], [0.5870], [0.1140]], dtype=image.dtype)

@@ -6,8 +6,19 @@ from torch import Tensor, nn
 from losses.cpm import CPMLoss
 from losses.dcl import DCLLoss
 from losses.labels import full_precision
+from losses.logit_divergence import LogitDivergenceLoss
 from losses.orthogonal import OrthogonalLoss
+from losses.squared_difference import SquaredDifferenceLoss
 from losses.triplet import TripletLoss
+from losses.weighted_triplet import WeightedTripletLoss
+
+# The ways to pull an identity together and push the others away, by LOSS.TRIPLET; each takes LOSS.TRIPLET_MARGIN.
+TRIPLETS = {
+    "batch_hard": TripletLoss,
+    "weighted": lambda margin: WeightedTripletLoss(),
+    "weighted_softmax": lambda margin: WeightedTripletLoss(softmax=True),
+    "squared_difference": lambda margin: SquaredDifferenceLoss(),
+}
 
 
 def weight_at(schedule: Sequence[tuple[int, float]], epoch: int) -> float:
@@ -19,12 +30,15 @@ class TotalLoss(nn.Module):
     """The paper's total (docs/method.md section 7), as named terms with their weights applied; their sum is the loss.
 
         ID + triplet + cpm_weight (CPM1 + CPM2) + orthogonal_weight ORT + dcl_weight(epoch) (DCL0 + DCL1 + DCL2)
+           + divergence_weight KL
 
     output    .pooled (V, B, D), .logits (V, B, classes), .infrared (B,) bool. The first view is the plain embedding;
-              CPM and ORT compare it with two branches and are left out where it comes alone (V = 1)
+              CPM and ORT compare it with two branches and are left out where it comes alone (V = 1). KL pairs the first
+              of `streams` equal parts of the rows with the last: plain visible and infrared images
     labels    (B,)   identity, in any order
     epoch     from 0
-    returns   {"id", "triplet", "cpm", "orthogonal", "dcl"}: scalars. A term of weight 0 is not computed, and is 0
+    returns   {"id", "triplet", "cpm", "orthogonal", "dcl", "divergence"}: scalars. A term of weight 0 is not computed,
+              and is 0; the last comes only with a weight
     """
 
     def __init__(
@@ -36,6 +50,9 @@ class TotalLoss(nn.Module):
         cpm_margin: float,
         orthogonal_weight: float,
         dcl_weights: Sequence[tuple[int, float]],  # (first epoch, weight from then on), the first from epoch 0
+        triplet: str = "batch_hard",  # an entry of TRIPLETS
+        divergence_weight: float = 0.0,
+        streams: int = 2,
     ):
         super().__init__()
         starts = [first_epoch for first_epoch, _ in dcl_weights]
@@ -47,10 +64,12 @@ class TotalLoss(nn.Module):
         self.cpm_weight = cpm_weight
         self.orthogonal_weight = orthogonal_weight
         self.dcl_weights = dcl_weights
-        self.triplet = TripletLoss(triplet_margin)
+        self.divergence_weight, self.streams = divergence_weight, streams
+        self.triplet = TRIPLETS[triplet](triplet_margin)
         self.cpm = CPMLoss(cpm_margin)
         self.orthogonal = OrthogonalLoss()
         self.dcl = DCLLoss()
+        self.divergence = LogitDivergenceLoss()
 
     def forward(self, output, labels: Tensor, epoch: int) -> dict[str, Tensor]:
         views, infrared = output.pooled, output.infrared
@@ -75,4 +94,7 @@ class TotalLoss(nn.Module):
         terms["dcl"] = zero
         if dcl_weight:
             terms["dcl"] = dcl_weight * sum(self.dcl(view, labels, infrared) for view in views)
+        if self.divergence_weight:
+            first, *_, last = full_precision(output.logits[0]).chunk(self.streams)
+            terms["divergence"] = self.divergence_weight * self.divergence(first, last)
         return terms

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from models.layers import haar, relative_position_index
 
-# Rewritten from the left: the first entry that matches the start of one of our names gives the start of theirs.
+# Rewritten from the left: the first entry that matches the start of one of our names gives the start of theirs. A
+# network's own `authors_names` come first.
 PREFIXES = [
     (r"backbone\.visible_stem\.0\.", "visible_module.visible.conv1."),
     (r"backbone\.visible_stem\.1\.", "visible_module.visible.bn1."),
@@ -18,8 +19,6 @@ PREFIXES = [
     (r"context\.0\.(\d)\.", r"layer3.\1."),
     (r"context\.(\d)\.", lambda m: f"layer{int(m[1]) + 3}.0."),
     (r"mfa\.(\d)\.(channel|position)\.", lambda m: f"MFA{int(m[1]) + 1}.{'CNL' if m[2] == 'channel' else 'PNL'}."),
-    (r"dee\.branch(\d)\.dilated\.(\d)\.", lambda m: f"DEE.FC{m[1]}{int(m[2]) + 1}."),
-    (r"dee\.branch(\d)\.expand\.", r"DEE.FC\1."),
     (r"mbue\.branch(\d)\.local_block\.", r"DEE.FC\g<1>1."),
     (r"mbue\.branch(\d)\.global_block\.", r"DEE.FC\g<1>2."),
     (r"mbue\.branch(\d)\.fusion\.", r"DEE.fu\1."),
@@ -84,9 +83,9 @@ class AuthorsCheckpointError(ValueError):
     """The checkpoint is not one of this network; the message lists the names."""
 
 
-def authors_name(name: str) -> str:
-    """The authors' name of one of our state dict's entries."""
-    for pattern, replacement in PREFIXES:
+def authors_name(name: str, model: torch.nn.Module) -> str:
+    """The authors' name of an entry of the network's state dict."""
+    for pattern, replacement in (*model.authors_names, *PREFIXES):
         renamed, found = re.subn(f"^{pattern}", replacement, name)
         if found:
             break
@@ -110,7 +109,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
     problems, state, expected = [], {}, set()
     for name, value in ours.items():
         try:
-            source = authors_name(name)
+            source = authors_name(name, model)
         except KeyError as error:
             problems.append(str(error.args[0]))
             continue

@@ -2,10 +2,12 @@
 
 from torch import nn
 
+from models.agw import AGW
 from models.cmfn import CMFN
 from models.deen import DEEN
+from models.two_stream import MethodError
 
-MODELS = {"cmfn": CMFN, "deen": DEEN}
+MODELS = {"cmfn": CMFN, "agw": AGW, "caj": AGW, "deen": DEEN}
 
 
 def build_model(options, classes: int) -> nn.Module:
@@ -13,7 +15,8 @@ def build_model(options, classes: int) -> nn.Module:
 
     options   the MODEL section of the configuration
     classes   number of training identities
+    raises    MethodError
     """
     if options.NAME not in MODELS:
-        raise ValueError(f"MODEL.NAME is {options.NAME!r}; known are {', '.join(MODELS)}")
+        raise MethodError(f"MODEL.NAME is {options.NAME!r}; known are {', '.join(MODELS)}")
     return MODELS[options.NAME](options, classes)

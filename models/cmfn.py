@@ -14,6 +14,8 @@ class CMFN(TwoStreamNetwork):
     classes   number of training identities
     """
 
+    parts = ("early", "hce", "mfa", "mbue", "last")
+
     def __init__(self, options, classes: int):
         super().__init__(options)
         *early, _ = self.backbone.channels

@@ -53,6 +53,12 @@ class DEEN(TwoStreamNetwork):
     classes   number of training identities
     """
 
+    parts = ("early", "mfa", "dee", "last")
+    authors_names = (
+        (r"dee\.branch(\d)\.dilated\.(\d)\.", lambda m: f"DEE.FC{m[1]}{int(m[2]) + 1}."),
+        (r"dee\.branch(\d)\.expand\.", r"DEE.FC\1."),
+    )
+
     def __init__(self, options, classes: int):
         super().__init__(options)
         self.build_mfa(options.MFA.POSITIONS)

@@ -9,6 +9,10 @@ from models.layers import recompute
 from models.mfa import MFA, check_positions
 
 
+class MethodError(ValueError):
+    """The configuration asks for a network, or a part of one, that there isn't."""
+
+
 class TwoStreamNetwork(nn.Module):
     """A stem for each modality, a trunk that they share, one head.
 
@@ -18,14 +22,23 @@ class TwoStreamNetwork(nn.Module):
     options   the MODEL section of the configuration (configs/defaults.py explains each key)
     """
 
-    # The test-time similarity is the sum over views of a·<pooled, pooled'> + b·<neck, neck'>.
+    # The test-time similarity is the sum over views of a·<pooled, pooled'> + b·<neck, neck'>; the first is reported.
     weightings = {"equal": (1.0, 1.0), "neck": (0.1, 0.9)}
+    unit_after_flip = False  # whether the sum of an image's and its mirror image's features is normalised again
+    parts = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
+    authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
     halves = 0  # how many stages have an MFA that cuts their positions in halves
 
     def __init__(self, options):
         super().__init__()
         self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED)
-        self.recomputed = frozenset(options.RECOMPUTE)
+        self.recomputed, self.pool = frozenset(options.RECOMPUTE), options.POOL
+        unknown = self.recomputed - {*self.parts}
+        if unknown:
+            raise MethodError(
+                f"MODEL.RECOMPUTE has {', '.join(sorted(unknown))}; the parts of {options.NAME} are "
+                f"{', '.join(self.parts)}"
+            )
 
     def build_head(self, classes: int, views: int) -> None:
         """
@@ -33,7 +46,7 @@ class TwoStreamNetwork(nn.Module):
         views     embeddings of each image, stacked on the batch axis behind the trunk
         """
         self.views = views
-        self.head = Head(self.backbone.channels[-1], classes)
+        self.head = Head(self.backbone.channels[-1], classes, self.pool)
 
     def build_mfa(self, positions: str) -> None:
         """An MFA for each stage but the last; the lower map has the channels of the stage before."""
@@ -82,7 +95,7 @@ class TwoStreamNetwork(nn.Module):
         return self.by_view(unit(pooled)), self.by_view(unit(neck))
 
     def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:
-        """The test-time embedding, in which one inner product is the whole similarity (weighting "equal").
+        """The test-time embedding. `column_scale` makes one inner product of it the whole similarity.
 
         images     (B, 3, H, W), of one modality
         infrared   which modality
@@ -94,7 +107,7 @@ class TwoStreamNetwork(nn.Module):
         parts = torch.cat(self.features(images, infrared))     # (2 * views, B or 2B, D)
         if flip:
             plain, mirrored = parts.chunk(2, dim=1)
-            parts = plain + mirrored
+            parts = unit(plain + mirrored) if self.unit_after_flip else plain + mirrored
         return parts.transpose(0, 1).flatten(1)
 
     def column_scale(self, weighting: str) -> Tensor:

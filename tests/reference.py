@@ -106,3 +106,34 @@ def watch_stages(model: nn.Module) -> dict[str, Tensor]:
     for name, module in named.items():
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
     return seen
+
+
+def baseline_state(keys: str, last_stage: str) -> dict[str, Tensor]:
+    """A compared method's whole state dict by the rule: what the network never uses has values too.
+
+    keys         file of its entries in tests/data
+    last_stage   of the network; its residual branches are made weak, so that features lie where losses are sensitive
+    """
+    state = {}
+    for entry in json.loads((DATA / keys).read_text()):
+        key, shape = entry["key"], tuple(entry["shape"])
+        if "int" in entry["dtype"]:
+            state[key] = torch.zeros(shape, dtype=torch.long)
+            continue
+        value = weight(key, shape)
+        weak = any(f".{part}." in key for part in ("bn3", "downsample.1")) and key.endswith((".weight", ".bias"))
+        if weak and key.startswith(f"base_resnet.base.{last_stage}."):
+            value = 0.05 * value
+        state[key] = torch.from_numpy(value).float()
+    return state
+
+
+def check_stages(stored, seen: dict[str, Tensor]) -> set[str]:
+    """The stored samples of maps are those of the maps seen; returns their names."""
+    stages = {key.removeprefix("stage/") for key in stored if key.startswith("stage/")}
+    for stage in stages:
+        flat = seen[stage].reshape(-1)
+        assert tuple(seen[stage].shape) == tuple(stored[f"stage_shape/{stage}"]), stage
+        found = flat[::max(1, len(flat) // 256) | 1][:256].numpy()
+        assert relative(found, stored[f"stage/{stage}"]) < 1e-6, stage
+    return stages

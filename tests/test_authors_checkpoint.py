@@ -36,7 +36,7 @@ def whole(variant):
 
 def test_our_entries_are_exactly_the_used_ones(model, variant):
     used = {entry["key"] for entry in entries(variant) if entry["use"] == "used"}
-    assert {authors_name(key) for key in model.state_dict()} == used
+    assert {authors_name(key, model) for key in model.state_dict()} == used
 
 
 def test_a_whole_checkpoint_is_read_bare_or_as_net(model, whole):

@@ -22,10 +22,11 @@ from data import cache as module
 from data.cache import StaleCache, build_cache, cache_folder, open_cache, prepared
 from data.dataset import TrainBatches, open_benchmark
 from data.records import DataError
-from data.transforms import open_image
+from data.transforms import RandomErasing, TrainTransform, open_image
 from scripts import prepare as prepare_script
 
 SIZE = (24, 12)
+TRANSFORM = TrainTransform(jitter=True, erase=RandomErasing((0.02, 0.4)))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def reopen(base, benchmark, size=SIZE):
 
 
 def batches_of(benchmark, cache=None):
-    return TrainBatches(benchmark.train, 3, 2, 0, *SIZE, jitter=True, erasing_area=(0.02, 0.4), cache=cache)
+    return TrainBatches(benchmark.train, 3, 2, 0, *SIZE, visible=[TRANSFORM], infrared=TRANSFORM, cache=cache)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

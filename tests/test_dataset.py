@@ -3,8 +3,12 @@ import torch
 from torch.utils.data import DataLoader
 from trees import sysu_tree
 
+from configs.load import load_config
 from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
+from data.transforms import RandomErasing, TrainTransform, train_transforms
+
+TRANSFORM = TrainTransform(jitter=True, erase=RandomErasing((0.02, 0.4)))
 
 
 @pytest.fixture
@@ -13,7 +17,7 @@ def benchmark(tmp_path):
 
 
 def train_batches(records, seed=0):
-    return TrainBatches(records, 3, 2, seed, 24, 12, jitter=True, erasing_area=(0.02, 0.4))
+    return TrainBatches(records, 3, 2, seed, 24, 12, visible=[TRANSFORM], infrared=TRANSFORM)
 
 
 def load(batches, positions, workers):
@@ -97,3 +101,16 @@ def test_a_broken_picture_is_named_from_a_worker_too(benchmark):
 def test_an_unknown_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="known are sysu, regdb, llcm and synthetic"):
         open_benchmark("market", tmp_path)
+
+
+def test_caj_sees_each_visible_image_twice_with_draws_of_its_own(benchmark):
+    visible, infrared = train_transforms(load_config("configs/sysu_caj.yaml").DATA)
+    batches = TrainBatches(benchmark.train, 3, 2, 0, 24, 12, visible=visible, infrared=infrared)
+    shown, other, labels = batches[0, 0]
+    assert shown.shape == (12, 3, 24, 12) and other.shape == (6, 3, 24, 12) and labels.shape == (6,)
+    plain, exchanged = shown.chunk(2)
+    assert torch.equal(exchanged[:, 0], exchanged[:, 1]) and not torch.equal(plain[:, 0], plain[:, 1])
+    alone = TrainBatches(benchmark.train, 3, 2, 0, 24, 12, visible=visible[:1], infrared=infrared)
+    assert torch.equal(alone[0, 0][0], plain)
+    assert not any(torch.equal(a[0] - a[0].mean(), b[0] - b[0].mean()) for a, b in zip(plain, exchanged))
+    assert shown.is_contiguous(memory_format=torch.channels_last)

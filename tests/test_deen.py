@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference import CLASSES, DATA, image, relative, weight
+from reference import CLASSES, DATA, baseline_state, check_stages, image, relative
 from torch import nn
 
 from configs.load import load_config
@@ -13,7 +13,7 @@ from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from
 from models.build import build_model
 from train import build_loss
 
-LAST_STAGE = {"sysu": "base_resnet.base.layer4.", "regdb": "base_resnet.base.layer3."}
+LAST_STAGE = {"sysu": "layer4", "regdb": "layer3"}
 
 
 @pytest.fixture(scope="module", params=["sysu", "regdb"])
@@ -27,19 +27,7 @@ def empty_deen(variant):
 
 
 def authors_deen(variant):
-    """The whole state dict by the rule: what the network never uses has values too."""
-    state = {}
-    for entry in json.loads((DATA / f"keys_deen_{variant}.json").read_text()):
-        key, shape = entry["key"], tuple(entry["shape"])
-        if "int" in entry["dtype"]:
-            state[key] = torch.zeros(shape, dtype=torch.long)
-            continue
-        value = weight(key, shape)
-        if key.startswith(LAST_STAGE[variant]) and any(f".{part}." in key for part in ("bn3", "downsample.1")):
-            if key.endswith((".weight", ".bias")):
-                value = 0.05 * value
-        state[key] = torch.from_numpy(value).float()
-    return state
+    return baseline_state(f"keys_deen_{variant}.json", LAST_STAGE[variant])
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +49,10 @@ def watch(model):
     return seen, hooks
 
 
-def check_stages(stored, seen):
-    stages = [key.removeprefix("stage/") for key in stored if key.startswith("stage/")]
-    assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= set(stages)
-    for stage in stages:
-        flat = seen[stage].reshape(-1)
-        assert tuple(seen[stage].shape) == tuple(stored[f"stage_shape/{stage}"]), stage
-        found = flat[::max(1, len(flat) // 256) | 1][:256].numpy()
-        assert relative(found, stored[f"stage/{stage}"]) < 1e-6, stage
-
-
 def test_evaluation_matches(model, variant):
     stored = np.load(DATA / f"eval_deen_{variant}.npz")
     model.eval()
-    noise = torch.from_numpy(np.random.RandomState(1234).standard_normal((2, 3, 384, 144)).astype(np.float32)).double()
-    blocks = image(1234, 2, 384, 144, 24).float().double()
+    noise, blocks = (image(1234, 2, 384, 144, block).float().double() for block in (1, 24))
     with torch.inference_mode():
         for kind, images in (("noise", noise), ("blocks", blocks)):
             for modality in ("infrared", "visible"):  # the stored stages are those of visible blocks
@@ -87,7 +64,7 @@ def test_evaluation_matches(model, variant):
                     hook.remove()
                 if modality == "visible" and kind == "blocks":
                     stems = {"stem_infrared": model.backbone.infrared_stem(images)}
-                    check_stages(stored, seen | stems)
+                    assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= check_stages(stored, seen | stems)
 
 
 def test_training_matches(variant):
@@ -108,12 +85,12 @@ def test_training_matches(variant):
     for name, term in {**terms, "total": total}.items():
         assert term.item() == pytest.approx(float(stored[f"loss/{name}"]), rel=1e-6), name
 
-    state = {authors_name(key): value for key, value in model.state_dict().items()}
+    state = {authors_name(key, model): value for key, value in model.state_dict().items()}
     for key in [key for key in stored if key.startswith("after_step/")]:
         assert relative(state[key.removeprefix("after_step/")], stored[key]) < 1e-6, key
 
     total.backward()
-    gradients = {authors_name(key): p.grad for key, p in model.named_parameters() if p.requires_grad}
+    gradients = {authors_name(key, model): p.grad for key, p in model.named_parameters() if p.requires_grad}
     norms = json.loads((DATA / f"train_deen_{variant}_gradient_norms.json").read_text())
     assert set(norms) <= set(gradients)
     for key, norm in norms.items():
@@ -123,7 +100,7 @@ def test_training_matches(variant):
 def test_the_importer_takes_the_whole_and_refuses_parts(variant):
     model, _ = empty_deen(variant)
     whole = authors_deen(variant)
-    taken = {authors_name(key) for key in from_authors(whole, model)}
+    taken = {authors_name(key, model) for key in from_authors(whole, model)}
     used = {e["key"] for e in json.loads((DATA / f"keys_deen_{variant}.json").read_text()) if e["used"]}
     assert taken == used
     without = {key: value for key, value in whole.items() if key != "DEE.FC13.weight"}

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from configs.load import load_config
-from data.dataset import TrainBatches, eval_loaders
+from data.dataset import TrainBatches, eval_loaders, open_benchmark
 from data.records import DataError, Record
 from data.synthetic import write_synthetic
+from data.transforms import train_transforms
 from models.build import build_model
 from train import build_loss, gathered
 from utils.distributed import Ranks, gather_rows, joined
@@ -63,44 +64,58 @@ def finish(processes):
     return outputs
 
 
-def gradients(rank, world, batch):
+METHODS = {
+    "cmfn": {},
+    "caj": {  # two streams of visible images; the divergence pairs rows of different streams
+        "MODEL.NAME": "caj", "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference",
+        "LOSS.DIVERGENCE_WEIGHT": "1.0",
+    },
+}
+
+
+def options_of(method):
+    return load_config(overrides=[part for pair in (OPTIONS | METHODS[method]).items() for part in pair])
+
+
+def gradients(options, world, batch):
     """Of the total loss, with frozen batch norms; averaged over ranks as in training."""
     torch.manual_seed(0)
-    options = load_config(overrides=[part for pair in OPTIONS.items() for part in pair])
     model = build_model(options.MODEL, classes=6).double().train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
     visible, infrared, labels = batch
-    output = gathered(network(visible.double(), infrared.double()))
-    terms = build_loss(options)(output, gather_rows(labels.repeat(2)), epoch=0)
+    output, streams = network(visible.double(), infrared.double()), len(visible) // len(labels) + 1
+    terms = build_loss(options)(gathered(output, streams), gather_rows(labels).repeat(streams), epoch=0)
     sum(terms.values()).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {
         name: term.detach() for name, term in terms.items()
     }
 
 
-def batch_of(data, rank, world):
-    from data.dataset import open_benchmark
-
+def batch_of(options, data, rank, world):
+    visible, infrared = train_transforms(options.DATA)
     batches = TrainBatches(
-        open_benchmark("synthetic", data).train, 4, 1, 0, 32, 16, jitter=True, erasing_area=(0.1, 0.3),
-        rank=rank, world=world,
+        open_benchmark("synthetic", data).train, 4, 1, 0, 32, 16, visible=visible, infrared=infrared, rank=rank,
+        world=world,
     )
     return batches[0, 0]
 
 
-def rank_main(rank, world, port, data, folder):
+def rank_main(rank, world, port, method, data, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
     with joined(Ranks(rank, world, rank), torch.device("cpu")):
-        torch.save(gradients(rank, world, batch_of(data, rank, world)), folder / f"{rank}.pt")
+        options = options_of(method)
+        torch.save(gradients(options, world, batch_of(options, data, rank, world)), folder / f"{rank}.pt")
 
 
-def test_two_processes_have_the_gradients_of_one_with_the_same_batch(data, tmp_path):
-    expected = gradients(0, 1, batch_of(data, 0, 1))
-    torch.multiprocessing.spawn(rank_main, (2, free_port(), data, tmp_path), nprocs=2)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_have_the_gradients_of_one_with_the_same_batch(method, data, tmp_path):
+    options = options_of(method)
+    expected = gradients(options, 1, batch_of(options, data, 0, 1))
+    torch.multiprocessing.spawn(rank_main, (2, free_port(), method, data, tmp_path), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found.keys() == expected.keys()
@@ -110,12 +125,13 @@ def test_two_processes_have_the_gradients_of_one_with_the_same_batch(data, tmp_p
 
 
 def test_ranks_share_a_batch_without_overlap_and_with_the_same_augmentation(data):
-    whole, *parts = batch_of(data, 0, 1), batch_of(data, 0, 2), batch_of(data, 1, 2)
+    options = options_of("cmfn")
+    whole, *parts = (batch_of(options, data, *place) for place in ((0, 1), (0, 2), (1, 2)))
     for i in range(3):
         assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
     assert not set(parts[0][2].tolist()) & set(parts[1][2].tolist())
     with pytest.raises(DataError, match="SOLVER.IDENTITIES is 4, which 3 processes cannot share evenly"):
-        batch_of(data, 0, 3)
+        batch_of(options, data, 0, 3)
 
 
 def test_ranks_share_the_images_to_embed():

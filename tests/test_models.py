@@ -9,8 +9,10 @@ from models.build import build_model
 from models.hce import HCE, DilatedBottleneck
 from models.layers import DropPath
 from models.mbue import reread
-from models.mfa import ImageSizeError, PositionNonLocal, chain
+from models.mfa import ImageSizeError, NonLocal, PositionNonLocal, chain
+from models.two_stream import MethodError
 
+AGW = ["MODEL.NAME", "agw", "MODEL.POOL", "gem"]
 VARIANTS = {
     "full": [],
     "regdb": ["MODEL.STAGES", "3"],
@@ -29,6 +31,11 @@ VARIANTS = {
     "resnet50": ["MODEL.BACKBONE", "resnet50"],
     "deen": ["MODEL.NAME", "deen"],
     "deen, regdb": ["MODEL.NAME", "deen", "MODEL.STAGES", "3"],
+    "agw": AGW,
+    "agw, half of the channels, learned pooling": [*AGW, "MODEL.NON_LOCAL", "half", "MODEL.POOL", "gem_learned"],
+    "agw, resnet50": [*AGW, "MODEL.BACKBONE", "resnet50"],
+    "two-stream baseline": ["MODEL.NAME", "agw", "MODEL.NON_LOCAL", "none"],
+    "caj": ["MODEL.NAME", "caj", "MODEL.POOL", "gem"],
     "regdb resnet50": ["MODEL.BACKBONE", "resnet50", "MODEL.STAGES", "3"],
 }
 
@@ -45,9 +52,9 @@ def parameters(model):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_embeds(variant):
     model = build(*VARIANTS[variant]).train()
-    for mfa in model.mfa:  # a zero-initialised way out lets no gradient into its block
-        nn.init.ones_(mfa.channel.out[1].weight)
-        nn.init.ones_(mfa.position.out[1].weight)
+    for module in model.modules():
+        if isinstance(module, NonLocal):  # a zero-initialised way out lets no gradient into its block
+            nn.init.ones_(module.out[1].weight)
     visible, infrared = torch.randn(4, 3, 64, 32), torch.randn(6, 3, 64, 32)
     output = model(visible, infrared)
     views, width = model.views, model.head.classifier.in_features
@@ -181,3 +188,10 @@ def test_products_of_three_matrices_agree_however_associated():
 def test_rereading_memory_in_another_order_mixes_tokens_and_channels():
     written = torch.arange(12).reshape(1, 2, 3, 2)  # (H, C, W) = (2, 3, 2)
     assert reread(written, (3, 2, 2))[0, 1].tolist() == [[4, 5], [6, 7]]  # channel 1 is read across rows 0 and 1
+
+
+def test_an_unknown_method_or_part_is_refused_with_those_that_there_are():
+    with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen"):
+        build("MODEL.NAME", "adw")
+    with pytest.raises(MethodError, match="MODEL.RECOMPUTE has hce; the parts of agw are early, last"):
+        build("MODEL.NAME", "agw", "MODEL.RECOMPUTE", "['hce', 'last']")

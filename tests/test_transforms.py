@@ -5,9 +5,13 @@ from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import functional
 
+from configs.load import load_config
 from data import transforms
 from data.records import DataError
-from data.transforms import MEAN, STD, RandomErasing, TrainTransform, eval_transform, open_image
+from data.transforms import (
+    MEAN, STD, RandomErasing, TrainTransform, adapt_channels, eval_transform, exchange_channels, open_image,
+    train_transforms,
+)
 
 
 def test_images_are_resized_by_lanczos_without_their_aspect_ratio(tmp_path):
@@ -73,9 +77,7 @@ def ours(image: np.ndarray, transform: TrainTransform) -> torch.Tensor:
 
 
 def unerased(jitter: bool) -> TrainTransform:
-    transform = TrainTransform(jitter, (0.2, 0.8))
-    transform.erase.probability = 0.0
-    return transform
+    return TrainTransform(jitter=jitter)
 
 
 def test_the_same_random_numbers_give_the_image_of_torchvision_pixel_for_pixel():
@@ -166,9 +168,7 @@ def test_the_order_of_the_training_pipeline():
         reds.add(round(float(out[0].max()), 3))
     assert 30 < grey < 70 and len(reds) > 50
     erased = torch.full((40, 24, 3), torch.nan)
-    transform = TrainTransform(False, (0.3, 0.3))
-    transform.erase.probability = 1.0
-    transform(image, erased.numpy())
+    TrainTransform(erase=RandomErasing((0.3, 0.3), probability=1.0))(image, erased.numpy())
     filled = (erased == torch.tensor(MEAN)).all(dim=2)  # into the normalised image
     assert filled.sum().item() == pytest.approx(0.3 * 40 * 24, rel=0.1)
 
@@ -177,7 +177,7 @@ def test_training_images_by_statistics():
     """Half are mirrored, half grey, half erased; and crops reach ten pixels into the black border, evenly."""
     image = np.full((40, 24, 3), 128, dtype=np.uint8)
     image[:, :, 0] += np.arange(24, dtype=np.uint8)  # brighter to the right, red differs from the rest
-    pipeline = TrainTransform(jitter=False, erasing_area=(0.02, 0.4))
+    pipeline = TrainTransform(erase=RandomErasing((0.02, 0.4)))
     count, grey, mirrored, erased, tops = 1500, 0, 0, 0, []
     fill, black = torch.tensor(MEAN), -torch.tensor(MEAN) / torch.tensor(STD)
     for _ in range(count):
@@ -238,6 +238,82 @@ def test_erased_rectangles_always_fit():
 
 def test_an_impossible_erasing_area_is_refused():
     with pytest.raises(DataError, match="DATA.ERASING_AREA is .*0.8, 0.2"):
-        TrainTransform(False, (0.8, 0.2))
+        RandomErasing((0.8, 0.2))
     with pytest.raises(DataError, match=r"\[0.98, 0.99\], and no such part fits into 10x10 pixels"):
         RandomErasing((0.98, 0.99), probability=1.0)(np.zeros((10, 10, 3), np.float32))  # at most 9 by 9 fit
+
+
+# --- CAJ's channels ---------------------------------------------------------------------------------------------------
+
+def outcomes(change, count=4000):
+    """How often (in parts of one) an image of channels 1, 2, 4 becomes which image."""
+    found = {}
+    for _ in range(count):
+        image = np.empty((2, 3, 3), dtype=np.float32)
+        image[:] = (1, 2, 4)
+        change(image)
+        assert (image == image[0, 0]).all()
+        key = tuple(round(float(value), 3) for value in image[0, 0])
+        found[key] = found.get(key, 0) + 1 / count
+    return found
+
+
+ONE_CHANNEL, GREY = [(1, 1, 1), (2, 2, 2), (4, 4, 4)], (1.929,) * 3  # 0.2989 + 2 · 0.5870 + 4 · 0.1140
+
+
+def test_exchange_shows_one_channel_always():
+    found = outcomes(exchange_channels)
+    assert found == {colour: pytest.approx(1 / 3, abs=0.04) for colour in ONE_CHANNEL}
+    found = outcomes(lambda image: exchange_channels(image, grey=True))
+    assert found == {colour: pytest.approx(1 / 4, abs=0.04) for colour in [*ONE_CHANNEL, GREY]}
+
+
+def test_adaption_is_a_quarter_for_each_channel_and_an_eighth_for_grey_and_for_nothing():
+    shares = {**dict.fromkeys(ONE_CHANNEL, 1 / 4), GREY: 1 / 8, (1, 2, 4): 1 / 8}
+    found = outcomes(adapt_channels)
+    assert found == {colour: pytest.approx(share, abs=0.03) for colour, share in shares.items()}
+
+
+def pipelines(name, *overrides):
+    return train_transforms(load_config(f"configs/{name}.yaml", overrides).DATA)
+
+
+def test_agw_only_crops_and_mirrors():
+    image = photograph(288, 144)
+    (visible,), infrared = pipelines("sysu_agw")
+    for transform in (visible, infrared):
+        assert not (transform.jitter or transform.grey or transform.erase or transform.exchange)
+    padded = eval_transform(np.pad(image, ((10, 10), (10, 10), (0, 0))))
+    crops = padded.unfold(1, 288, 1).unfold(2, 144, 1)  # (3, 21, 21, 288, 144)
+    for _ in range(20):
+        out = ours(image, visible)
+        found = [(top, left) for top in range(21) for left in range(21) for x in (out, out.flip(-1))
+                 if torch.equal(crops[:, top, left], x)]
+        assert len(found) == 1
+
+
+def test_caj_shows_visible_images_twice_and_exchanges_the_erased_part_with_the_rest():
+    image = np.full((288, 144, 3), (250, 120, 20), dtype=np.uint8)
+    (plain, exchanged), infrared = pipelines("sysu_caj", "DATA.ERASING", "1.0")
+    fill = torch.tensor((0.4914, 0.4822, 0.4465))
+    normal, black = (torch.tensor(c) / 255 for c in ((250.0, 120.0, 20.0), (0.0, 0.0, 0.0)))
+    colours = torch.stack([(c - torch.tensor(MEAN)) / torch.tensor(STD) for c in (normal, black)] + [fill])  # (3, 3)
+    for _ in range(20):
+        shown = ours(image, plain).flatten(1).T.unique(dim=0)
+        assert (shown[:, None] - colours).abs().amax(2).amin(1).max() < 1e-5  # person, border and erased part
+        out = ours(image, exchanged)
+        assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
+        values = out[0].unique()
+        assert any((values[:, None] - colours[:, k]).abs().amin(1).max() < 1e-5 for k in range(3))  # of one channel
+    assert infrared.exchange is adapt_channels and plain.exchange is None
+    assert exchanged.erase.fill == [0.4914, 0.4822, 0.4465]
+
+
+@pytest.mark.parametrize("overrides, complaint", [
+    (["DATA.GREY", "2"], "DATA.GREY is 2.0; it is a probability"),
+    (["DATA.ERASING", "-0.5"], "DATA.ERASING is -0.5"),
+    (["DATA.ERASING_FILL", "[0.5]"], r"DATA.ERASING_FILL \[0.5\]; they are a probability and three numbers"),
+])
+def test_wrong_augmentations_are_refused(overrides, complaint):
+    with pytest.raises(DataError, match=complaint):
+        pipelines("sysu_cmfn", *overrides)

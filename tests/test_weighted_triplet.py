@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from losses.logit_divergence import LogitDivergenceLoss
 from losses.squared_difference import SquaredDifferenceLoss
 from losses.weighted_triplet import WeightedTripletLoss, weighted_distances
 
@@ -58,7 +59,7 @@ def test_three_known_points():
     assert negative[2].item() == pytest.approx((4 + 5 * math.exp(-1)) / (1 + math.exp(-1)), rel=1e-3)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES.values(), WeightedTripletLoss(softmax=True)], ids=[*LOSSES, "softmax"])
 def test_finite_where_there_is_nothing_to_compare(loss):
     for features, labels in [
         (torch.randn(4, 8), torch.zeros(4)),               # one identity
@@ -69,3 +70,23 @@ def test_finite_where_there_is_nothing_to_compare(loss):
         value = loss(features, labels, None)
         value.backward()
         assert value.isfinite() and features.grad.isfinite().all()
+
+
+def test_far_negatives_count_where_their_weights_are_a_softmax():
+    """Two people 100 apart: the authors' 1e-6 outweighs e^-100, and the negatives' side falls to 0; a softmax's is 100."""
+    features, labels = torch.tensor([[0.0], [100.0]], dtype=torch.float64), torch.tensor([7, 8])
+    assert weighted_distances(features, labels)[1].max() < 1e-6
+    assert weighted_distances(features, labels, softmax=True)[1].tolist() == pytest.approx([100, 100], rel=1e-5)
+    assert WeightedTripletLoss()(features, labels, None).item() == pytest.approx(math.log(2))
+    assert WeightedTripletLoss(softmax=True)(features, labels, None) < 1e-6
+
+
+def test_the_divergence_of_two_rows_by_hand():
+    """Temperature 3: logits 3 ln 3 and 0 are 3/4 and 1/4; both against even odds."""
+    visible = torch.tensor([[0.0, 0.0], [3 * math.log(3), 0.0]], dtype=torch.float64, requires_grad=True)
+    infrared = torch.tensor([[3 * math.log(3), 0.0], [3 * math.log(3), 0.0]], dtype=torch.float64, requires_grad=True)
+    value = LogitDivergenceLoss()(visible, infrared)
+    apart = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert value.item() == pytest.approx(9 * (apart + 0) / 2, abs=1e-5)
+    value.backward()
+    assert infrared.grad is None and visible.grad[0].abs().sum() > 0

@@ -191,7 +191,13 @@ def reranked_similarities(
 
 
 def scaled(features: Tensor, scale: Tensor | None) -> Tensor:
-    return features if scale is None else features * scale.to(features.device)
+    """(N, E) -> (N, E'), without the columns of factor 0."""
+    if scale is None:
+        return features
+    if not scale.all():
+        kept = scale.nonzero().flatten()
+        features, scale = features[:, kept.to(features.device)], scale[kept]
+    return features * scale.to(features.device)
 
 
 def format_table(results: Sequence[dict]) -> str:
