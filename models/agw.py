@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from models.mfa import NonLocal, chain
-from models.two_stream import TwoStreamNetwork
+from models.two_stream import MethodError, TwoStreamNetwork
 
 NON_LOCALS = (0, 2, 3, 0)  # behind how many of the last blocks of each stage
 
@@ -51,6 +51,7 @@ class AGW(TwoStreamNetwork):
     options   the MODEL section of the configuration. Without non-local blocks, with average pooling and the batch-hard
               triplet it is the two-stream baseline
     classes   number of training identities
+    raises    MethodError for stages that end in a non-local block before GeM
     """
 
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
@@ -64,6 +65,11 @@ class AGW(TwoStreamNetwork):
 
     def __init__(self, options, classes: int):
         super().__init__(options)
+        if options.STAGES < 4 and options.NON_LOCAL != "none" and options.POOL != "average":
+            raise MethodError(
+                f"MODEL.STAGES is {options.STAGES}: the last map would come from a non-local block and have negative "
+                f"values, of which MODEL.POOL {options.POOL} is no number. Set MODEL.STAGES to 4, as on every data set"
+            )
         for i, (channels, count) in enumerate(zip(self.backbone.channels, NON_LOCALS)):
             if count and options.NON_LOCAL != "none":
                 inner = {"one": 1, "half": channels // 2}[options.NON_LOCAL]

@@ -1,4 +1,4 @@
-"""The ablation of the method (docs/method.md section 10): train and test its variants, write the table.
+"""The ablation of a method (CMFN's: docs/method.md section 10): train and test its variants, write the table.
 
     python scripts/ablation.py --config configs/sysu_cmfn.yaml --seeds 0,1,2 DATA.ROOT datasets/SYSU-MM01
     python scripts/ablation.py --config configs/quickstart.yaml --variants full,aligned   # some of them
@@ -11,32 +11,64 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from experiment import (  # noqa: E402
-    ExperimentError, latex_table, markdown_table, measure, options_of, percent, seeds_of,
+    EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, seeds_of, write_table,
 )
 
-FULL = {
+from configs.load import ConfigError, load_config  # noqa: E402
+
+# By MODEL.NAME: variant -> (line of the table, options over those of the configuration). Each part adds to the line
+# before, up to the full method; behind it stand readings in which the authors' code and their paper part.
+CMFN = {
     "MODEL.HCE.ENABLED": True, "MODEL.MBUE.ENABLED": True, "MODEL.CSC_CMA.ENABLED": True,
     "MODEL.MBUE.TOKEN_LAYOUT": "reference",
 }
+AGW = {"MODEL.NON_LOCAL": "one", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"}
+CAJ = {"DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference", "LOSS.DIVERGENCE_WEIGHT": 0.0}
+DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
-    "backbone": ("Backbone only", {
-        "MODEL.HCE.ENABLED": False, "MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False,
-    }),
-    "hce": ("+ HCE", {"MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False}),
-    "mbue": ("+ MBUE", {"MODEL.CSC_CMA.ENABLED": False}),
-    "full": ("+ CSC-CMA (full)", {}),
-    "aligned": ("full, tokens aligned", {"MODEL.MBUE.TOKEN_LAYOUT": "aligned"}),
+    "cmfn": {
+        "backbone": ("Backbone only", CMFN | {
+            "MODEL.HCE.ENABLED": False, "MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False,
+        }),
+        "hce": ("+ HCE", CMFN | {"MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False}),
+        "mbue": ("+ MBUE", CMFN | {"MODEL.CSC_CMA.ENABLED": False}),
+        "full": ("+ CSC-CMA (full)", CMFN),
+        "aligned": ("full, tokens aligned", CMFN | {"MODEL.MBUE.TOKEN_LAYOUT": "aligned"}),
+    },
+    "agw": {
+        "backbone": ("Two-stream baseline", AGW | {
+            "MODEL.NON_LOCAL": "none", "MODEL.POOL": "average", "LOSS.TRIPLET": "batch_hard",
+        }),
+        "non_local": ("+ non-local blocks", AGW | {"MODEL.POOL": "average", "LOSS.TRIPLET": "batch_hard"}),
+        "gem": ("+ GeM", AGW | {"LOSS.TRIPLET": "batch_hard"}),
+        "full": ("+ weighted triplet (full)", AGW),
+        "half": ("full, half of the channels in non-local blocks", AGW | {"MODEL.NON_LOCAL": "half"}),
+        "learned": ("full, GeM's p learned", AGW | {"MODEL.POOL": "gem_learned"}),
+        "softmax": ("full, negatives by softmax", AGW | {"LOSS.TRIPLET": "weighted_softmax"}),
+    },
+    "caj": {
+        "backbone": ("AGW with erasing", CAJ | {"DATA.EXCHANGE": "none", "LOSS.TRIPLET": "weighted"}),
+        "exchange": ("+ channel exchange", CAJ | {"LOSS.TRIPLET": "weighted"}),
+        "full": ("+ squared difference (full)", CAJ),
+        "grey": ("full, grey among the exchanges", CAJ | {"DATA.EXCHANGE": "channels_and_grey"}),
+        "divergence": ("full, divergence of logits", CAJ | {"LOSS.DIVERGENCE_WEIGHT": 1.0}),
+    },
+    "deen": {
+        "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),
+        "cpm": ("+ CPM", DEEN | {"LOSS.ORTHOGONAL_WEIGHT": 0.0}),
+        "full": ("+ orthogonality (full)", DEEN),
+        "all": ("full, every position reads all", DEEN | {"MODEL.MFA.POSITIONS": "all"}),
+    },
 }
-METRICS = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
 
 
 def table(measured: dict[str, list[dict]], weighting: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines.
 
-    measured   the contents of results.json of each variant, one for each seed
+    measured   by line of the table, the contents of results.json, one for each seed
     """
     first = next(iter(measured.values()))[0]
     protocols = [r["protocol"] for r in first["results"] if r["weighting"] == weighting]
@@ -44,51 +76,55 @@ def table(measured: dict[str, list[dict]], weighting: str) -> tuple[list[str], l
         raise ExperimentError(f"there are no figures with weighting {weighting!r}")
     header = ["Variant", "Parameters", "Seeds"] + [f"{p} {name}" for p in protocols for name in METRICS.values()]
     lines = []
-    for variant, runs in measured.items():
+    for line, runs in measured.items():
         means = [{r["protocol"]: r["mean"] for r in run["results"] if r["weighting"] == weighting} for run in runs]
         figures = [percent([mean[p][metric] for mean in means]) for p in protocols for metric in METRICS]
-        lines.append([VARIANTS[variant][0], f"{runs[0]['parameters'] / 1e6:.2f} M", str(len(runs)), *figures])
+        lines.append([line, f"{runs[0]['parameters'] / 1e6:.2f} M", str(len(runs)), *figures])
     return header, lines
 
 
-def variants_of(text: str) -> list[str]:
-    unknown = set(text.split(",")) - set(VARIANTS)
+def variants_of(method: str, text: str | None) -> dict[str, tuple[str, dict]]:
+    """Those of VARIANTS of a method that a text such as full,softmax names; all of them without a text.
+
+    raises   ExperimentError
+    """
+    if method not in VARIANTS:
+        raise ExperimentError(f"{method} has no variants; add them to VARIANTS in scripts/ablation.py")
+    names = text.split(",") if text else list(VARIANTS[method])
+    unknown = set(names) - set(VARIANTS[method])
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown.pop()!r} is no variant; there are {', '.join(VARIANTS)}")
-    return text.split(",")
+        raise ExperimentError(f"{unknown.pop()!r} is no variant of {method}; there are {', '.join(VARIANTS[method])}")
+    return {name: VARIANTS[method][name] for name in names}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a yaml file of configs/")
     parser.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], help="such as 0,1,2, the default")
-    parser.add_argument("--variants", type=variants_of, default=list(VARIANTS), help=f"of {','.join(VARIANTS)}")
-    parser.add_argument("--weighting", default="equal", help="of pooled and neck features")
+    parser.add_argument("--variants", help="names from VARIANTS, such as hce,full; default: the method's all")
+    parser.add_argument("--weighting", help="of pooled and neck features; default: the reported one")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's, for all variants")
     args = parser.parse_intermixed_args()
 
     shared = options_of(args.overrides)
+    variants = variants_of(load_config(args.config, args.overrides).MODEL.NAME, args.variants)
     measured: dict[str, list[dict]] = {}
     for seed in args.seeds:
-        for variant in args.variants:
-            options = {**shared, **FULL, **VARIANTS[variant][1], "SEED": seed}
-            results = measure(args.config, args.output / variant / f"seed-{seed}", options)
-            measured.setdefault(variant, []).append(results)
+        for name, (line, options) in variants.items():
+            results = measure(args.config, args.output / name / f"seed-{seed}", {**shared, **options, "SEED": seed})
+            measured.setdefault(line, []).append(results)
 
-    header, lines = table(measured, args.weighting)
-    marked = ""
-    if results["data"]["name"] == "synthetic":
-        marked = "Figures of the embedded data set; they say nothing about a real one.\n"
-    note = f"{marked}In percent, mean ± standard deviation over the seeds; weighting {args.weighting}.\n"
-    (args.output / "ablation.md").write_text(f"{note}\n{markdown_table(header, lines)}", encoding="utf-8")
-    comment = "".join(f"% {line}\n" for line in note.splitlines())
-    (args.output / "ablation.tex").write_text(comment + latex_table(header, lines), encoding="utf-8")
-    print(f"\n{note}\n{markdown_table(header, lines)}\nwritten: {args.output / 'ablation.md'}, ablation.tex")
+    weighting = args.weighting or results["results"][0]["weighting"]
+    header, lines = table(measured, weighting)
+    marked = f"{EMBEDDED}\n" if results["data"]["name"] == "synthetic" else ""
+    note = f"{marked}In percent, mean ± standard deviation over the seeds; weighting {weighting}.\n"
+    text = write_table(args.output / "ablation", note, header, lines)
+    print(f"\n{text}\nwritten: {args.output / 'ablation.md'}, ablation.tex")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ExperimentError as error:
+    except (ExperimentError, ConfigError) as error:
         sys.exit(f"error: {error}")

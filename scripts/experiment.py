@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.run import write_atomically  # noqa: E402
+
+METRICS = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
+EMBEDDED = "Figures of the embedded data set, which is not SYSU-MM01; they say nothing about a real one."
 
 
 class ExperimentError(RuntimeError):
@@ -70,3 +76,13 @@ def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(header), r"\midrule", *map(row, lines), r"\bottomrule",
         r"\end{tabular}", "",
     ])
+
+
+def write_table(path: Path, note: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write the table under its note as `path`.md and, the note as comments, `path`.tex; returns the former's text."""
+    text = f"{note}\n{markdown_table(header, lines)}"
+    comment = "".join(f"% {line}".rstrip() + "\n" for line in note.splitlines())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_suffix(".md"), text)
+    write_atomically(path.with_suffix(".tex"), comment + latex_table(header, lines))
+    return text

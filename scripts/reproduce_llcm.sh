@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # LLCM from the data folder to the table of figures: training, both directions.
 #   bash scripts/reproduce_llcm.sh datasets/LLCM [runs/llcm_cmfn [KEY VALUE ...]]
+# METHOD=agw (or caj, deen, ...) takes configs/llcm_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+METHOD=${METHOD:-cmfn}
 data=${1:?the folder of LLCM is missing: bash scripts/reproduce_llcm.sh datasets/LLCM}
-run=${2:-runs/llcm_cmfn}
+run=${2:-runs/llcm_$METHOD}
 shift $(($# < 2 ? $# : 2))
 source scripts/environment.sh requirements.txt
 
 echo "== training"
-"$VENV/bin/python" train.py --config configs/llcm_cmfn.yaml --resume "$@" DATA.ROOT "$data" OUTPUT "$run"
+"$VENV/bin/python" train.py --config "configs/llcm_$METHOD.yaml" --resume "$@" DATA.ROOT "$data" OUTPUT "$run"
 echo "== evaluating by every protocol"
 "$VENV/bin/python" test.py --checkpoint "$run" --protocol all --per-query --complete --reuse

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # RegDB from the data folder to the table of figures: ten splits, ten models, both directions, and their mean.
 #   bash scripts/reproduce_regdb.sh datasets/RegDB [runs/regdb_cmfn [KEY VALUE ...]]
+# METHOD=agw (or caj, deen, ...) takes configs/regdb_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 # SPLITS="1 2 3" takes some of the splits, e.g. one part on each GPU; the mean follows when all have results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+METHOD=${METHOD:-cmfn}
 data=${1:?the folder of RegDB is missing: bash scripts/reproduce_regdb.sh datasets/RegDB}
-runs=${2:-runs/regdb_cmfn}
+runs=${2:-runs/regdb_$METHOD}
 shift $(($# < 2 ? $# : 2))
 source scripts/environment.sh requirements.txt
 
 for split in ${SPLITS:-1 2 3 4 5 6 7 8 9 10}; do
     echo "== split $split: training"
-    "$VENV/bin/python" train.py --config configs/regdb_cmfn.yaml --resume "$@" \
+    "$VENV/bin/python" train.py --config "configs/regdb_$METHOD.yaml" --resume "$@" \
         DATA.ROOT "$data" DATA.SPLIT "$split" OUTPUT "$runs/$split"
     echo "== split $split: evaluating"
     "$VENV/bin/python" test.py --checkpoint "$runs/$split" --protocol all --per-query --complete --reuse

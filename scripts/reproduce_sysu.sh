@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # SYSU-MM01 from the data folder to the comparison table: training, every protocol, table.
 #   bash scripts/reproduce_sysu.sh datasets/SYSU-MM01 [runs/sysu_cmfn [KEY VALUE ...]]
+# METHOD=agw (or caj, deen, ...) takes configs/sysu_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+METHOD=${METHOD:-cmfn}
 data=${1:?the folder of SYSU-MM01 is missing: bash scripts/reproduce_sysu.sh datasets/SYSU-MM01}
-run=${2:-runs/sysu_cmfn}
+run=${2:-runs/sysu_$METHOD}
 shift $(($# < 2 ? $# : 2))
 source scripts/environment.sh requirements.txt
 
 echo "== training"
-"$VENV/bin/python" train.py --config configs/sysu_cmfn.yaml --resume "$@" DATA.ROOT "$data" OUTPUT "$run"
+"$VENV/bin/python" train.py --config "configs/sysu_$METHOD.yaml" --resume "$@" DATA.ROOT "$data" OUTPUT "$run"
 echo "== evaluating by every protocol"
 "$VENV/bin/python" test.py --checkpoint "$run" --protocol all --per-query --complete --reuse
 echo "== comparison table"

@@ -103,11 +103,15 @@ def test_a_second_run_computes_only_what_has_no_valid_result(tmp_path, environme
     assert json.loads((runs / "2" / "results.json").read_text())["results"] == results["results"]
 
 
-def test_llcm_goes_from_the_folder_to_both_directions(tmp_path, environment):
+@pytest.mark.parametrize("method, weighting", [("cmfn", "equal"), ("deen", "equal"), ("agw", "neck"), ("caj", "neck")])
+def test_llcm_goes_from_the_folder_to_both_directions(method, weighting, tmp_path, environment):
     llcm_tree(tmp_path / "llcm")
-    command = ["bash", "scripts/reproduce_llcm.sh", tmp_path / "llcm", tmp_path / "run", *TINY]
-    run(*command, environment=environment)
-    protocols = [r["protocol"] for r in json.loads((tmp_path / "run" / "results.json").read_text())["results"]]
+    options = [*TINY, "MODEL.STAGES", "4", "TEST.WEIGHTINGS", f"['{weighting}']"]
+    command = ["bash", "scripts/reproduce_llcm.sh", tmp_path / "llcm", tmp_path / "run", *options]
+    run(*command, environment=environment | {"METHOD": method})
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config"]["MODEL"]["NAME"] == method
+    protocols = [r["protocol"] for r in results["results"]]
     assert protocols == ["llcm/ir-to-vis", *(f"llcm/vis-to-ir/{r}" for r in ("natural", "transposed", "full"))]
 
 
@@ -163,12 +167,33 @@ def test_the_ablation_keeps_the_seeds_that_are_there_and_writes_the_table(tmp_pa
 
 def test_the_variants_add_one_part_after_the_other():
     def parts(variant):
-        overrides = [str(x) for pair in (ablation.FULL | ablation.VARIANTS[variant][1]).items() for x in pair]
+        overrides = [str(x) for pair in variants[variant][1].items() for x in pair]
         model = load_config("configs/sysu_cmfn_as_drawn.yaml", overrides).MODEL
         return model.HCE.ENABLED, model.MBUE.ENABLED, model.CSC_CMA.ENABLED, model.MBUE.TOKEN_LAYOUT
 
-    assert {variant: parts(variant) for variant in ablation.VARIANTS} == {
+    variants = ablation.variants_of("cmfn", None)
+    assert {variant: parts(variant) for variant in variants} == {
         "backbone": (False, False, False, "reference"), "hce": (True, False, False, "reference"),
         "mbue": (True, True, False, "reference"), "full": (True, True, True, "reference"),
         "aligned": (True, True, True, "aligned"),
     }
+
+
+@pytest.mark.parametrize("method", ["agw", "caj", "deen"])
+def test_the_full_variant_of_each_method_is_its_recipe(method):
+    recipe = load_config(f"configs/sysu_{method}.yaml")
+    variants = ablation.variants_of(method, None)
+    as_text = {name: [str(x) for pair in options.items() for x in pair] for name, (_, options) in variants.items()}
+    assert load_config(f"configs/sysu_{method}.yaml", as_text["full"]) == recipe
+    others = [load_config(f"configs/sysu_{method}.yaml", words) for words in as_text.values()]
+    assert len({cfg.dump() for cfg in others}) == len(variants)
+    if method == "agw":
+        base = load_config("configs/sysu_base.yaml", ["OUTPUT", recipe.OUTPUT])
+        assert load_config("configs/sysu_agw.yaml", as_text["backbone"]) == base
+
+
+def test_unknown_variants_are_refused_with_those_that_there_are():
+    with pytest.raises(ablation.ExperimentError, match="'hce' is no variant of agw; there are backbone, non_local"):
+        ablation.variants_of("agw", "full,hce")
+    with pytest.raises(ablation.ExperimentError, match="other has no variants"):
+        ablation.variants_of("other", None)
