@@ -153,7 +153,7 @@ class Trainer:
         """A resumed run must have the options it began with, but for those that change no result."""
         free = (
             "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
-            "SOLVER.EPOCHS", "TEST.",
+            "SOLVER.EPOCHS", "TEST.", "EMBEDDING.",
         )
         changed = [d for d in differences(from_dump(saved["config"]), self.cfg) if not d.startswith(free)]
         if changed:
@@ -184,6 +184,11 @@ class Trainer:
                     self.save()
                     LOG.info("stopped by %s; go on with the same command and --resume", stop.by or "another process")
                     return
+                if not self.weights_are_finite():  # by the last update, behind which no loss was computed
+                    raise NonFiniteLoss(
+                        f"a weight is not finite behind epoch {epoch}; {self.last} holds those of the epoch before, if it "
+                        "exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
+                    )
                 state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
                 figures |= {"lr": solver.BASE_LR * factor}
                 improved = False
@@ -274,7 +279,7 @@ class Trainer:
 
     def stop_at_non_finite(self, terms: dict[str, float], batches: list, epoch: int, step: int) -> None:
         torch._foreach_copy_(self.buffers, self.buffers_before)
-        if all(bool(t.isfinite().all()) for t in self.model.state_dict().values()):
+        if self.weights_are_finite():
             self.save()
             kept = f"The weights from before this step are in {self.last}"
         else:
@@ -285,6 +290,9 @@ class Trainer:
             f"the loss is not finite at epoch {epoch}, step {step}: {listed}; identities of the batch: {identities}. "
             f"{kept}. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
         )
+
+    def weights_are_finite(self) -> bool:
+        return all(bool(t.isfinite().all()) for t in self.model.state_dict().values())
 
     def less_memory(self) -> str:
         cfg = self.cfg

@@ -169,6 +169,15 @@ def test_a_non_finite_loss_stops_with_the_last_good_weights(data, tmp_path):
         assert all(value.isfinite().all() for value in weights(run)["model"].values())
 
 
+def test_weights_that_the_last_update_broke_are_not_saved(data, tmp_path):
+    run = tmp_path / "broken"
+    done = train(data, run, check=False, **{
+        "SOLVER.BASE_LR": "1e300", "SOLVER.WARMUP_EPOCHS": "0", "SOLVER.ACCUMULATION": "1000", "SOLVER.EPOCHS": "1",
+    })
+    assert done.returncode == 1 and "a weight is not finite behind epoch 0" in done.stderr
+    assert "Traceback" not in done.stderr and not (run / "last.pth").exists()
+
+
 def test_the_best_epoch_is_chosen_on_identities_held_out(data, tmp_path):
     run = tmp_path / "validated"
     train(data, run, **{"SOLVER.EPOCHS": "2", "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1"})

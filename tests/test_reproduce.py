@@ -165,6 +165,18 @@ def test_the_ablation_keeps_the_seeds_that_are_there_and_writes_the_table(tmp_pa
         assert line[3] == f"{sum(rank1) / 2:.2f} ± {abs(rank1[0] - rank1[1]) / 2 ** 0.5:.2f}"
 
 
+@pytest.mark.parametrize("method, variant", [("agw", "softmax"), ("caj", "grey"), ("deen", "all")])
+def test_the_ablation_of_another_method(method, variant, tmp_path):
+    root = tmp_path / "synthetic"
+    write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
+    weighting = {"deen": "equal"}.get(method, "neck")
+    run(sys.executable, "scripts/ablation.py", "--config", f"configs/quickstart_{method}.yaml", "--variants", variant,
+        "--seeds", "0", "--output", tmp_path, "DATA.ROOT", root, *TINY, "MODEL.STAGES", "4", "TEST.WEIGHTINGS", "[]",
+        "SOLVER.BASE_LR", "0.01")
+    text = (tmp_path / "ablation.md").read_text()
+    assert f"weighting {weighting}" in text and ablation.VARIANTS[method][variant][0] in text
+
+
 def test_the_variants_add_one_part_after_the_other():
     def parts(variant):
         overrides = [str(x) for pair in variants[variant][1].items() for x in pair]
