@@ -28,6 +28,41 @@ def test_the_papers_recipe(name, height, width, jitter, area, stages):
     assert (cfg.MODEL.BACKBONE, cfg.MODEL.PRETRAINED) == ("resnet50", "imagenet")
 
 
+@pytest.mark.parametrize("method, size, batch, epochs, steps, flip", [
+    ("agw", (288, 144), (8, 4), 81, [[20, 0.1], [50, 0.01]], False),
+    ("caj", (288, 144), (8, 4), 100, [[20, 0.1], [50, 0.01]], True),
+    ("deen", (384, 144), (6, 4), 151, [[20, 0.1], [80, 0.01]], True),
+])
+@pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
+def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, flip):
+    cfg = load_config(CONFIGS / f"{name}_{method}.yaml")
+    solver = cfg.SOLVER
+    assert (cfg.DATA.NAME, cfg.MODEL.NAME) == (name, method)
+    assert ((cfg.DATA.HEIGHT, cfg.DATA.WIDTH), (solver.IDENTITIES, solver.IMAGES)) == (size, batch)
+    assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS, cfg.TEST.FLIP) == (epochs, steps, 10, flip)
+    assert (solver.BASE_LR, solver.BACKBONE_LR_FACTOR, solver.WEIGHT_DECAY) == (0.1, 0.1, 5e-4)
+    assert not cfg.DATA.JITTER and cfg.DATA.GREY == (0.5 if method == "deen" else 0)
+    erasing = (cfg.DATA.ERASING, cfg.DATA.ERASING_AREA, cfg.DATA.ERASING_FILL)
+    small, large, imagenet = [0.02, 0.4], [0.2, 0.8], [0.485, 0.456, 0.406]
+    assert erasing == {
+        "agw": (0.5, small, [0.0] * 3) if name == "llcm" else (0.0, large, imagenet),
+        "caj": (0.5, small, [0.4914, 0.4822, 0.4465]),
+        "deen": (0.5, large if name == "sysu" else small, imagenet),
+    }[method]
+    assert cfg.LOSS.DCL_WEIGHTS == [[0, 0.0]]
+    assert cfg.MODEL.STAGES == (3 if (name, method) == ("regdb", "deen") else 4)
+
+
+@pytest.mark.parametrize("method", ["base", "agw", "caj", "deen"])
+def test_a_small_config_has_the_methods_own_network_losses_and_augmentation(method):
+    small, whole = (load_config(CONFIGS / f"{name}_{method}.yaml") for name in ("quickstart", "sysu"))
+    kept = ("MODEL.NAME", "MODEL.POOL", "MODEL.NON_LOCAL", "MODEL.MFA", "MODEL.DEE", "LOSS.TRIPLET", "LOSS.DCL", "TEST",
+            "LOSS.DIVERGENCE", "DATA.GREY", "DATA.JITTER", "DATA.EXCHANGE", "DATA.ERASING_FILL")
+    assert not [line for line in differences(small, whole) if line.startswith(kept)]
+    schedule = load_config(CONFIGS / "quickstart.yaml").SOLVER
+    assert small.SOLVER == schedule and small.DATA.NAME == "synthetic"
+
+
 def test_as_drawn_sets_every_difference_of_the_figure_and_nothing_else():
     drawn, code = load_config(CONFIGS / "sysu_cmfn_as_drawn.yaml"), load_config(CONFIGS / "sysu_cmfn.yaml")
     keys = {line.split(":")[0] for line in differences(drawn, code)}

@@ -18,6 +18,16 @@ def test_the_schedule_of_the_paper():
     assert {epoch: lr_factor_at(epoch, solver) for epoch in expected} == pytest.approx(expected)
 
 
+def test_the_schedules_of_the_compared_methods():
+    agw = load_config("configs/sysu_agw.yaml").SOLVER
+    expected = {0: 0.1, 9: 1.0, 19: 1.0, 20: 0.1, 49: 0.1, 50: 0.01, 80: 0.01}
+    assert {epoch: lr_factor_at(epoch, agw) for epoch in expected} == pytest.approx(expected)
+    steps = "[[20, 0.1], [80, 0.01], [120, 0.001]]"  # what DEEN's paper adds and its code never reaches
+    deen = load_config("configs/sysu_deen.yaml", ["SOLVER.LR_STEPS", steps]).SOLVER
+    expected = {20: 0.1, 80: 0.01, 119: 0.01, 120: 0.001, 150: 0.001}
+    assert {epoch: lr_factor_at(epoch, deen) for epoch in expected} == pytest.approx(expected)
+
+
 def test_neck_and_classifier_learn_at_the_base_rate_and_the_rest_at_a_tenth():
     cfg = load_config(overrides=["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"])
     model = build_model(cfg.MODEL, 5)
