@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import authors_state
+from reference import authors_state, baseline_state
 
 from data.synthetic import write_synthetic
 
@@ -153,6 +153,15 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     done = run_program("test.py", data, tmp_path, "--config", "configs/regdb_cmfn.yaml", "--authors-checkpoint",
                        str(tmp_path / "theirs.t"), check=False, **{"DATA.NAME": "synthetic", "MODEL.STAGES": "4"})
     assert done.returncode == 1 and "missing: MFA3.CNL.g.weight" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(data, tmp_path):
+    torch.save({"net": baseline_state("keys_agw.json", "layer4"), "epoch": 60}, tmp_path / "agw.t")
+    run_program("test.py", data, tmp_path, "--config", "configs/sysu_agw.yaml", "--authors-checkpoint",
+                str(tmp_path / "agw.t"), **{"DATA.NAME": "synthetic"})
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["checkpoint"]["format"] == "authors"
+    assert {(r["weighting"], r["flip"]) for r in results["results"]} == {("neck", False), ("pooled", False)}
 
 
 def test_a_missing_checkpoint_is_an_error(data, tmp_path):
