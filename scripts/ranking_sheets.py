@@ -1,0 +1,84 @@
+"""Queries and what the network finds for them, as the protocol ranks and scores it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.records import Protocol, Record
+from utils.evaluator import BLOCK_BYTES, evaluate_protocol, plain_similarities, reranked_similarities
+from utils.metrics import IGNORED, ranking_keys
+from utils.sheets import RIGHT, WRONG, ranking_sheet
+
+
+def ranking_picture(
+    features: Tensor, records: Sequence[Record], protocol: Protocol, *, scale: Tensor, weighting: str, flip: bool,
+    rerank: bool, random: int, seed: int, top: int,
+) -> Image.Image:
+    """The best, the worst and some random queries of a protocol's first gallery, each with its first images.
+
+    features   (N, E) embeddings of the records, and `scale` (E,) of their columns
+    random     how many queries to draw, with `seed`
+    top        how many images to show for each
+    """
+    identities = [record.identity for record in records]
+    first = dataclasses.replace(protocol, trials=protocol.trials[:1])
+    result = evaluate_protocol(
+        features, identities, first, flip=flip, weighting=weighting, scale=scale, rerank=rerank, per_query=True
+    )
+    queries = result["trials"][0]["queries"]
+    chosen = chosen_queries(queries["ap"], random, seed)
+    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], scale, rerank, top)
+    rows = []
+    for label, i in chosen:
+        query = queries["rows"][i]
+        caption = f"{label}\n{place_of(records[query])}\nAP {100 * queries['ap'][i]:.1f} %\nrank {queries['rank'][i]}"
+        rows.append((records[query].path, caption, [
+            (records[row].path, place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
+            for row in found[query]
+        ]))
+    title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
+    return ranking_sheet(rows, title + flip * ", mirrored images added" + rerank * ", re-ranked")
+
+
+def place_of(record: Record) -> str:
+    return f"camera {record.camera}\nidentity {record.identity}"
+
+
+def chosen_queries(ap: Sequence[float], random: int, seed: int) -> list[tuple[str, int]]:
+    """(what it is, its place in `ap`) of the best and the worst query, the first ones of equals, and of random others.
+
+    ap   average precision of each query
+    """
+    ap = np.array(ap)
+    chosen = []
+    for name, i in (("best", ap.argmax()), ("worst", ap.argmin())):
+        equals = int((ap == ap[i]).sum())
+        chosen.append((f"{name} query" if equals == 1 else f"{name} query,\nfirst of {equals}", int(i)))
+    others = np.setdiff1d(np.arange(len(ap)), [i for _, i in chosen])
+    drawn = np.random.default_rng(seed).permutation(others)[:random]
+    return chosen + [("random query", i) for i in sorted(drawn.tolist())]
+
+
+def first_images(
+    features: Tensor, protocol: Protocol, queries: Sequence[int], scale: Tensor, rerank: bool, top: int
+) -> dict[int, list[int]]:
+    """The rows of the best gallery images of some queries, by query; the same similarities as are scored.
+
+    protocol   of one trial
+    queries    rows of its queries
+    """
+    trial, = protocol.trials
+    similarities = reranked_similarities if rerank else plain_similarities
+    found = {}
+    for _, rows, similarity in similarities(features, protocol.trials, scale, BLOCK_BYTES):
+        for place in np.flatnonzero(np.isin(rows, queries)):
+            query = int(rows[place])
+            ignored = protocol.query_ignores[query] == protocol.gallery_group[trial.gallery]
+            keys = ranking_keys(similarity[place, None])[0].cpu().masked_fill_(torch.from_numpy(ignored), IGNORED)
+            order = keys.argsort()[:min(top, int((~ignored).sum()))]
+            found[query] = trial.gallery[order.numpy()].tolist()
+    return found

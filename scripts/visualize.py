@@ -1,0 +1,145 @@
+"""Pictures of what a trained network finds, where it looks, and how it arranges people.
+
+    python scripts/visualize.py runs/sysu_cmfn
+    python scripts/visualize.py runs/sysu_cmfn --parts ranking --protocol sysu/indoor/single-shot/random --queries 8
+    python scripts/visualize.py runs/sysu_cmfn DATA.ROOT datasets/SYSU-MM01 --parts attention map
+
+docs/visualize.md shows how to read them. The map needs scikit-learn: pip install -r requirements-optional.txt.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+from attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
+from configs.load import ConfigError  # noqa: E402
+from data.dataset import open_benchmark  # noqa: E402
+from data.records import Record  # noqa: E402
+from embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
+from models.backbone import PretrainedError  # noqa: E402
+from models.build import build_model  # noqa: E402
+from ranking_sheets import ranking_picture  # noqa: E402
+from test import build_without_pretraining, load_run, weightings_of  # noqa: E402
+from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from utils.evaluator import scaled  # noqa: E402
+from utils.run import fail_clearly, select_device  # noqa: E402
+from utils.sheets import SheetError, save  # noqa: E402
+
+PARTS = ("ranking", "attention", "map")
+
+
+def people(records: Sequence[Record], number: int, seed: int) -> list[int]:
+    """Some identities that both modalities show, drawn with the seed, ascending."""
+    seen = [{record.identity for record in records if record.infrared == infrared} for infrared in (False, True)]
+    both = sorted(set.intersection(*seen))
+    return sorted(np.random.default_rng(seed).permutation(both)[:number].tolist())
+
+
+def pictures_of(records: Sequence[Record], identity: int, infrared: bool, number: int, seed: int) -> list[int]:
+    """Rows of some pictures of a person in one modality, drawn with the seed, ascending."""
+    rows = [row for row, r in enumerate(records) if (r.identity, r.infrared) == (identity, infrared)]
+    return sorted(np.random.default_rng((seed, identity)).permutation(rows)[:number].tolist())
+
+
+def network_before_training(cfg, classes: int) -> tuple[nn.Module, str]:
+    """The network that the training began with, and what its weights are: random where the pretrained ones are gone."""
+    torch.manual_seed(cfg.SEED)
+    if cfg.MODEL.PRETRAINED != "none":
+        try:
+            return build_model(cfg.MODEL, classes), "pretrained backbone"
+        except PretrainedError as error:
+            print(f"the map's left panel shows random weights: {error}")
+    return build_without_pretraining(cfg, classes), "random weights"
+
+
+def count(least: int):
+    """For argparse: a whole number of that size at least."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} at least")
+        return int(text)
+    return parse
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a run, or a checkpoint of train.py")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS,
+                        help="which pictures (default: all); KEY VALUE pairs go before it")
+    parser.add_argument("--protocol", metavar="NAME", help="of the ranking; default: the data set's first")
+    parser.add_argument("--queries", type=count(0), default=4, help="random queries beside the best and the worst")
+    parser.add_argument("--top", type=count(1), default=10, help="images shown for each query")
+    parser.add_argument("--identities", type=count(1), default=2, help="people on the attention sheet")
+    parser.add_argument("--map-identities", type=count(1), default=20, help="people on the map")
+    parser.add_argument("--map-images", type=count(1), default=8, help="images of each person and modality on the map")
+    parser.add_argument("--seed", type=count(0), default=0, help="of the queries, people and images that are drawn")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png")
+    parser.add_argument("--output", type=Path, help="folder of the pictures; default: pictures in the run's folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's")
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    args = arguments()
+    if "map" in args.parts:
+        require_tsne()  # before minutes are spent on the rest
+    model, cfg, checkpoint = load_run(args.run, args.overrides, complete=False)
+    benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
+    protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
+    weighting = weightings_of(model, cfg)[0]
+    if weighting not in model.weightings:
+        raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    scale = model.column_scale(weighting).to(device)
+    folder = args.output or (args.run if args.run.is_dir() else args.run.parent) / "pictures"
+
+    def keep(picture, name: str) -> None:
+        path = folder / f"{name}.{args.format}"
+        save(picture, path)
+        print(path)
+
+    features = None
+    if "ranking" in args.parts:
+        features = embed_records(model, records, cfg, device)
+        keep(ranking_picture(
+            features, records, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK,
+            random=args.queries, seed=args.seed, top=args.top,
+        ), "ranking")
+
+    trained = f"{cfg.MODEL.NAME} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
+    if "attention" in args.parts:
+        shown = [*titled_modules(model), GRAD_CAM]
+        absent = [name for name in OF_THE_METHOD if f"{name} 1" not in shown]
+        if absent:
+            print(f"this {cfg.MODEL.NAME} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
+        pairs = [
+            [records[pictures_of(records, identity, infrared, 1, args.seed)[0]] for infrared in (False, True)]
+            for identity in people(records, args.identities, args.seed)
+        ]
+        title = f"{trained}: yellow is much, purple is little; below each map its least and its greatest value"
+        keep(attention_picture(model, pairs, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, device, title), "attention")
+
+    if "map" in args.parts:
+        rows = [
+            row for identity in people(records, args.map_identities, args.seed) for infrared in (False, True)
+            for row in pictures_of(records, identity, infrared, args.map_images, args.seed)
+        ]
+        chosen = [records[row] for row in rows]
+        after = features[rows] if features is not None else embed_records(model, chosen, cfg, device)
+        untrained, weights = network_before_training(cfg, classes=model.head.classifier.out_features)
+        before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
+        panels = [(f"before training ({weights})", scaled(before, scale)), ("after training", scaled(after, scale))]
+        shown = len({record.identity for record in chosen})
+        title = f"{trained}: t-SNE of {len(chosen)} test images of {shown} people, a colour for each"
+        keep(map_picture(panels, chosen, args.seed, title), "map")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (*EXPECTED_ERRORS, SheetError, MissingLibrary))
