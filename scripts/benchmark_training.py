@@ -18,7 +18,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -32,6 +31,7 @@ from yacs.config import CfgNode
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from configs.load import ConfigError, load_config  # noqa: E402
+from cost import Clock, peak_memory, resident  # noqa: E402
 from literal_network import make_literal, make_literal_optimizer  # noqa: E402
 from models.build import build_model  # noqa: E402
 from models.mfa import ImageSizeError  # noqa: E402
@@ -56,30 +56,6 @@ class PlainResNet(nn.Module):
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, _epoch: int) -> dict[str, Tensor]:
         return {"id": F.cross_entropy(logits.float(), labels)}
-
-
-class Clock:
-    """Marks points in time: on CUDA in the device's own queue, so that nothing waits in between; else on the host."""
-
-    def __init__(self, device: torch.device):
-        self.stream, self.marks = None, []
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            self.stream = torch.cuda.current_stream(device)
-        self.mark()
-
-    def mark(self) -> None:
-        if self.stream is None:
-            self.marks.append(time.perf_counter())
-        else:
-            self.marks.append(self.stream.record_event(torch.cuda.Event(enable_timing=True)))
-
-    def durations(self) -> list[float]:
-        """Seconds between the marks."""
-        if self.stream is None:
-            return [end - start for start, end in itertools.pairwise(self.marks)]
-        self.marks[-1].synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(self.marks)]
 
 
 class Training:
@@ -150,18 +126,6 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
     ])
 
 
-def resident(name: str) -> float:
-    """Bytes that this process holds (VmRSS) or held at its peak (VmHWM); nan where the system does not tell.
-
-    resource.getrusage would do for the peak, but its figure also covers the process that this one was started from.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return 1024 * float(next(line for line in lines if line.startswith(name)).split()[1])
-
-
 def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
     """The fastest of some steps, phase by phase in seconds, and the peak memory in bytes.
 
@@ -175,7 +139,7 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
     on_cuda = training.device.type == "cuda"
     return {
         "seconds": dict(zip(PHASES, min(steps, key=sum))),
-        "peak": torch.cuda.max_memory_allocated(training.device) if on_cuda else resident("VmHWM") - before,
+        "peak": peak_memory(training.device, before),
         "device": torch.cuda.get_device_name(training.device) if on_cuda else f"{torch.get_num_threads()} threads",
     }
 

@@ -1,0 +1,272 @@
+"""Methods side by side on one data set: what they reach, which of them the seeds tell apart, and what they cost.
+
+    python scripts/compare_methods.py --configs configs/sysu_agw.yaml configs/sysu_cmfn.yaml --seeds 0,1,2 \\
+        DATA.ROOT datasets/SYSU-MM01
+    python scripts/compare_methods.py --configs configs/sysu_*.yaml --cost-only DATA.ROOT datasets/SYSU-MM01
+
+Each config and seed is a run in a folder of its own, OUTPUT/<config>/seed<k>, and each config's costs are in
+OUTPUT/<config>/cost.json; run the script again after a stop, and what is there is kept. Writes comparison.md,
+comparison.tex and comparison.json; the note above the table says what its figures mean.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scipy import stats
+from yacs.config import CfgNode
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+from configs.load import ConfigError, load_config  # noqa: E402
+from experiment import (  # noqa: E402
+    EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
+)
+from models.build import MODELS  # noqa: E402
+from utils.run import fail_clearly, write_atomically  # noqa: E402
+
+
+def named(files: Sequence[str]) -> dict[str, str]:
+    """The files by their names without folder and suffix.
+
+    raises   ExperimentError
+    """
+    by_name: dict[str, str] = {}
+    for file in files:
+        name = Path(file).stem
+        if name in by_name:
+            raise ExperimentError(f"{by_name[name]} and {file} have the same name, which is their folder's: rename one")
+        by_name[name] = file
+    return by_name
+
+
+def reference_of(wanted: str | None, names: Sequence[str]) -> str:
+    """The config of that name, or whose name ends in it (agw: sysu_agw); by default agw, or else the first.
+
+    raises   ExperimentError
+    """
+    if wanted in names:
+        return wanted
+    found = [name for name in names if f"_{name}".endswith(f"_{wanted or 'agw'}")]
+    if wanted and len(found) != 1:
+        raise ExperimentError(f"--reference {wanted} is {len(found)} of the configs; name one of {', '.join(names)}")
+    return [*found, *names][0]
+
+
+def check_one_data_set(cfgs: dict[str, CfgNode]) -> None:
+    """
+    raises   ExperimentError
+    """
+    (first, one), *others = ((n, (c.DATA.NAME, Path(c.DATA.ROOT).resolve(), c.DATA.SPLIT)) for n, c in cfgs.items())
+    for name, data in others:
+        if data != one:
+            there, here = ("{} in {}, split {}".format(*found) for found in (one, data))
+            raise ExperimentError(
+                f"methods are compared on one data set, but {first} is on {there}, and {name} on {here}: choose "
+                "configs of one data set, or set DATA.ROOT and DATA.SPLIT behind the command"
+            )
+
+
+def reported(results: dict) -> list[dict]:
+    """The entries of a results file by the weighting that its network is reported with.
+
+    raises   ExperimentError
+    """
+    weighting = next(iter(MODELS[results["config"]["MODEL"]["NAME"]].weightings))
+    entries = [entry for entry in results["results"] if entry["weighting"] == weighting]
+    if not entries:
+        raise ExperimentError(
+            f"{results['config']['OUTPUT']} has no figures by {weighting!r}, the weighting that its network is "
+            "reported with: add it to TEST.WEIGHTINGS, or leave that away"
+        )
+    return entries
+
+
+def check_comparable(results: dict, first: dict) -> None:
+    """
+    raises   ExperimentError
+    """
+    folder = results["config"]["OUTPUT"]
+    if results["data"]["fingerprint"] != first["data"]["fingerprint"]:
+        raise ExperimentError(f"{folder} was tested on other data than {first['config']['OUTPUT']} (by fingerprint)")
+    here, there = ([entry["protocol"] for entry in reported(r)] for r in (results, first))
+    if here != there:
+        raise ExperimentError(f"{folder} was tested by {', '.join(here)}; {', '.join(there)} came before")
+
+
+def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
+    """By protocol and metric: of each seed's run, the mean over trials."""
+    figures: dict[tuple[str, str], list[float]] = {}
+    for entry in itertools.chain.from_iterable(map(reported, runs)):
+        for metric in METRICS:
+            figures.setdefault((entry["protocol"], metric), []).append(entry["mean"][metric])
+    return figures
+
+
+def told_apart(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether the means of two samples of one size differ by Student's t test (two-sided, 5 %)."""
+    error = ((statistics.variance(a) + statistics.variance(b)) / len(a)) ** 0.5
+    return abs(statistics.mean(a) - statistics.mean(b)) > limit(len(a)) * error
+
+
+def limit(seeds: int) -> float:
+    """Student's t, in standard errors of the difference between two means of so many seeds."""
+    return float(stats.t.ppf(0.975, 2 * seeds - 2))
+
+
+def verdicts(figures: dict[str, dict], seeds: int) -> str:
+    """What the seeds tell apart, a line for each protocol and metric.
+
+    figures   what `figures_of` returned, by config
+    """
+    if seeds == 1:
+        return "One seed: no deviation, and no difference here can be told from what another seed would change."
+    kinds = list(next(iter(figures.values())))
+    pairs = list(itertools.combinations(figures, 2))
+    text = (
+        f"Methods are told apart where their means differ by more than {limit(seeds):.2f} standard errors of the "
+        f"difference (Student's t, 5 %, {seeds} seeds each). Were all of them equal, one comparison in twenty would "
+        f"pass by chance; here are {len(pairs) * len(kinds)}. Pairs that are not named are not told apart.\n"
+    )
+    for kind in kinds:
+        found = []
+        for a, b in pairs:
+            if told_apart(figures[a][kind], figures[b][kind]):
+                worse, better = sorted((a, b), key=lambda name: statistics.mean(figures[name][kind]))
+                found.append(f"{better} is above {worse}")
+        text += f"\n- {kind[0]} {METRICS[kind[1]]}: {', '.join(found) or 'no two methods are told apart'}"
+    return text
+
+
+def ratios(cost: dict) -> dict[str, list[float]]:
+    """Of each round, time over the reference's: of an update, and of each pair of images that it draws."""
+    step = [own / other for own, other in zip(cost["seconds"], cost["reference_seconds"])]
+    return {"step": step, "pair": [ratio * cost["reference_pairs"] / cost["pairs"] for ratio in step]}
+
+
+def median_and_quartiles(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def row(name: str, cfg: CfgNode, runs: Sequence[dict], cost: dict | None, reference: str) -> dict[str, str]:
+    """A line of the table, by column.
+
+    runs   the contents of results.json of each seed, or none
+    cost   the content of cost.json, or none
+    """
+    solver = cfg.SOLVER
+    accumulated = f"{solver.ACCUMULATION}x" if solver.ACCUMULATION > 1 else ""
+    cells = {
+        "Config": name,
+        "Image": f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}",
+        "Epochs": str(solver.EPOCHS),
+        "Batch": f"{accumulated}{solver.IDENTITIES}x{solver.IMAGES}",
+        "Parameters": f"{(runs[0] if runs else cost)['parameters'] / 1e6:.2f} M",
+    }
+    if cost:
+        cells |= {"GFLOPs": f"{cost['operations'] / 1e9:.2f}", "Images a step": str(cost["images"])}
+        cells |= {f"{kind} / {reference}": median_and_quartiles(values) for kind, values in ratios(cost).items()}
+        cells |= {"Peak GB": f"{cost['peak'] / 1e9:.2f}"}
+    if runs:
+        entry = reported(runs[0])[0]
+        cells |= {"Embedding": entry["weighting"] + ", flip" * entry["flip"] + ", re-ranked" * entry["rerank"]}
+        cells |= {f"{p} {METRICS[metric]}": percent(values) for (p, metric), values in figures_of(runs).items()}
+    return cells
+
+
+def cost_note(cost: dict, reference: str) -> str:
+    """
+    cost   the reference's
+    """
+    on_cpu = cost["device_type"] == "cpu"
+    return (
+        f"Costs on {cost['device']}{', threads: {}'.format(cost['threads']) if on_cpu else ''}, torch {cost['torch']}. "
+        "GFLOPs: of embedding one image, not mirrored; convolutions, matrix products and attention, a multiplication "
+        "with its addition being two operations. "
+        f"step: an update of train.py with the method's own batch, over one of {reference}; pair: the same for each "
+        "pair of a visible and an infrared image that is drawn from the data set (Batch: identities x pairs of each), "
+        "which is what an epoch takes. "
+        f"Medians (quartiles) of {cost['rounds']} rounds in which both took turns; {reference}, whose step took "
+        f"{1e3 * statistics.median(cost['seconds']):.0f} ms, took turns with a second copy of itself. Peak GB: 10^9 "
+        f"bytes {'of resident memory beyond that of the libraries' if on_cpu else 'allocated on the device'}, training."
+    )
+
+
+def figures_note(runs: dict[str, list[dict]], seeds: Sequence[int]) -> str:
+    spread = ", mean ± standard deviation over the seeds (of the sample)" if len(seeds) > 1 else ""
+    tuned = [name for name, of_seeds in runs.items() if of_seeds[0]["config"]["SOLVER"]["CHOOSE_BEST_ON_TEST_DATA"]]
+    inflated = f" Inflated, for the epoch was chosen on test data: {', '.join(tuned)}." if tuned else ""
+    return (
+        f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. Figures in percent{spread}; a seed's is the mean "
+        "over the protocol's trials, by the weighting of pooled and neck features that the method is reported with "
+        f"(Embedding; flip: with the mirrored image). Parameters include the classifier.{inflated}"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", required=True, nargs="+", metavar="FILE", help="yaml files of configs/")
+    parser.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], help="such as 0,1,2, the default")
+    parser.add_argument("--reference", metavar="CONFIG", help="whose step is the unit of time; default: agw")
+    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each config")
+    parser.add_argument("--output", type=Path, default=Path("runs/comparison"))
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--cost-only", action="store_true", help="train nothing")
+    parts.add_argument("--no-cost", action="store_true", help="measure no costs")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the files', for all configs")
+    args = parser.parse_intermixed_args()
+    # KEY VALUE pairs right behind the files are taken for files by argparse.
+    files = list(itertools.takewhile(lambda word: word.endswith((".yaml", ".yml")), args.configs))
+    if not files:
+        parser.error(f"--configs wants yaml files, such as configs/sysu_cmfn.yaml, and not {args.configs[0]}")
+    args.configs, args.overrides = files, [*args.configs[len(files):], *args.overrides]
+    return args
+
+
+def main() -> None:
+    args = parse()
+    files, options = named(args.configs), options_of(args.overrides)
+    if {"OUTPUT", "SEED"} & set(options) or len(set(args.seeds)) < len(args.seeds):
+        raise ExperimentError("OUTPUT and SEED are set by --output and --seeds, and each seed is named once")
+    cfgs = {name: load_config(file, args.overrides) for name, file in files.items()}
+    check_one_data_set(cfgs)
+    reference = reference_of(args.reference, list(files))
+
+    costs, runs = {}, {name: [] for name in files}
+    for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
+        output = args.output / name / "cost.json"
+        run("scripts/cost.py", "--config", file, "--reference", files[reference], "--output", str(output),
+            "--rounds", str(args.rounds), *args.overrides)
+        costs[name] = json.loads(output.read_text(encoding="utf-8"))
+    for seed in [] if args.cost_only else args.seeds:
+        for name, file in files.items():
+            runs[name].append(measure(file, args.output / name / f"seed{seed}", {**options, "SEED": seed}))
+            check_comparable(runs[name][-1], next(iter(runs.values()))[0])
+
+    data = next(iter(cfgs.values())).DATA.NAME
+    notes = [f"Methods on {data}. {EMBEDDED if data == 'synthetic' else ''}".strip()]
+    figures = {name: figures_of(of_seeds) for name, of_seeds in runs.items()}
+    if costs:
+        notes.append(cost_note(costs[reference], reference))
+    if not args.cost_only:
+        notes += [figures_note(runs, args.seeds), *([verdicts(figures, len(args.seeds))] if len(runs) > 1 else [])]
+    rows = [row(name, cfg, runs[name], costs.get(name), reference) for name, cfg in cfgs.items()]
+    text = write_table(args.output / "comparison", "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows])
+    content = {"data": data, "seeds": args.seeds, "reference": reference, "notes": notes, "methods": [
+        {"cells": cells, "cost": costs.get(name), "figures": [
+            {"protocol": protocol, "metric": metric, "seeds": values} for (protocol, metric), values in found.items()
+        ]} for cells, (name, found) in zip(rows, figures.items())
+    ]}
+    write_atomically(args.output / "comparison.json", json.dumps(content, indent=1) + "\n")
+    print(f"\n{text}\nwritten: {args.output / 'comparison.md'}, comparison.tex, comparison.json")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (ConfigError, ExperimentError))
