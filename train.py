@@ -186,8 +186,8 @@ class Trainer:
                     return
                 if not self.weights_are_finite():  # by the last update, behind which no loss was computed
                     raise NonFiniteLoss(
-                        f"a weight is not finite behind epoch {epoch}; {self.last} holds those of the epoch before, if it "
-                        "exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
+                        f"a weight is not finite behind epoch {epoch}; {self.last} holds those of the epoch before, if "
+                        "it exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
                     )
                 state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
                 figures |= {"lr": solver.BASE_LR * factor}
@@ -300,9 +300,9 @@ class Trainer:
         return (
             f"A step has {cfg.SOLVER.IDENTITIES} identities with {streams} x {cfg.SOLVER.IMAGES} images of "
             f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. With the same results: MODEL.RECOMPUTE "
-            f"\"{[*self.model.parts]}\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more GPUs. With others, "
-            "in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or SOLVER.IMAGES, with as much more "
-            "SOLVER.ACCUMULATION"
+            f"\"{[*self.model.parts]}\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more GPUs. With "
+            "others, in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or SOLVER.IMAGES, with as "
+            "much more SOLVER.ACCUMULATION"
         )
 
     def validate(self) -> dict[str, float]:
@@ -343,8 +343,8 @@ class Trainer:
 def gathered(output: Output, streams: int) -> Output:
     """The output of all processes together, which the losses are of; of one process its own.
 
-    streams   equal parts of the rows that stay one behind the other, each gathered for itself: the visible images (plain,
-              then exchanged ones, if there are) and the infrared ones
+    streams   equal parts of the rows that stay one behind the other, each gathered for itself: the visible images
+              (plain, then exchanged ones, if there are) and the infrared ones
     """
     def gather(rows: torch.Tensor, dim: int) -> torch.Tensor:
         return gather_rows(rows.unflatten(dim, (streams, -1)), dim + 1).flatten(dim, dim + 1)

@@ -7,8 +7,8 @@ TEMPERATURE = 3.0
 class LogitDivergenceLoss(nn.Module):
     """CAJ's divergence of the visible logits from the infrared ones, which are not trained by it.
 
-    T² · mean over rows of KL(q, softmax(visible / T)), q = softmax(infrared / T) + 1e-7, with T = 3. Row r of both is of
-    one identity. In the authors' code its weight is 0.
+    T² · mean over rows of KL(q, softmax(visible / T)), q = softmax(infrared / T) + 1e-7, with T = 3. Row r of both is
+    of one identity. In the authors' code its weight is 0.
 
     visible    (N, classes)   logits of the plain visible images
     infrared   (N, classes)

@@ -10,8 +10,8 @@ LARGEST = 88.0  # e to this is still a float32
 class SquaredDifferenceLoss(nn.Module):
     """CAJ's enhanced squared difference (Ye et al., ICCV 2021): the weighted triplet of the signed squared difference.
 
-    log(1 + e^(±difference²)) with the difference's sign; beyond a square of 88 a row has no gradient, as in the authors'
-    code.
+    log(1 + e^(±difference²)) with the difference's sign; beyond a square of 88 a row has no gradient, as in the
+    authors' code.
 
     features    (N, D) of all streams together
     labels      (N,)   identity

@@ -241,7 +241,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=395, help="training identities")
     parser.add_argument("--settings", type=lambda text: [setting_of(t) for t in text.split(",")], metavar="A,B,...",
                         help="by default both precisions in both layouts, and with +recompute in the faster one")
-    parser.add_argument("--recompute", type=lambda text: text.split(","), default=["early", "hce", "mfa"], metavar="A,B,...",
+    parser.add_argument("--recompute", type=lambda text: text.split(","), default=["early", "hce", "mfa"],
+                        metavar="A,B,...",
                         help="the parts in MODEL.RECOMPUTE for settings with +recompute (default: early,hce,mfa)")
     parser.add_argument("--compile", action="store_true", help="each setting also with torch.compile; takes minutes")
     parser.add_argument("--literal", action=argparse.BooleanOptionalAction, default=True,

@@ -41,7 +41,8 @@ def test_gradients_in_bfloat16_point_where_those_in_float32_do():
             nn.init.constant_(parameter, 0.2)
     criterion = build_loss(cfg)
     exact, rounded = (
-        torch.cat([g.flatten() for g in gradients(model, criterion, dtype).values()]) for dtype in (None, torch.bfloat16)
+        torch.cat([g.flatten() for g in gradients(model, criterion, dtype).values()])
+        for dtype in (None, torch.bfloat16)
     )
     assert torch.cosine_similarity(exact, rounded, dim=0) >= 0.99
     assert exact.dtype == rounded.dtype == torch.float32
