@@ -26,7 +26,7 @@ def weighted_distances(
     same = same_identity(labels)
     distance = pairwise_distances(features, features).clamp(min=1e-6)
     exponent = sharpness * distance.masked_fill(~same, -torch.inf)
-    positive = (exponent - exponent.amax(dim=1, keepdim=True)).exp()                    # (N, N), 0 for other identities
+    positive = (exponent - exponent.amax(dim=1, keepdim=True)).exp()                  # (N, N), 0 for others
     exponent = -sharpness * distance.masked_fill(same, torch.inf)
     if softmax:
         exponent = exponent - exponent.amax(dim=1, keepdim=True).clamp(min=LOWEST)       # of no negatives it is -inf

@@ -73,7 +73,7 @@ def test_finite_where_there_is_nothing_to_compare(loss):
 
 
 def test_far_negatives_count_where_their_weights_are_a_softmax():
-    """Two people 100 apart: the authors' 1e-6 outweighs e^-100, so that their negatives' side is 0; a softmax's is 100."""
+    """Two people 100 apart: the authors' 1e-6 outweighs e^-100, so their side is 0; a softmax's is 100."""
     features, labels = torch.tensor([[0.0], [100.0]], dtype=torch.float64), torch.tensor([7, 8])
     assert weighted_distances(features, labels)[1].max() < 1e-6
     assert weighted_distances(features, labels, softmax=True)[1].tolist() == pytest.approx([100, 100], rel=1e-5)
