@@ -7,11 +7,12 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
@@ -19,8 +20,11 @@ from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
+from utils.compress import (
+    CompressionError, check_number, load_directions, principal_directions, project, save_directions,
+)
 from utils.distributed import Ranks, joined
-from utils.evaluator import evaluate_protocol, format_table
+from utils.evaluator import evaluate_protocol, format_table, scaled
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
@@ -105,22 +109,69 @@ def weightings_of(model: nn.Module, cfg) -> list[str]:
     return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
+def described(weighting: str, cfg) -> str:
+    """The weighting as results name it: with what compresses the embedding, if anything does."""
+    return f"{weighting}, PCA {cfg.EMBEDDING.DIM}" if cfg.EMBEDDING.DIM else weighting
+
+
+def learned_directions(
+    model: nn.Module, weightings: list[str], train_records: Callable[[], list], cfg, checkpoint: dict,
+    device: torch.device, ranks: Ranks = Ranks(),
+) -> dict[str, Tensor]:
+    """By weighting, the (E, EMBEDDING.DIM) directions that compress scaled embeddings; of several processes, the first.
+
+    They are learned on the training images and kept beside the checkpoint, from where later calls take them.
+
+    train_records   is called where that is not the case
+    checkpoint      what results.json says of it
+    raises          CompressionError where EMBEDDING.DIM is more than the embeddings or the training images allow
+    """
+    dim = cfg.EMBEDDING.DIM
+    folder = Path(checkpoint["path"]).parent if "path" in checkpoint else Path(cfg.OUTPUT)
+    files = {weighting: folder / f"pca-{dim}-{weighting}.pth" for weighting in weightings}
+    of_all = {key: value for key, value in checkpoint.items() if key != "path"} | {
+        "model": cfg.MODEL.dump(), "data": [cfg.DATA.NAME, cfg.DATA.SPLIT], "flip": cfg.TEST.FLIP,
+        "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
+    }
+    learned_from = {weighting: of_all | {"weighting": weighting} for weighting in weightings}
+    directions = {weighting: load_directions(files[weighting], learned_from[weighting]) for weighting in weightings}
+    missing = [weighting for weighting in weightings if directions[weighting] is None]
+    if missing:
+        records = train_records()
+        scales = {weighting: model.column_scale(weighting) for weighting in missing}
+        for scale in scales.values():
+            check_number(dim, len(records), int(scale.count_nonzero()))
+        features = embed_records(model, records, cfg, device, ranks)
+        for weighting in missing if ranks.first else []:
+            directions[weighting] = principal_directions(scaled(features, scales[weighting]), dim)
+            files[weighting].parent.mkdir(parents=True, exist_ok=True)
+            save_directions(files[weighting], learned_from[weighting], directions[weighting])
+            print(f"PCA learned on {len(records)} training images: {files[weighting]}")
+    return directions
+
+
 def evaluate(
-    model: nn.Module, records: list, protocols: list, cfg, device: torch.device, ranks: Ranks, per_query: bool
+    model: nn.Module, benchmark, protocols: list, cfg, checkpoint: dict, device: torch.device, ranks: Ranks,
+    per_query: bool,
 ) -> list[dict]:
     """Every protocol by every weighting, from one embedding pass; of several processes, the first has the results."""
     model = model.to(device, memory_format=torch.channels_last).eval()
+    weightings, directions = weightings_of(model, cfg), {}
     with joined(ranks, device):
-        features = embed_records(model, records, cfg, device, ranks)
+        features = embed_records(model, benchmark.test, cfg, device, ranks)
+        if cfg.EMBEDDING.DIM:
+            directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
     if not ranks.first:
         return []
-    identities, results = [record.identity for record in records], []
-    for weighting in weightings_of(model, cfg):
-        scale = model.column_scale(weighting).to(device)
+    identities, results = [record.identity for record in benchmark.test], []
+    for weighting in weightings:
+        scale, embeddings = model.column_scale(weighting).to(device), features
+        if directions:
+            scale, embeddings = None, project(scaled(features, scale), directions[weighting].to(device))
         results += [
             evaluate_protocol(
-                features, identities, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP,
-                rerank=cfg.TEST.RERANK, per_query=per_query,
+                embeddings, identities, protocol, scale=scale, weighting=described(weighting, cfg),
+                flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK, per_query=per_query,
             )
             for protocol in protocols
         ]
@@ -184,8 +235,9 @@ def main() -> None:
     if args.per_query:
         saved["data"]["identities"] = [record.identity for record in benchmark.test]
     output = args.output or Path(cfg.OUTPUT) / "results.json"
-    kept = kept_results(output, saved, names, weightings, args.per_query) if args.reuse else None
-    results = kept or evaluate(model, benchmark.test, protocols, cfg, device, ranks, args.per_query)
+    labels = [described(weighting, cfg) for weighting in weightings]
+    kept = kept_results(output, saved, names, labels, args.per_query) if args.reuse else None
+    results = kept or evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
     if not ranks.first:
         return
     if kept is None:
@@ -198,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, AuthorsCheckpointError))
+    fail_clearly(main, (*EXPECTED_ERRORS, AuthorsCheckpointError, CompressionError))

@@ -86,6 +86,9 @@ _C.TEST.WEIGHTINGS = []             # of pooled and neck features; empty: each t
 _C.TEST.BATCH = 64                  # images in a forward pass
 _C.TEST.RERANK = False              # k-reciprocal re-ranking (Zhong et al. 2017)
 
+_C.EMBEDDING = CfgNode()
+_C.EMBEDDING.DIM = 0                # numbers of a compressed embedding (PCA learned on the training set); 0: none
+
 
 def get_defaults() -> CfgNode:
     return _C.clone()

@@ -3,7 +3,7 @@
 #   bash scripts/run_tests.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh requirements.txt requirements-test.txt
+source scripts/environment.sh requirements.txt requirements-optional.txt requirements-test.txt
 processes=$("$VENV/bin/python" -c 'import os; print(min(4, os.cpu_count() or 1))')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # each process computes with one thread
 echo "== running the tests in $processes processes"

@@ -1,0 +1,181 @@
+"""The best gallery rows of each query: exactly, in chunks of a memory map, or by FAISS with exact scores."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.compress import principal_directions
+from utils.metrics import inner_products, ranking_keys
+
+CHUNK_BYTES = {"cpu": 32 << 20}  # of gallery rows and similarities held at once; the CPU's caches like few
+DEFAULT_CHUNK_BYTES = 512 << 20
+
+# FAISS pays from this many multiplications on (queries x rows x numbers): minutes of exact search on a few cores; a
+# GPU is some hundred times faster.
+FAISS_FROM = {"cpu": 1e13}
+FAISS_FROM_ELSEWHERE = 1e15
+RECALL = 0.95            # the share of exact answers that FAISS must give on a sample of the queries
+SAMPLE = 32              # queries in it
+PROBES = (16, 64, 256)   # inverted lists that FAISS looks into, the first number that gives enough recall
+DIRECTIONS = 256         # numbers by which FAISS preselects
+CANDIDATES = 10          # preselected rows for each answer, whose exact scores decide
+LEARN_FROM = 4096        # rows from which the directions are learned
+ROWS = 4096              # that FAISS takes at once
+
+
+class FaissMissing(ValueError):
+    """FAISS is not installed."""
+
+
+def search_exact(
+    queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, chunk_bytes: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """By the inner product with every row, in one pass over the matrix.
+
+    queries       (Q, D) float32, on the device that computes
+    matrix        (N, D) float32 or float16, such as a memory map
+    current       (N,) bool: rows that take part
+    chunk_bytes   working memory; the result does not depend on it, but for roundings
+    returns       scores (Q, K) float32, the best first, and rows (Q, K) int64, both on the CPU, K = top or fewer where
+                  fewer rows take part; ties go to the earlier row
+    """
+    number, width = matrix.shape
+    chunk_bytes = chunk_bytes or CHUNK_BYTES.get(queries.device.type, DEFAULT_CHUNK_BYTES)
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    step = max(1, chunk_bytes // (4 * width + 24 * len(queries)))
+    for start in range(0, number, step):
+        part = current[start:start + step]
+        if not part.any():
+            continue
+        rows = torch.from_numpy(matrix[start:start + step]).to(queries.device).float()
+        similarity = inner_products(queries, rows)
+        similarity[:, torch.from_numpy(~part).to(queries.device)] = -torch.inf
+        keys = ranking_keys(similarity).add_(start)
+        keys = keys.topk(min(top, len(part)), dim=1, largest=False).values
+        best = torch.cat([best, keys], dim=1).sort(dim=1).values[:, :top]
+    return scores_and_rows(best[:, :int(current.sum())].cpu())
+
+
+def scores_and_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """What `ranking_keys` put into its keys."""
+    ascending = (keys >> 32).int()
+    bits = ascending ^ ((ascending >> 31) & 0x7FFFFFFF)
+    return 0 - bits.view(torch.float32), keys & 0xFFFFFFFF
+
+
+def search_with_faiss(
+    queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, file: Path,
+    report: Callable[[str], None] = print,
+) -> tuple[Tensor, Tensor]:
+    """As `search_exact`, where that takes too long.
+
+    FAISS preselects rows by their first principal directions, in bytes, in the inverted lists nearest to the query;
+    the inner product with the rows of the matrix decides. On a sample of the queries the answers are compared with the
+    exact ones, and where too few are equal, all queries are searched exactly.
+
+    file      where FAISS's index of the matrix is kept; rows that it lacks are added
+    report    gets a sentence with the recall
+    raises    FaissMissing
+    """
+    faiss = import_faiss()
+    index = faiss_index(faiss, matrix, file, report)
+    probes = enough_probes(faiss, index, queries, matrix, current, top, report)
+    if probes is None:
+        return search_exact(queries, matrix, current, top)
+    return preselected(faiss, index, queries, matrix, current, top, probes)
+
+
+def enough_probes(
+    faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, report: Callable[[str], None]
+) -> int | None:
+    """The first of PROBES by which a sample of the queries gets RECALL of the exact answers; None where none does."""
+    sample = queries[::-(-len(queries) // SAMPLE)]
+    wanted, _ = search_exact(sample, matrix, current, top)
+    for probes in PROBES:
+        found, _ = preselected(faiss, index, sample, matrix, current, top, probes)
+        recall = (found >= wanted[:, -1:] - 1e-5).float().mean().item()  # of equal scores, any may be the answer
+        sentence = f"FAISS gives {100 * recall:.1f} % of the exact answers of {len(sample)} queries ({probes} lists)"
+        if recall >= RECALL:
+            report(sentence)
+            return probes
+    report(f"{sentence}, less than {100 * RECALL:.0f} %: searching exactly instead")
+    return None
+
+
+def preselected(
+    faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, probes: int
+) -> tuple[Tensor, Tensor]:
+    """The best of FAISS's candidates; where it finds fewer than there are rows, the last scores are -inf."""
+    top, queries = min(top, int(current.sum())), queries.cpu().numpy()
+    lists = faiss.SearchParametersIVF(
+        nprobe=probes, sel=faiss.IDSelectorBitmap(np.packbits(current, bitorder="little"))
+    )
+    parameters = faiss.SearchParametersPreTransform(index_params=lists)
+    _, candidates = index.search(queries, CANDIDATES * top, params=parameters)
+    scores, rows = torch.full((len(queries), top), -torch.inf), torch.zeros(len(queries), top, dtype=torch.int64)
+    for i, (query, row) in enumerate(zip(queries, candidates)):
+        row = np.sort(row[row >= 0])  # -1 stands for none
+        score = torch.from_numpy(matrix[row].astype(np.float32) @ query)
+        order = score.argsort(descending=True, stable=True)[:top]
+        scores[i, :len(order)], rows[i, :len(order)] = score[order], torch.from_numpy(row)[order]
+    return scores, rows
+
+
+def faiss_index(faiss, matrix: np.ndarray, file: Path, report: Callable[[str], None]):
+    """FAISS's index of all rows of the matrix: as it lies in the file, with what has been added since."""
+    index = None
+    if file.exists():
+        index = faiss.read_index(str(file))
+    if index is None or index.ntotal < len(matrix) / 2:  # its lists are those of a much smaller set
+        report(f"training FAISS on {len(matrix)} embeddings")
+        index = trained_index(faiss, matrix)
+    if index.ntotal < len(matrix):
+        report(f"adding {len(matrix) - index.ntotal} embeddings to {file}")
+        for start in range(index.ntotal, len(matrix), ROWS):
+            index.add(np.asarray(matrix[start:start + ROWS], np.float32))
+        temporary = file.with_name(file.name + ".tmp")
+        faiss.write_index(index, str(temporary))
+        os.replace(temporary, file)
+    return index
+
+
+def trained_index(faiss, matrix: np.ndarray):
+    """An empty index: principal directions, 4 √N inverted lists, a byte for each number."""
+    number, width = matrix.shape
+    lists = max(1, min(int(4 * number**0.5), number // 40))
+    directions = torch.eye(width)
+    if width > DIRECTIONS:
+        learned_from = torch.from_numpy(np.asarray(matrix[evenly_placed(number, LEARN_FROM)], np.float32))
+        directions = principal_directions(learned_from, min(DIRECTIONS, len(learned_from)))
+    rotation = faiss.LinearTransform(*directions.shape, False)
+    faiss.copy_array_to_vector(directions.T.contiguous().numpy().ravel(), rotation.A)
+    rotation.is_trained = True
+    inner = faiss.index_factory(directions.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    sample = evenly_placed(number, 40 * lists)
+    parts = np.split(sample, range(ROWS, len(sample), ROWS))
+    inner.train(np.concatenate([rotation.apply(np.asarray(matrix[rows], np.float32)) for rows in parts]))
+    return faiss.IndexPreTransform(rotation, inner)
+
+
+def evenly_placed(number: int, most: int) -> np.ndarray:
+    """`most` of the rows 0 .. number - 1, or all, ascending."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
+
+
+def import_faiss():
+    try:
+        import faiss
+    except ImportError:
+        raise FaissMissing(
+            "FAISS is not installed; install it with: pip install -r requirements-optional.txt"
+        ) from None
+    return faiss
+
+
+def takes_long(queries: int, rows: int, numbers: int, device: torch.device) -> bool:
+    """Whether exact search is so much work that FAISS pays."""
+    return queries * rows * numbers >= FAISS_FROM.get(device.type, FAISS_FROM_ELSEWHERE)
