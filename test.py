@@ -23,8 +23,10 @@ from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, rea
 from utils.compress import (
     CompressionError, check_number, load_directions, principal_directions, project, save_directions,
 )
+from utils.distances import distance_counts
 from utils.distributed import Ranks, joined
 from utils.evaluator import evaluate_protocol, format_table, scaled
+from utils.report import only_a_warning, write_report
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
@@ -153,8 +155,11 @@ def learned_directions(
 def evaluate(
     model: nn.Module, benchmark, protocols: list, cfg, checkpoint: dict, device: torch.device, ranks: Ranks,
     per_query: bool,
-) -> list[dict]:
-    """Every protocol by every weighting, from one embedding pass; of several processes, the first has the results."""
+) -> dict:
+    """{"results": every protocol by every weighting, "distances": by the first weighting}, from one embedding pass.
+
+    Of several processes, the first has them.
+    """
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
     with joined(ranks, device):
@@ -162,8 +167,9 @@ def evaluate(
         if cfg.EMBEDDING.DIM:
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
     if not ranks.first:
-        return []
-    identities, results = [record.identity for record in benchmark.test], []
+        return {}
+    identities, infrared = ([getattr(record, name) for record in benchmark.test] for name in ("identity", "infrared"))
+    results, distances = [], None
     for weighting in weightings:
         scale, embeddings = model.column_scale(weighting).to(device), features
         if directions:
@@ -175,7 +181,10 @@ def evaluate(
             )
             for protocol in protocols
         ]
-    return results
+        distances = distances or distance_counts(
+            embeddings, identities, infrared, scale=scale, weighting=described(weighting, cfg)
+        )
+    return {"results": results, "distances": distances}
 
 
 def main() -> None:
@@ -209,8 +218,9 @@ def main() -> None:
             model, checkpoint = load_authors(args.authors_checkpoint, cfg)
 
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    summary = benchmark.summary()
     if ranks.first:
-        print(benchmark.summary())
+        print(summary)
     if model is None:
         model = build_without_pretraining(cfg, classes=len({record.identity for record in benchmark.train}))
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
@@ -231,22 +241,27 @@ def main() -> None:
         "device": str(device),
         "versions": library_versions(),
         "config": yaml.safe_load(cfg.dump()),
+        "data_summary": summary,
     }
     if args.per_query:
         saved["data"]["identities"] = [record.identity for record in benchmark.test]
     output = args.output or Path(cfg.OUTPUT) / "results.json"
     labels = [described(weighting, cfg) for weighting in weightings]
     kept = kept_results(output, saved, names, labels, args.per_query) if args.reuse else None
-    results = kept or evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
+    if kept is None:
+        saved |= evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
     if not ranks.first:
         return
     if kept is None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, json.dumps({**saved, "results": results}, indent=1) + "\n")
-    print(format_table(results))
+        write_atomically(output, json.dumps(saved, indent=1) + "\n")
+    print(format_table(kept or saved["results"]))
     if cfg.DATA.NAME == "synthetic":
         print("These figures are of the embedded data set; they say nothing about a real one.")
     print(f"results: {output}")
+    with only_a_warning("there is no new report"):
+        *_, page = write_report(output, json.loads(output.read_text(encoding="utf-8")))
+        print(f"report:  {page}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from models.two_stream import MethodError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
 from utils.distributed import RankLostError, Ranks, gather_rows, joined, sum_over_ranks
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
+from utils.report import only_a_warning, write_curves
 from utils.run import (
     LOG, DeviceError, HostCopy, Metrics, OutOfMemory, StopRequest, fail_clearly, leave_stopping_to_the_main_process,
     memory_advice, seed_step, select_algorithms, select_device, start_log, write_atomically,
@@ -325,6 +326,11 @@ class Trainer:
         )
         return {f"validation_{name}": result["mean"][name] for name in ("rank1", "mAP")}
 
+    def draw_curves(self) -> None:
+        if self.ranks.first:
+            with only_a_warning("curves.png was not drawn"):
+                write_curves(self.folder)
+
     def save(self, best: bool = False) -> None:
         if not self.ranks.first:
             return
@@ -385,7 +391,11 @@ def main() -> None:
     cfg, ranks = load_config(args.config, args.overrides), Ranks.from_environment()
     device = select_device(cfg.DEVICE, ranks.local)
     with joined(ranks, device):
-        Trainer(cfg, args.resume, device, ranks).run()
+        trainer = Trainer(cfg, args.resume, device, ranks)
+        try:
+            trainer.run()
+        finally:
+            trainer.draw_curves()
 
 
 if __name__ == "__main__":

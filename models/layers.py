@@ -153,7 +153,8 @@ class WindowAttention(nn.Module):
         # Padding is zero, so its projection is the bias: nothing is multiplied for it.
         projected = self.qkv(x)
         bias = self.qkv.bias.to(projected.dtype)
-        qkv = bias.expand(len(x), rows * w, columns * w, -1).clone()  # (B, padded H, padded W, 3C)
+        # len(x) would become a constant of an exported network.
+        qkv = bias.expand(x.shape[0], rows * w, columns * w, -1).clone()  # (B, padded H, padded W, 3C)
         qkv[:, :height, :width] = projected
         qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = qkv.unflatten(2, (columns, w)).unflatten(1, (rows, w)).transpose(2, 3)  # (B, rows, columns, w, w, 3C)

@@ -88,8 +88,9 @@ def evaluate_protocol(
     rerank            rank by k-reciprocal distance (utils/rerank.py)
     per_query         add each trial's "queries": rows (ascending), rank, ap and inp of the valid ones
     block_bytes       working memory beside `features` and a copy of the gallery's part of it
-    returns           {"protocol", "flip", "weighting", "rerank", "trials": [figures and "valid_queries", ...],
-                      "mean", "std"}, ready for JSON; fractions, and the standard deviation of the population of trials
+    returns           {"protocol", "flip", "weighting", "rerank", "trials": [figures, "valid_queries" and "cmc" (Rank-1
+                      to Rank-20), ...], "mean", "std"}, ready for JSON; fractions, and the standard deviation of the
+                      population of trials
     raises            EvaluationError
     """
     counted = {len(features), len(identities), len(protocol.query_ignores), len(protocol.gallery_group)}
@@ -147,7 +148,7 @@ def trial_figures(figures: QueryFigures, rows: np.ndarray, per_query: bool) -> d
     """One entry of "trials" (`evaluate_protocol`); `rows` are the queries'."""
     summary = summarize(figures)
     trial = {f"rank{k}": summary["cmc"][k - 1] for k in (1, 5, 10, 20)}
-    trial |= {key: summary[key] for key in ("mAP", "mINP", "valid_queries")}
+    trial |= {key: summary[key] for key in ("mAP", "mINP", "valid_queries", "cmc")}
     if per_query:
         trial["queries"] = {"rows": rows[figures.valid.numpy()].tolist()}
         trial["queries"] |= {key: getattr(figures, key)[figures.valid].tolist() for key in ("rank", "ap", "inp")}
@@ -201,7 +202,14 @@ def scaled(features: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def format_table(results: Sequence[dict]) -> str:
-    """Results of `evaluate_protocol` as aligned text, in percent: mean ± standard deviation over the trials."""
+    """Results of `evaluate_protocol` as aligned text (`table_rows`)."""
+    lines = table_rows(results)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def table_rows(results: Sequence[dict]) -> list[list[str]]:
+    """Their header and lines, in percent: mean ± standard deviation over the trials."""
     header = ["protocol", "flip", "weighting", "re-ranking", "trials", *FIGURES.values()]
     lines = [header]
     for result in results:
@@ -214,5 +222,4 @@ def format_table(results: Sequence[dict]) -> str:
             result["protocol"], "yes" if result["flip"] else "no", result["weighting"],
             "yes" if result["rerank"] else "no", str(number), *figures,
         ])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return lines

@@ -1,0 +1,38 @@
+"""Draw a run's pictures and report.html again, from what it has stored; nothing is computed anew.
+
+    python scripts/report.py runs/sysu_cmfn                       # curves.png, cmc.png, distances.png, report.html
+    python scripts/report.py runs/sysu_cmfn/results-256.json      # of a results file of another name
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT.parent), str(ROOT)]
+
+from reproduce_table import ResultsError, read_results  # noqa: E402
+
+from utils.report import ReportError, write_curves, write_report  # noqa: E402
+from utils.run import fail_clearly  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a run, or a results file of test.py")
+    run = parser.parse_args().run
+    results, curves = run, None
+    if run.is_dir():
+        results, curves = run / "results.json", write_curves(run)
+        if curves is None and not results.exists():
+            raise ReportError(f"{run} has neither an epoch in metrics.jsonl nor a results.json; train or test there")
+    written = [curves] if curves else []
+    if results.exists() or results == run:
+        written += write_report(results, read_results(results))
+    else:
+        print(f"{run} has no results.json yet: python test.py --checkpoint {run}")
+    print(*written, sep="\n")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (ReportError, ResultsError))

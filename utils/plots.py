@@ -1,0 +1,150 @@
+"""A run's figures -> pictures: training curves, CMC, histograms of distances.
+
+Figures are drawn without pyplot, whose state is global. Colours are those of Okabe and Ito, which the colour-blind can
+tell apart; line styles and markers say the same again.
+"""
+
+import io
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from utils.distances import shares
+from utils.evaluator import FIGURES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = "osD^vPX*"
+NO_CURVE = ("epoch", "images_per_second", "lr")  # of a line of metrics.jsonl: not a loss
+WIDTH = 7.0          # of a picture, in inches of DPI pixels
+DPI = 125
+BARS = 80            # of a histogram at most
+
+
+def png(figure: Figure) -> bytes:
+    """The content of a PNG file; the same for the same figures."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def panels(heights: Sequence[float], title: str = "") -> tuple[Figure, list[Axes]]:
+    """A figure of panels below one another, which share their x axis; `heights` in inches."""
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for panel in axes:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, [*axes]
+
+
+def styles(number: int) -> list[dict]:
+    """Colours and markers for that many lines, no two alike; the lines are dashed from the second round of colours."""
+    dashes = itertools.chain.from_iterable([style] * len(COLOURS) for style in itertools.cycle(("-", "--", ":")))
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), dashes)
+    return [
+        {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4}
+        for colour, marker, dash in itertools.islice(looks, number)
+    ]
+
+
+def training_curves(lines: Sequence[dict]) -> Figure:
+    """Loss terms (those of weight 0 are left out), learning rate and, where there was one, validation, by epoch.
+
+    lines   of metrics.jsonl, one at least
+    """
+    names = [*dict.fromkeys(name for line in lines for name in line)]
+    validation = [name for name in names if name.startswith("validation_")]
+    losses = [name for name in names if name not in (*NO_CURVE, *validation) and any(line.get(name) for line in lines)]
+    figure, axes = panels([3.2, 1.8] + [2.2] * bool(validation))
+
+    def draw(panel: Axes, name: str, factor: float = 1.0, **style) -> None:
+        points = [(line["epoch"], factor * line[name]) for line in lines if name in line]
+        panel.plot(*zip(*points), **style, markevery=max(1, len(points) // 20))
+
+    for name, style in zip(losses, styles(len(losses))):
+        draw(axes[0], name, **style, label=name)
+    axes[0].set_ylabel("loss, mean over the epoch\n(weights applied)")
+    draw(axes[1], "lr", color="black", drawstyle="steps-mid", marker="o", markersize=3)
+    axes[1].set_ylabel("learning rate\n(neck, classifier)")
+    for panel, keys in ((axes[0], losses), (axes[1], ["lr"])):
+        if all(line.get(key, 0) >= 0 for line in lines for key in keys):
+            panel.set_yscale("log", nonpositive="mask")
+            panel.yaxis.set(
+                major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator()
+            )
+    for name, style in zip(validation, styles(len(validation))):
+        best = max((line for line in lines if name in line), key=lambda line: line[name])
+        label = name.removeprefix("validation_")
+        text = f"{FIGURES.get(label, label)}: best {100 * best[name]:.1f} % in epoch {best['epoch']}"
+        draw(axes[2], name, factor=100, **style, label=text)
+        axes[2].set_ylabel("validation, %")
+        axes[2].legend(fontsize=9)
+    axes[0].legend(fontsize=9, ncols=2)
+    axes[-1].set_xlabel("epoch, from 0")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    return figure
+
+
+def cmc_curves(results: Sequence[dict]) -> Figure:
+    """A line for each protocol: mean over its trials; shaded, their standard deviation on either side.
+
+    results   of `evaluate_protocol`, of one weighting
+    """
+    flip, rerank = ("with" if results[0][key] else "without" for key in ("flip", "rerank"))
+    weighting = results[0]["weighting"]
+    figure, (panel,) = panels([4.4], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
+    lowest = 100.0
+    for result, style in zip(results, styles(len(results))):
+        curves = 100 * np.array([trial["cmc"] for trial in result["trials"]])  # (trials, ranks)
+        mean, spread, ranks = curves.mean(axis=0), curves.std(axis=0), np.arange(1, curves.shape[1] + 1)
+        several = len(curves) > 1
+        rank1 = f"{mean[0]:.1f}" + (f" ± {spread[0]:.1f}" if several else "")
+        panel.plot(ranks, mean, **style, label=f"{result['protocol']}: Rank-1 {rank1} %")
+        if several:
+            panel.fill_between(ranks, mean - spread, mean + spread, color=style["color"], alpha=0.2, linewidth=0)
+        lowest = min(lowest, mean[0] - spread[0])
+    panel.set(
+        xlabel="k, place in the ranking", ylabel="queries whose person is among the first k, %",
+        xticks=[1, *range(5, len(ranks) + 1, 5)], ylim=(max(0, 10 * (lowest // 10)), 101),
+    )
+    panel.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def distance_histograms(distances: dict) -> Figure:
+    """A panel for each pair of modalities: the distances within identities and between them.
+
+    distances   of `distance_counts`
+    """
+    parts = [part for pair in distances["pairs"].values() for part in (pair["within"], pair["between"])]
+    first = min(part["first_bin"] for part in parts if part["number"])
+    last = max(part["first_bin"] + len(part["counts"]) for part in parts if part["number"])
+    each = -(-(last - first) // BARS)  # counted bins in a drawn one
+    starts = np.arange(first // each * each, last, each)
+    edges = np.append(starts, starts[-1] + each) * distances["bin_width"]
+    gap = distances["modality_gap"]
+    title = "" if gap is None else f"modality gap {gap:.3f}: same person's mean in VIS-IR less that of VIS-VIS, IR-IR"
+    figure, axes = panels([2.1] * 3, title)
+    looks = (("within", "same person", "-", COLOURS[0]), ("between", "different people", "--", COLOURS[1]))
+    for panel, (name, pair) in zip(axes, distances["pairs"].items()):
+        for kind, text, dash, colour in looks:
+            part = pair[kind]
+            if not part["number"]:
+                continue
+            bars = 100 * np.add.reduceat(shares(part).numpy(), starts)
+            label = f"{text}: mean {part['mean']:.3f}, {part['number']:,} pairs"
+            panel.stairs(bars, edges, fill=True, color=colour, alpha=0.25)
+            panel.stairs(bars, edges, color=colour, linestyle=dash, linewidth=1.3, label=label)
+            panel.axvline(part["mean"], color=colour, linestyle=dash, linewidth=1)
+        overlap = f", overlap {100 * pair['overlap']:.0f} %" if pair["overlap"] is not None else ""
+        panel.set_title(f"{name}{overlap}", fontsize=10, loc="left")
+        panel.set_ylabel(f"% of pairs\nper {each * distances['bin_width']:.3g}")
+        panel.set_ylim(0, 1.35 * panel.get_ylim()[1])  # the legend above the bars
+        panel.legend(fontsize=8)
+    axes[-1].set_xlabel(f"cosine distance of two images' embeddings (weighting {distances['weighting']})")
+    return figure

@@ -1,0 +1,202 @@
+"""A run explained by its folder alone: curves.png after training; cmc.png, distances.png and report.html after test.py.
+
+The page is one file without external resources. Pictures and page are drawn from metrics.jsonl and the results file.
+"""
+
+import base64
+import html
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+
+from utils.evaluator import FIGURES, table_rows
+from utils.run import LOG, Metrics, write_atomically
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+CMC = (
+    "Share of the queries whose person is among the first k of the ranking (people or images, as the protocol counts): "
+    "mean over the trials; shaded, their standard deviation on either side."
+)
+OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
+
+
+class ReportError(ValueError):
+    """A picture or the page cannot be drawn or written; the message says why, and what to do."""
+
+
+@contextmanager
+def only_a_warning(lost: str) -> Iterator[None]:
+    """Whatever goes wrong inside is logged and no more: pictures must never cost a training or its figures."""
+    try:
+        yield
+    except Exception as error:
+        LOG.warning("warning: %s: %s", lost, error)
+
+
+def write_curves(folder: Path) -> Path | None:
+    """Draw curves.png from a training's metrics.jsonl; None where that has no epoch yet.
+
+    raises   ReportError
+    """
+    picture = curves_of(folder)
+    return write(folder / "curves.png", picture) if picture else None
+
+
+def write_report(file: Path, saved: dict) -> list[Path]:
+    """Draw the pictures of a results file of test.py and the page beside it; returns the files written.
+
+    Where the file isn't called results.json, their names begin with its name.
+
+    saved    the file's content
+    raises   ReportError
+    """
+    plots, first, distances = import_plots(), of_first_weighting(saved["results"]), saved.get("distances")
+    training = training_folder(file, saved.get("checkpoint", {}))
+    has_cmc = all("cmc" in trial for result in first for trial in result["trials"])
+    cmc = plots.png(plots.cmc_curves(first)) if has_cmc else None
+    histograms = plots.png(plots.distance_histograms(distances)) if distances else None
+    page = page_of(file, saved, [
+        figure("CMC", cmc, CMC, OLDER),
+        figure("Distances", histograms, distances_caption(distances) if distances else "", OLDER),
+        figure("Training", curves_of(training) if training else None, f"Every epoch of the training in {training}.",
+               "No metrics.jsonl of this checkpoint's training was found."),
+    ])
+    prefix = "" if file.name == "results.json" else f"{file.stem}-"
+    contents = {"cmc.png": cmc, "distances.png": histograms, "report.html": page}
+    return [write(file.with_name(prefix + name), content) for name, content in contents.items() if content]
+
+
+def import_plots():
+    """The module that draws, with matplotlib; not imported before, for a training doesn't need it.
+
+    raises   ReportError
+    """
+    try:
+        from utils import plots
+    except ModuleNotFoundError as error:
+        raise ReportError(f"{error.name} is not installed: pip install -r requirements.txt") from None
+    return plots
+
+
+def curves_of(folder: Path) -> bytes | None:
+    plots, lines = import_plots(), Metrics.read(folder)
+    return plots.png(plots.training_curves(lines)) if lines else None
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written ({error.strerror}); make it writable, or free its disk") from None
+    return path
+
+
+def of_first_weighting(results: Sequence[dict]) -> list[dict]:
+    """The network's reported weighting, unless TEST.WEIGHTINGS says otherwise."""
+    return [result for result in results if result["weighting"] == results[0]["weighting"]]
+
+
+def training_folder(file: Path, checkpoint: dict | list) -> Path | None:
+    """The folder of a checkpoint's training: as the results name it or, where a run was moved, their own."""
+    if "epochs" not in checkpoint:
+        return None  # of other authors, of random weights, or a mean over several
+    folders = [Path(checkpoint["path"]).parent, file.parent]
+    return next((folder for folder in folders if (folder / "metrics.jsonl").exists()), None)
+
+
+# The page
+
+
+def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
+    config, number = saved.get("config", {}), len(FIGURES)
+    header, *lines = ([row[0], *row[-number:], *row[1:-number]] for row in table_rows(saved["results"]))
+    first = dict(zip(header, lines[0]))
+    network = config.get("MODEL", {}).get("NAME", "network").upper()
+    summary = saved.get("data_summary", "This results file is of an older version, without a summary of the data.")
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=text(f"{network} on {saved['data']['name']}: {file.resolve().parent.name}"),
+        headline=text(f"Rank-1 {first['Rank-1']}, mAP {first['mAP']} ({first['protocol']})"),
+        notes="".join(f'<p class="note">{text(note)}</p>' for note in notes(saved)),
+        results=table(lines, header),
+        figures="".join(figures),
+        summary=text(summary),
+        made=table(origin(saved)),
+        options=table(flat(config)),
+    )
+
+
+def notes(saved: dict) -> list[str]:
+    """What must be known to read the figures."""
+    checkpoint, config = saved.get("checkpoint", {}), saved.get("config", {})
+    known = {
+        "These figures are of the embedded data set; they say nothing about a real one.":
+            saved["data"]["name"] == "synthetic",
+        "The network is untrained: random weights, as a control.": "untrained" in checkpoint,
+        "The epoch was chosen on test data, which inflates the figures.":
+            config.get("SOLVER", {}).get("CHOOSE_BEST_ON_TEST_DATA", False),
+    }
+    return [note for note, holds in known.items() if holds]
+
+
+def origin(saved: dict) -> list[tuple[str, object]]:
+    """Where the figures come from."""
+    checkpoint = saved.get("checkpoint", {})
+    rows = {f"checkpoint: {key}": value for key, value in checkpoint.items()} if isinstance(checkpoint, dict) else {
+        f"checkpoint {number}": one.get("path") for number, one in enumerate(checkpoint, start=1)
+    }
+    rows["data: fingerprint"] = saved["data"]["fingerprint"]
+    rows |= {key: saved[key] for key in ("parameters", "device") if key in saved}
+    return [*(rows | saved.get("versions", {})).items()]
+
+
+def distances_caption(distances: dict) -> str:
+    def number(value: float | None, form: str) -> str:
+        return "unknown" if value is None else format(value, form).replace("%", " %")
+
+    pairs = "; ".join(
+        f"{name} {number(pair['within']['mean'], '.3f')} and {number(pair['between']['mean'], '.3f')}, "
+        f"{number(pair['overlap'], '.0%')}"
+        for name, pair in distances["pairs"].items()
+    )
+    return (
+        "Cosine distances (1 - cosine) of the embeddings, before any re-ranking, of all pairs of different test "
+        f"images. Mean of the same person's pairs, mean of different people's, and the histograms' overlap: {pairs}. "
+        "The overlap is the area that two histograms of area 1 share: 0 % where they are apart, 100 % where they are "
+        f"the same. Modality gap: {number(distances['modality_gap'], '.3f')}. That is how much farther apart the same "
+        "person's images are across modalities: the mean in VIS-IR less the mean of those in VIS-VIS and IR-IR."
+    )
+
+
+def figure(heading: str, picture: bytes | None, caption: str, absent: str) -> str:
+    """A section with a PNG picture and its caption, or the sentence that says why it is absent."""
+    content = f"<p>{text(absent)}</p>"
+    if picture:
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        content = (
+            f'<figure><img src="{source}" alt="{text(heading)}">'
+            f"<figcaption>{text(caption)}</figcaption></figure>"
+        )
+    return f"<section><h2>{text(heading)}</h2>{content}</section>\n"
+
+
+def table(lines: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """The first cell of a line is its heading."""
+    head = "".join(f"<th>{text(cell)}</th>" for cell in header)
+    rows = [
+        f"<tr><th>{text(first)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in others)}</tr>"
+        for first, *others in lines
+    ]
+    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def flat(options: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """[("SOLVER.EPOCHS", 151), ...]"""
+    pairs = []
+    for key, value in options.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def text(value: object) -> str:
+    return html.escape(str(value))
