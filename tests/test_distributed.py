@@ -149,7 +149,7 @@ def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data
                            **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}))
     assert "2 processes" in outputs[0][0] and "training is complete" in outputs[0][0] and outputs[1][0] == ""
     assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
-        "best.pth", "config.yaml", "last.pth", "metrics.jsonl", "train.log"
+        "best.pth", "config.yaml", "curves.png", "last.pth", "metrics.jsonl", "train.log"
     ]
     results = []
     for world, name in ((1, "one.json"), (2, "two.json")):
