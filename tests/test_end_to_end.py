@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,16 @@ def assert_equal_runs(a, b):
         assert torch.equal(value, b["model"][key]), key
     for i, state in a["optimizer"]["state"].items():
         assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][i]["momentum_buffer"])
+
+
+def test_a_training_with_a_broken_image_ends_though_its_workers_ignore_signals(data, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    for image in broken.glob("cam3/*/*.jpg"):
+        image.write_bytes(image.read_bytes()[:300])
+    run = command("train.py", broken, tmp_path / "run", "--config", "configs/quickstart.yaml", **{"DATA.WORKERS": "2"})
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "jpg is broken or no image" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_run_resumed_after_an_epoch_equals_an_uninterrupted_one(data, trained, tmp_path):

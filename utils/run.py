@@ -1,11 +1,13 @@
 """What surrounds a run: its folder, log and metrics, the device, seeds, and an orderly stop."""
 
+import gc
 import json
 import logging
 import os
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -197,7 +199,12 @@ def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
     """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace."""
     try:
         main()
-    except expected as error:
+    except BaseException as error:
+        # A loader that its frames hold ends its workers now: they ignore the SIGTERM of the interpreter's exit.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        if not isinstance(error, expected):
+            raise
         message = str(error)
         if "Original Traceback" in message:  # came through a loader's worker: its own words stand behind the trace
             message = message.rsplit("Error: ", 1)[-1]
