@@ -96,7 +96,6 @@ def get_defaults() -> CfgNode:
 
 # The options that take one of a few words, or some of them.
 CHOICES = {
-    "DATA.NAME": ("sysu", "regdb", "llcm", "synthetic"),
     "DATA.EXCHANGE": ("none", "channels", "channels_and_grey"),
     "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
     "MODEL.STAGES": (3, 4),
