@@ -1,0 +1,171 @@
+"""What README.md and docs/ say is so: links, names, options and errors; the README's commands run as printed."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trees import picture
+
+from configs.defaults import get_defaults
+from configs.load import flatten
+from data.synthetic import write_synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+OPTIONS = {key for key, _ in flatten(get_defaults())}
+EXTERNAL = re.compile(r"sysu|regdb|llcm|RegDB|LLCM")  # the real data sets
+
+
+def commands():
+    """The README's commands: of its bash blocks, a continued line being one, and of its table."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+    lines = [line.partition(" #")[0].strip() for line in blocks.splitlines()]
+    lines += re.findall(r"`((?:python|bash) [^`]+)`", README)
+    lines = [line for line in lines if re.match(r"(METHOD=\S+ )?(python|bash|torchrun) ", line)]
+    return [" ".join(line.split()) for line in dict.fromkeys(lines)]
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    content = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", content):
+        path, _, anchor = "".join(target).partition("#")
+        if "://" in path:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("command", commands())
+def test_what_a_command_names_is_there(command):
+    words = command.replace("METHOD=agw ", "").split()
+    script = next((word for word in words[1:] if re.search(r"\.(py|sh)$", word)), None)
+    assert (ROOT / script).exists()
+    for word in words:
+        if word.startswith("configs/") and "$" not in word:
+            assert (ROOT / word).exists(), word
+        if word.startswith("--") and not word.startswith("--nproc"):
+            assert f'"{word}"' in (ROOT / script).read_text(), word
+        if re.fullmatch(r"[A-Z]+(\.[A-Z_]+)+", word):
+            assert word in OPTIONS, word
+
+
+def test_the_method_page_names_what_the_code_has():
+    rows = re.findall(r"\| \[`(\S+\.py)`\]\(\S+\) \| (.*) \|", (ROOT / "docs/method.md").read_text(encoding="utf-8"))
+    assert len(rows) > 20
+    for file, names in rows:
+        defined = set()
+        for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                defined.add(node.name)
+                defined |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        assert set(re.findall(r"`(\S+)`", names)) <= defined, file
+
+
+def copy_of_the_repository(folder):
+    for name in ("configs", "data", "losses", "models", "scripts", "utils", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt")]:
+        shutil.copy(path, folder)
+    environment = folder / ".venv"  # what scripts/environment.sh takes for an installed one
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (environment / "bin" / "python").chmod(0o755)
+    for path in ROOT.glob("requirements*.txt"):
+        shutil.copy(path, environment / f"installed-{path.name}")
+    return folder
+
+
+def test_the_readme_runs_as_printed(tmp_path):
+    repository = copy_of_the_repository(tmp_path / "repository")
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{repository}/.venv/bin:{os.environ['PATH']}"}
+
+    def call(command):
+        done = subprocess.run(["bash", "-c", command], cwd=repository, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+    # The whole training takes minutes; one epoch leaves the same files.
+    call("bash scripts/quickstart.sh SOLVER.EPOCHS 1 SOLVER.IDENTITIES 32")
+    for name in ("a", "b"):
+        (repository / "runs" / name).mkdir()
+        shutil.copy(repository / "runs" / "quickstart" / "results.json", repository / "runs" / name)
+    picture(repository / "photos" / "day.jpg", seed=1)
+    picture(repository / "night.jpg", seed=2)
+    run = [line for line in commands() if not EXTERNAL.search(line) and not re.search(r"quickstart\.sh|run_tests", line)]
+    assert len(run) >= 8
+    for command in run:
+        call(command)
+    example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "example.py").write_text(f"{example}\nassert embedding.shape == (1, 1536), embedding.shape\n")
+    call(f"python -I {tmp_path}/example.py")
+    left = {path.name for path in (repository / "runs" / "quickstart").iterdir()}
+    assert {"curves.png", "cmc.png", "distances.png", "report.html", "model_card.md", "pictures", "found"} <= left
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("errors")
+    write_synthetic(folder / "data", seed=3, train_identities=6, test_identities=4, images_per_camera=2, height=64,
+                    width=32)
+    shutil.copytree(folder / "data", folder / "broken")
+    for path in (folder / "broken").glob("cam3/*/*.jpg"):
+        path.write_bytes(path.read_bytes()[:300])
+    (folder / "cut.pth").write_bytes(b"PK\x03\x04 and no more")
+    provoke(folder, "train.py --config configs/quickstart.yaml OUTPUT {place}/done", fails=False)
+    return folder
+
+
+def provoke(place, command, fails=True):
+    small = {
+        "DATA.ROOT": place / "data", "DATA.WORKERS": 0, "DEVICE": "cpu", "SOLVER.EPOCHS": 1, "SOLVER.IDENTITIES": 3,
+        "OUTPUT": place / "run",
+    }
+    words = command.format(place=place).split()
+    pairs = [str(word) for key, value in small.items() if key not in words for word in (key, value)]
+    done = subprocess.run(
+        [sys.executable, *words, *pairs], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stderr
+
+
+TRAIN = "train.py --config configs/quickstart.yaml"
+PROVOKED = {
+    "there is no folder": f"{TRAIN} DATA.ROOT nowhere",
+    "which is not an option; the nearest is": f"{TRAIN} SOLVER.EPOCH 3",
+    "where int is wanted": f"{TRAIN} SOLVER.EPOCHS three",
+    "there is no configuration file": "train.py --config configs/sysu.yaml",
+    "holds a training already": f"{TRAIN} OUTPUT {{place}}/done",
+    "was trained with other options": f"{TRAIN} --resume OUTPUT {{place}}/done SOLVER.IDENTITIES 4 SOLVER.EPOCHS 2",
+    "there is no checkpoint at": "test.py --checkpoint nothing",
+    "is truncated, corrupt or no checkpoint at all": "test.py --checkpoint {place}/cut.pth",
+    "is broken or no image": f"{TRAIN} DATA.ROOT {{place}}/broken",
+    "and the training set has 6: lower": f"{TRAIN} SOLVER.IDENTITIES 100",
+    "an odd number of positions": f"{TRAIN} DATA.HEIGHT 40 DATA.WIDTH 20",
+    "the loss is not finite": f"{TRAIN} SOLVER.BASE_LR 1e12 OUTPUT {{place}}/nan",
+}
+
+
+def test_every_error_of_the_page_is_provoked():
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    table = page[page.index("| what it says"):page.index("| what happens")]
+    assert set(re.findall(r"^\| `(.*?)` \|", table, re.M)) == set(PROVOKED)
+
+
+@pytest.mark.parametrize("message", PROVOKED)
+def test_an_error_is_one_line_with_its_message(message, place):
+    stderr = provoke(place, PROVOKED[message])
+    assert message in stderr and "error: " in stderr and "Traceback" not in stderr
