@@ -102,7 +102,8 @@ def call(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize("example, kind, ending", [
-    ("onnx_example.py", "onnx", ".onnx"), ("torch_example.py", "pt2", ".pt2"), ("torch_example.py", "torchscript", ".ts"),
+    ("onnx_example.py", "onnx", ".onnx"), ("torch_example.py", "pt2", ".pt2"),
+    ("torch_example.py", "torchscript", ".ts"),
 ])
 def test_the_example_runs_without_this_repository(example, kind, ending, run, tmp_path, monkeypatch):
     call(monkeypatch, "--checkpoint", run, "--format", kind)
