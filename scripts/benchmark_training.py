@@ -253,6 +253,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # what the process of one row is started with
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over configs/defaults.py")
     options = parser.parse_intermixed_args(arguments)
+    if "MODEL.NAME" in options.overrides:
+        parser.error("what is measured is CMFN; scripts/cost.py measures a configuration of any method")
     if options.quick:
         # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return
         # memory that nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).

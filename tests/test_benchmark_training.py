@@ -125,6 +125,12 @@ def test_an_unknown_setting_is_refused(setting, capsys):
     assert f"{setting!r} is no setting" in capsys.readouterr().err
 
 
+def test_other_methods_are_sent_to_the_script_that_measures_them(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse(["--quick", "MODEL.NAME", "agw"])
+    assert "scripts/cost.py measures a configuration of any method" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("network, setting", benchmark.rows_of(benchmark.parse(["--quick"]).settings, literal=True))
 def test_every_row_of_the_quick_run_is_measured(network, setting):
     options = benchmark.parse(["--quick", "--device", "cpu"])

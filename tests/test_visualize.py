@@ -30,7 +30,7 @@ from utils.evaluator import evaluate_protocol  # noqa: E402
 from utils.run import fail_clearly  # noqa: E402
 from utils.sheets import RIGHT, WRONG, Cell, SheetError, ranking_sheet, save, sheet  # noqa: E402
 
-NETWORKS = ("cmfn", "deen", "agw")
+NETWORKS = ("cmfn", "deen", "agw", "caj")
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,7 @@ def test_maps_of_every_network(name):
                  "window attention 2", "spatial attention 2", "Grad-CAM"],
         "deen": ["DEE branch 1", "DEE branch 2", "Grad-CAM"],
         "agw": [*(f"non-local {i}" for i in (1, 2, 3, 4)), "Grad-CAM"],
+        "caj": [*(f"non-local {i}" for i in (1, 2, 3, 4)), "Grad-CAM"],
     }[name]
     for title, values in maps.items():
         assert values.ndim == 3 and len(values) == 2 and values.isfinite().all() and not values.requires_grad, title
