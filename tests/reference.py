@@ -5,11 +5,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from configs.defaults import get_defaults
-from models.authors_checkpoint import from_authors
+from models.authors_checkpoint import authors_name, from_authors
 from models.build import build_model
 from models.layers import DropPath
 
@@ -49,10 +50,10 @@ def image(seed: int, batch: int, height: int, width: int, block: int) -> Tensor:
     return torch.from_numpy(values.repeat(block, axis=2).repeat(block, axis=3))
 
 
-def sample(t: Tensor) -> np.ndarray:
+def sample(t: Tensor, most: int = 1500) -> np.ndarray:
     flat = t.reshape(-1)
-    step = max(1, flat.numel() // 1500) | 1
-    return flat[::step][:1500].numpy()
+    step = max(1, flat.numel() // most) | 1
+    return flat[::step][:most].numpy()
 
 
 def relative(value, reference) -> float:
@@ -132,8 +133,29 @@ def check_stages(stored, seen: dict[str, Tensor]) -> set[str]:
     """The stored samples of maps are those of the maps seen; returns their names."""
     stages = {key.removeprefix("stage/") for key in stored if key.startswith("stage/")}
     for stage in stages:
-        flat = seen[stage].reshape(-1)
         assert tuple(seen[stage].shape) == tuple(stored[f"stage_shape/{stage}"]), stage
-        found = flat[::max(1, len(flat) // 256) | 1][:256].numpy()
-        assert relative(found, stored[f"stage/{stage}"]) < 1e-6, stage
+        assert relative(sample(seen[stage], 256), stored[f"stage/{stage}"]) < 1e-6, stage
     return stages
+
+
+def check_features(stored, prefix: str, pooled: Tensor, neck: Tensor) -> None:
+    """Directions and lengths of features before their normalisation are the stored ones; (views, B, D) each."""
+    for name, features in (("pooled", pooled.flatten(0, 1)), ("neck", neck.flatten(0, 1))):
+        norm = features.norm(dim=1)
+        assert relative(features / norm[:, None], stored[f"{prefix}/{name}"]) < 1e-6
+        assert relative(norm, stored[f"{prefix}/{name}_norm"]) < 1e-6
+
+
+def check_after_backward(stored, norms: dict[str, float], model: nn.Module) -> None:
+    """Running statistics, samples of gradients and gradient norms are the stored ones, by the authors' names."""
+    state = {authors_name(key, model): value for key, value in model.state_dict().items()}
+    gradients = {authors_name(key, model): p.grad for key, p in model.named_parameters() if p.requires_grad}
+    for key in stored:
+        kind, _, name = key.partition("/")
+        if kind == "after_step":
+            assert relative(state[name], stored[key]) < 1e-6, key
+        if kind == "gradient":
+            assert relative(sample(gradients[name], 256), stored[key]) < 1e-6, key
+    assert set(norms) <= set(gradients) and len(norms) > 100
+    for name, norm in norms.items():
+        assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-6), name

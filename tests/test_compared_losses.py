@@ -1,4 +1,4 @@
-"""AGW's and CAJ's triplets: the authors' values and gradients in float64, and what can be computed by hand."""
+"""The compared methods' losses: the authors' values and gradients in float64, and what can be computed by hand."""
 
 import json
 import math
@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from losses.cpm import CPMLoss
 from losses.logit_divergence import LogitDivergenceLoss
+from losses.orthogonal import OrthogonalLoss
 from losses.squared_difference import SquaredDifferenceLoss
+from losses.triplet import TripletLoss
 from losses.weighted_triplet import WeightedTripletLoss, weighted_distances
 
 LOSSES = {
@@ -20,30 +23,60 @@ LOSSES = {
 SCALES = ("0.05", "0.2", "0.6", "1.0", "3.0")
 
 
-def reference(data_dir, scale):
+# What the reference has of each set of features; the divergence has logits of its own.
+SHUFFLED = {**LOSSES, "triplet_margin0.3": TripletLoss(0.3)}
+
+
+def cpm(features, labels, _):
+    plain, branch = features.unflatten(0, (2, -1))  # rows plain visible, plain infrared, branch visible and infrared
+    return CPMLoss(0.2)(plain, branch, labels[:len(plain)], torch.arange(len(plain)) >= len(plain) // 2)
+
+
+def orthogonal(features, labels, _):
+    _, first, second = features.unflatten(0, (3, -1))
+    return OrthogonalLoss()(first, second)
+
+
+def reference(data_dir, group, scale):
     """(features, labels, expected) by the reference's rule."""
-    case = json.loads((data_dir / "baseline_losses.json").read_text())["shuffled"]
+    case = json.loads((data_dir / "baseline_losses.json").read_text())[group]
     labels, r = np.array(case["labels"]), np.random.RandomState(case["seed"])
     own, centres = r.standard_normal((len(labels), 64)), r.standard_normal((100, 64))
     features = float(scale) * (own + 1.5 * centres[labels])
     return torch.tensor(features, requires_grad=True), torch.tensor(labels), case["terms"][scale]
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", LOSSES)
-def test_value_and_gradient_are_those_of_the_authors(data_dir, name, scale):
-    features, labels, expected = reference(data_dir, scale)
-    value = LOSSES[name](features, labels, None)
+def check(value, inputs, expected):
     value.backward()
-    expected = expected[name]
     assert value.item() == pytest.approx(expected["value"], rel=1e-6, abs=1e-12)
-    assert features.grad.norm().item() == pytest.approx(expected["gradient_norm"], rel=1e-5, abs=1e-12)
-    assert features.grad[0, :4].tolist() == pytest.approx(expected["gradient_row0_first4"], rel=1e-4, abs=1e-10)
+    assert inputs.grad.norm().item() == pytest.approx(expected["gradient_norm"], rel=1e-6, abs=1e-12)
+    assert inputs.grad[0, :4].tolist() == pytest.approx(expected["gradient_row0_first4"], rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", SHUFFLED)
+def test_value_and_gradient_are_those_of_the_authors(data_dir, name, scale):
+    features, labels, expected = reference(data_dir, "shuffled", scale)
+    check(SHUFFLED[name](features, labels, None), features, expected[name])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("group, loss", [("cpm", cpm), ("orthogonal", orthogonal)])
+def test_losses_between_views_are_those_of_the_authors(data_dir, group, loss, scale):
+    features, labels, expected = reference(data_dir, group, scale)
+    check(loss(features, labels, None), features, expected)
+
+
+def test_the_divergence_is_that_of_the_authors(data_dir):
+    expected = json.loads((data_dir / "baseline_losses.json").read_text())["kl"]["term"]
+    visible, infrared = torch.tensor(2 * np.random.RandomState(19).standard_normal((2, 6, 10)))
+    visible.requires_grad_()
+    check(LogitDivergenceLoss()(visible, infrared), visible, expected)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_both_sides_are_those_of_the_authors(data_dir, scale):
-    features, labels, expected = reference(data_dir, scale)
+    features, labels, expected = reference(data_dir, "shuffled", scale)
     positive, negative = weighted_distances(features, labels)
     assert positive.tolist() == pytest.approx(expected["wrt_positive_side"], rel=1e-6)
     assert negative.tolist() == pytest.approx(expected["wrt_negative_side"], rel=1e-6)
