@@ -18,7 +18,7 @@ from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
-from train import EXPECTED_ERRORS, embed_records
+from train import EXPECTED_ERRORS, embed_records, weightings_of
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 from utils.compress import (
     CompressionError, check_number, load_directions, principal_directions, project, save_directions,
@@ -105,10 +105,6 @@ def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: lis
         return None  # absent, cut off, or of another version
     changed = [key for key in changed if not key.startswith(CHANGES_NO_FIGURE)]
     return kept if same_data and same_weights and complete and not changed else None
-
-
-def weightings_of(model: nn.Module, cfg) -> list[str]:
-    return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
 def described(weighting: str, cfg) -> str:
@@ -227,9 +223,6 @@ def main() -> None:
     names = benchmark.available_protocols() if "all" in names else names
     protocols = [benchmark.protocol(name) for name in names]
     weightings = weightings_of(model, cfg)
-    for weighting in weightings:
-        if weighting not in model.weightings:
-            raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
 
     device = select_device(cfg.DEVICE, ranks.local)
     saved = {

@@ -7,6 +7,7 @@
 
 import argparse
 import math
+import sys
 import time
 import warnings
 from contextlib import nullcontext
@@ -77,8 +78,24 @@ def build_loss(cfg) -> TotalLoss:
         orthogonal_weight=cfg.LOSS.ORTHOGONAL_WEIGHT,
         dcl_weights=cfg.LOSS.DCL_WEIGHTS,
         divergence_weight=cfg.LOSS.DIVERGENCE_WEIGHT,
-        streams=2 if cfg.DATA.EXCHANGE == "none" else 3,
+        streams=streams_of(cfg),
     )
+
+
+def streams_of(cfg) -> int:
+    """Equal parts of a batch's rows: visible images, the same exchanged where that is asked for, infrared ones."""
+    return 2 if cfg.DATA.EXCHANGE == "none" else 3
+
+
+def weightings_of(model: nn.Module, cfg) -> list[str]:
+    """Of pooled and neck features: those that TEST.WEIGHTINGS asks for, or all that the network has.
+
+    raises   ConfigError
+    """
+    for weighting in cfg.TEST.WEIGHTINGS:
+        if weighting not in model.weightings:
+            raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
+    return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
 class Trainer:
@@ -126,6 +143,7 @@ class Trainer:
             cfg.defrost()
             cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
         model = build_model(cfg.MODEL, len(self.batches.identities))
+        weightings_of(model, cfg)  # what the test cannot do is said before the training
         if cfg.SOLVER.SYNC_BN:
             if device.type != "cuda":
                 raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
@@ -163,7 +181,8 @@ class Trainer:
                 "Resume with the same ones, or choose another OUTPUT"
             )
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Train to the end, or to a stop; returns the program's exit status."""
         solver, state = self.cfg.SOLVER, self.state
         LOG.info(
             "%d identities, %d updates an epoch, %s%s", len(self.batches.identities), self.updates, self.device,
@@ -171,7 +190,7 @@ class Trainer:
         )
         if state["epoch"] >= solver.EPOCHS:
             LOG.info("the training was complete already: %s", self.last)
-            return
+            return 0
         if state["epoch"] or state["step"]:
             LOG.info("resuming from %s at epoch %d, step %d", self.last, state["epoch"], state["step"])
         loader = iter(self.loader())
@@ -184,7 +203,7 @@ class Trainer:
                 if figures is None:
                     self.save()
                     LOG.info("stopped by %s; go on with the same command and --resume", stop.by or "another process")
-                    return
+                    return stop.status
                 if not self.weights_are_finite():  # by the last update, behind which no loss was computed
                     raise NonFiniteLoss(
                         f"a weight is not finite behind epoch {epoch}; {self.last} holds those of the epoch before, if "
@@ -203,6 +222,7 @@ class Trainer:
                     self.metrics.write(epoch, figures)
                 LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
+        return 0
 
     def loader(self) -> DataLoader:
         """One loader for all batches to come, so that workers start once and prefetch across epochs."""
@@ -297,9 +317,8 @@ class Trainer:
 
     def less_memory(self) -> str:
         cfg = self.cfg
-        streams = len(self.batches.visible) + 1
         return (
-            f"A step has {cfg.SOLVER.IDENTITIES} identities with {streams} x {cfg.SOLVER.IMAGES} images of "
+            f"A step has {cfg.SOLVER.IDENTITIES} identities with {streams_of(cfg)} x {cfg.SOLVER.IMAGES} images of "
             f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. With the same results: MODEL.RECOMPUTE "
             f"\"{[*self.model.parts]}\" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or more GPUs. With "
             "others, in another OUTPUT: SOLVER.PRECISION bfloat16; a lower SOLVER.IDENTITIES or SOLVER.IMAGES, with as "
@@ -393,9 +412,10 @@ def main() -> None:
     with joined(ranks, device):
         trainer = Trainer(cfg, args.resume, device, ranks)
         try:
-            trainer.run()
+            status = trainer.run()
         finally:
             trainer.draw_curves()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

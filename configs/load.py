@@ -80,6 +80,19 @@ def parse(text: str) -> object:
         return text
 
 
+def like(default: object, value: object) -> bool:
+    """Whether a value has the form of an option's default: as many numbers, any number of such lists, or words."""
+    if not isinstance(default, list):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(value, list):
+        return False
+    if not default:
+        return all(isinstance(word, str) for word in value)
+    if isinstance(default[0], list):
+        return all(like(default[0], part) for part in value)
+    return len(value) == len(default) and all(map(like, default, value))
+
+
 def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
     known = dict(flatten(get_defaults()))
     if key not in known:
@@ -98,6 +111,8 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
     if type(value) is not type(default):
         wanted, got = type(default).__name__, type(value).__name__
         raise ConfigError(f"{source} sets {key} to {value!r}, {got} where {wanted} is wanted, such as {default!r}")
+    if isinstance(value, list) and not like(default, value):
+        raise ConfigError(f"{source} sets {key} to {value!r}, where {default or ['a list of words']!r} would do")
     if key in CHOICES:
         some = isinstance(value, list)
         if not set(value if some else [value]) <= set(CHOICES[key]):
@@ -105,6 +120,8 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
             raise ConfigError(f"{source} sets {key} to {value!r}; it is {words}")
     if key in COUNTS and value < 1:
         raise ConfigError(f"{source} sets {key} to {value!r}; it is 1 at least")
+    if key.endswith("_WEIGHT") and value < 0:
+        raise ConfigError(f"{source} sets {key} to {value!r}; it is 0 at least")
     section, _, name = key.rpartition(".")
     node = cfg
     for part in section.split(".") if section else []:

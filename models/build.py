@@ -5,7 +5,7 @@ from torch import nn
 from models.agw import AGW
 from models.cmfn import CMFN
 from models.deen import DEEN
-from models.two_stream import MethodError
+from models.two_stream import MethodError, TwoStreamNetwork
 
 MODELS = {"cmfn": CMFN, "agw": AGW, "caj": AGW, "deen": DEEN}
 
@@ -17,6 +17,15 @@ def build_model(options, classes: int) -> nn.Module:
     classes   number of training identities
     raises    MethodError
     """
+    return class_of(options)(options, classes)
+
+
+def class_of(options) -> type[TwoStreamNetwork]:
+    """The class of the network that MODEL.NAME asks for.
+
+    options   the MODEL section of the configuration
+    raises    MethodError
+    """
     if options.NAME not in MODELS:
         raise MethodError(f"MODEL.NAME is {options.NAME!r}; known are {', '.join(MODELS)}")
-    return MODELS[options.NAME](options, classes)
+    return MODELS[options.NAME]

@@ -26,7 +26,10 @@ CMFN = {
     "MODEL.MBUE.TOKEN_LAYOUT": "reference",
 }
 AGW = {"MODEL.NON_LOCAL": "one", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"}
-CAJ = {"DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference", "LOSS.DIVERGENCE_WEIGHT": 0.0}
+CAJ = {
+    "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference", "LOSS.DIVERGENCE_WEIGHT": 0.0,
+    "DATA.ERASING_FILL": [0.4914, 0.4822, 0.4465],
+}
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -54,6 +57,7 @@ VARIANTS = {
         "exchange": ("+ channel exchange", CAJ | {"LOSS.TRIPLET": "weighted"}),
         "full": ("+ squared difference (full)", CAJ),
         "grey": ("full, grey among the exchanges", CAJ | {"DATA.EXCHANGE": "channels_and_grey"}),
+        "fill": ("full, erased to ImageNet's means", CAJ | {"DATA.ERASING_FILL": [0.485, 0.456, 0.406]}),
         "divergence": ("full, divergence of logits", CAJ | {"LOSS.DIVERGENCE_WEIGHT": 1.0}),
     },
     "deen": {
@@ -61,6 +65,9 @@ VARIANTS = {
         "cpm": ("+ CPM", DEEN | {"LOSS.ORTHOGONAL_WEIGHT": 0.0}),
         "full": ("+ orthogonality (full)", DEEN),
         "all": ("full, every position reads all", DEEN | {"MODEL.MFA.POSITIONS": "all"}),
+        "step": ("full, a further step at epoch 120", DEEN | {
+            "SOLVER.LR_STEPS": [[20, 0.1], [80, 0.01], [120, 0.001]],
+        }),
     },
 }
 

@@ -1,6 +1,7 @@
-"""How long a training step takes, and where the time goes: CMFN, a plain ResNet, and CMFN computed literally.
+"""How long a training step takes, and where the time goes: a method, a plain ResNet, and CMFN computed literally.
 
     python scripts/benchmark_training.py                        # 384x192, 16 images: a quarter of an hour on two cores
+    python scripts/benchmark_training.py --config configs/sysu_agw.yaml     # another method than CMFN
     python scripts/benchmark_training.py --device cuda --identities 6 --compile
     python scripts/benchmark_training.py --settings float32+recompute --recompute early,hce,mfa,mbue,last
     python scripts/benchmark_training.py --profile --settings float32       # the operators that take longest
@@ -33,14 +34,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 from configs.load import ConfigError, load_config  # noqa: E402
 from cost import Clock, peak_memory, resident  # noqa: E402
 from literal_network import make_literal, make_literal_optimizer  # noqa: E402
-from models.build import build_model  # noqa: E402
+from models.build import build_model, class_of  # noqa: E402
 from models.mfa import ImageSizeError  # noqa: E402
-from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at  # noqa: E402
+from models.two_stream import MethodError  # noqa: E402
+from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at, streams_of  # noqa: E402
 from utils.run import DeviceError, fail_clearly, select_device  # noqa: E402
+from utils.titles import method_title  # noqa: E402
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
-NETWORKS = {"plain": "plain ResNet", "literal": "CMFN, literal", "cmfn": "CMFN"}
+NETWORKS = ("plain", "literal", "method")
 PRECISIONS, EXTRAS = ("float32", "bfloat16"), ("channels_last", "recompute", "compile")
+RECOMPUTE = ("early", "hce", "mfa")  # those of them that the method has, unless others are named
 
 
 class PlainResNet(nn.Module):
@@ -85,10 +89,11 @@ class Training:
         if "compile" in extras:
             self.model.compile()
 
+        streams = streams_of(cfg)
         rows = options.identities * options.images
-        labels = torch.arange(options.identities).repeat_interleave(options.images)
-        drawn = [torch.randn(2, rows, 3, options.height, options.width) for _ in range(2)]
-        batches = [(visible, infrared, labels) for visible, infrared in drawn]
+        labels = torch.arange(options.identities).repeat_interleave(options.images).repeat(streams)
+        drawn = [torch.randn(streams * rows, 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH) for _ in range(2)]
+        batches = [(images[:-rows], images[-rows:], labels) for images in drawn]
         if self.device.type == "cuda":
             batches = [[t.contiguous().pin_memory() for t in batch] for batch in batches]
         self.batches = itertools.cycle(batches)
@@ -104,7 +109,7 @@ class Training:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(visible, infrared)
         clock.mark()
-        self.loss = sum(self.criterion(output, labels.repeat(2), 0).values())
+        self.loss = sum(self.criterion(output, labels, 0).values())
         clock.mark()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.backward()
@@ -115,15 +120,22 @@ class Training:
 
 
 def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
-    """The defaults under the command line's options.
+    """The yaml file, or the defaults, under the command line's options.
 
     raises   ConfigError
     """
-    recompute = options.recompute if "recompute" in setting.split("+") else []
-    quick = ["MODEL.BACKBONE", "resnet18"] if options.quick else []
-    return load_config(overrides=[
-        "MODEL.PRETRAINED", "none", "MODEL.RECOMPUTE", repr(recompute), *quick, *options.overrides,
-    ])
+    # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return memory that
+    # nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
+    quick = ["MODEL.BACKBONE", "resnet18", "DATA.HEIGHT", "64", "DATA.WIDTH", "64"] if options.quick else []
+    cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *quick, *options.overrides])
+    recompute = []
+    if "recompute" in setting.split("+"):
+        recompute = options.recompute or [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
+    return load_config(overrides=["MODEL.RECOMPUTE", repr(recompute)], base=cfg)
+
+
+def name_of(network: str, cfg: CfgNode) -> str:
+    return {"plain": "plain ResNet", "literal": "CMFN, literal"}.get(network, method_title(cfg.MODEL))
 
 
 def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
@@ -135,7 +147,7 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
     training = Training(network, setting, options)
     steps = [training.step() for _ in range(training.warm_up + options.steps)][training.warm_up:]
     if not training.loss.isfinite():
-        raise FloatingPointError(f"the loss of {NETWORKS[network]} in {setting} became {training.loss.item()}")
+        raise FloatingPointError(f"the loss in {setting} became {training.loss.item()}")
     on_cuda = training.device.type == "cuda"
     return {
         "seconds": dict(zip(PHASES, min(steps, key=sum))),
@@ -157,7 +169,7 @@ def top_operators(network: str, setting: str, options: argparse.Namespace, lines
     events = [e for e in profiler.key_averages(group_by_input_shape=True) if e.device_type == DeviceType.CPU]
     events.sort(key=lambda event: -getattr(event, kind))
     total = sum(getattr(event, kind) for event in events)
-    table = [f"{NETWORKS[network]}, {setting}: {total / 1e3:.1f} ms in all"]
+    table = [f"{name_of(network, configuration(setting, options))}, {setting}: {total / 1e3:.1f} ms in all"]
     table.append(f"{'ms':>10s}{'%':>7s}{'calls':>7s}  operator")
     for event in events[:lines]:
         duration, shapes = getattr(event, kind), " ".join(str(s).replace(" ", "") for s in event.input_shapes if s)
@@ -175,7 +187,7 @@ def references(setting: str) -> tuple[tuple[str, str], tuple[str, str]]:
 def rows_of(settings: list[str], literal: bool) -> list[tuple[str, str]]:
     """(network, setting) of each row of the table, references first and each of them once."""
     plain_rows, literal_rows = zip(*(references(setting) for setting in settings))
-    rows = [*plain_rows, *(literal_rows if literal else ()), *(("cmfn", setting) for setting in settings)]
+    rows = [*plain_rows, *(literal_rows if literal else ()), *(("method", setting) for setting in settings)]
     return list(dict.fromkeys(rows))
 
 
@@ -192,16 +204,17 @@ def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
 
 def table_head() -> str:
     columns = ["step", *PHASES, "images/s", "peak GB", "x plain", "literal /"]
-    return f"{'network':14s}{'setting':39s}" + "".join(f"{column:>10s}" for column in columns)
+    return f"{'network':21s}{'setting':39s}" + "".join(f"{column:>10s}" for column in columns)
 
 
-def table_line(row: tuple[str, str], results: dict, images: int) -> str:
+def table_line(row: tuple[str, str], name: str, results: dict, images: int) -> str:
     """One row of the table.
 
+    name      of its network
     results   what `measured_apart` returned, by row; the references' are there, unless they were left out or failed
     images    in a batch
     """
-    line, result = f"{NETWORKS[row[0]]:14s}{row[1]:39s}", results[row]
+    line, result = f"{name:21s}{row[1]:39s}", results[row]
     if "error" in result:
         return f"{line}  {'not compiled here' if row[1].endswith('compile') else 'failed'}: {result['error']}"
 
@@ -211,7 +224,7 @@ def table_line(row: tuple[str, str], results: dict, images: int) -> str:
     plain, literal = references(row[1])
     step = seconds(row)
     durations = "".join(f"{1e3 * s:10.1f}" for s in (step, *result["seconds"].values()))
-    ratios = [step / seconds(plain), seconds(literal) / step if row[0] == "cmfn" else math.nan]
+    ratios = [step / seconds(plain), seconds(literal) / step if row[0] == "method" else math.nan]
     return f"{line}{durations}{images / step:10.1f}{result['peak'] / 1e9:10.2f}" + "".join(
         f"{'-':>10s}" if math.isnan(ratio) else f"{ratio:10.2f}" for ratio in ratios
     )
@@ -233,33 +246,27 @@ def setting_of(text: str) -> str:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
-    parser.add_argument("--height", type=int, default=384, help="of the images, pixels")
-    parser.add_argument("--width", type=int, default=192, help="of the images, pixels")
+    parser.add_argument("--config", help="a yaml file of configs/; default: CMFN on SYSU-MM01")
     parser.add_argument("--identities", type=int, default=2, help="P of a batch")
-    parser.add_argument("--images", type=int, default=4, help="K of a batch, in each modality: it has 2PK images")
+    parser.add_argument("--images", type=int, default=4, help="K of a batch, in each stream of images")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, of which the fastest counts")
     parser.add_argument("--classes", type=int, default=395, help="training identities")
     parser.add_argument("--settings", type=lambda text: [setting_of(t) for t in text.split(",")], metavar="A,B,...",
                         help="by default both precisions in both layouts, and with +recompute in the faster one")
-    parser.add_argument("--recompute", type=lambda text: text.split(","), default=["early", "hce", "mfa"],
-                        metavar="A,B,...",
-                        help="the parts in MODEL.RECOMPUTE for settings with +recompute (default: early,hce,mfa)")
+    parser.add_argument("--recompute", type=lambda text: text.split(","), metavar="A,B,...",
+                        help="the parts in MODEL.RECOMPUTE for settings with +recompute (default: early,hce,mfa of "
+                             "CMFN, of other methods those that they have)")
     parser.add_argument("--compile", action="store_true", help="each setting also with torch.compile; takes minutes")
     parser.add_argument("--literal", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure the literal network too")
-    parser.add_argument("--profile", nargs="?", const="cmfn", choices=NETWORKS,
+                        help="measure the literal network too, of CMFN alone")
+    parser.add_argument("--profile", nargs="?", const="method", choices=NETWORKS,
                         help="instead of the table: the operators that take longest, of one network")
     parser.add_argument("--quick", action="store_true", help="a tiny network, which only shows that all works")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # what the process of one row is started with
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over configs/defaults.py")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's, DATA.HEIGHT 288")
     options = parser.parse_intermixed_args(arguments)
-    if "MODEL.NAME" in options.overrides:
-        parser.error("what is measured is CMFN; scripts/cost.py measures a configuration of any method")
     if options.quick:
-        # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return
-        # memory that nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
-        options.height, options.width, options.identities, options.images = 64, 64, 2, 2
-        options.steps, options.classes = 1, 10
+        options.identities, options.images, options.steps, options.classes = 2, 2, 1, 10
     if options.settings is None:
         extras = ("", "+channels_last", "+channels_last+recompute")
         options.settings = [precision + extra for precision in PRECISIONS for extra in extras]
@@ -279,25 +286,27 @@ def run(arguments: list[str]) -> int:
         print(json.dumps(result))
         return 0
     for setting in options.settings:
-        configuration(setting, options)  # a wrong option ends here, before minutes of measuring
+        cfg = configuration(setting, options)  # a wrong option ends here, before minutes of measuring
+        if options.profile == "literal" and cfg.MODEL.NAME != "cmfn":
+            raise ConfigError(f"only CMFN has a literal network; profile {cfg.MODEL.NAME} with --profile method")
         if options.profile:
             print(top_operators(options.profile, setting, options), end="\n\n", flush=True)
     if options.profile:
         return 0
 
-    images = 2 * options.identities * options.images
-    print(f"Training steps on {images} images of {options.height}x{options.width}, torch {torch.__version__}.")
+    images = streams_of(cfg) * options.identities * options.images
+    print(f"Training steps on {images} images of {cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}, torch {torch.__version__}.")
     print(f"Milliseconds of the fastest of {options.steps} steps. peak GB: 10^9 bytes, on the CPU resident memory")
     print("beyond the libraries'. x plain: step over that of the plain ResNet in the same setting. literal /: step of")
     print("the literal network in the same precision over this one.\n")
     print(table_head(), flush=True)
     results = {}
-    for row in rows_of(options.settings, options.literal):
+    for row in rows_of(options.settings, options.literal and cfg.MODEL.NAME == "cmfn"):
         results[row] = measured_apart(row, arguments)
-        print(table_line(row, results, images), flush=True)
+        print(table_line(row, name_of(row[0], cfg), results, images), flush=True)
     print("\nmeasured on:", ", ".join(sorted({r["device"] for r in results.values() if "device" in r})))
     return int(any("error" in result and not row[1].endswith("compile") for row, result in results.items()))
 
 
 if __name__ == "__main__":
-    fail_clearly(lambda: sys.exit(run(sys.argv[1:])), (ConfigError, DeviceError, ImageSizeError))
+    fail_clearly(lambda: sys.exit(run(sys.argv[1:])), (ConfigError, DeviceError, ImageSizeError, MethodError))

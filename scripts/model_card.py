@@ -32,6 +32,7 @@ from utils.checkpoint import read_own_checkpoint, sha256  # noqa: E402
 from utils.evaluator import table_rows  # noqa: E402
 from utils.report import ReportError, notes, write  # noqa: E402
 from utils.run import Metrics, fail_clearly  # noqa: E402
+from utils.titles import method_title  # noqa: E402
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"
 LEFT_OUT = (*CHANGES_NO_FIGURE, "DATA.CACHE", "SOLVER.LOG_PERIOD")  # options of the machine, not of the recipe
@@ -81,7 +82,7 @@ def card_values(run: Path) -> tuple[dict[str, str], list[str]]:
     judge = "TEST data" if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA else "people held out"
     options = [[f"`{key}`", f"`{before}`", f"`{value}`"] for key, before, value in changes(get_defaults(), cfg)]
     values = {
-        "method": cfg.MODEL.NAME.upper(),
+        "method": method_title(cfg.MODEL),
         "data": cfg.DATA.NAME + (f", split {cfg.DATA.SPLIT}" if cfg.DATA.NAME == "regdb" else ""),
         "warnings": "\n".join(f"> **{warning}**\n" for warning in warnings),
         "network": f"{cfg.MODEL.BACKBONE}, {cfg.MODEL.STAGES} stages, a stem for each modality",

@@ -17,7 +17,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PUBLISHED = Path(__file__).resolve().parent / "published" / "sysu_mm01.csv"
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs.load import ConfigError, flatten, from_dump, load_config  # noqa: E402
+from utils.titles import method_title  # noqa: E402
+
+PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")  # of a results file
 COLUMNS = {"rank1": "R-1", "rank10": "R-10", "rank20": "R-20", "map": "mAP", "minp": "mINP"}  # the published ones
 NAMES = {"rank1": "Rank-1", "rank10": "Rank-10", "rank20": "Rank-20", "map": "mAP", "minp": "mINP"}
@@ -25,6 +33,10 @@ SEARCHES = {"all": "All-search", "indoor": "Indoor-search"}
 CELLS = [f"{search}_{column}" for search in SEARCHES for column in COLUMNS]
 TRIALS = 10
 COMPLETE_QUERIES = {"all": 3803, "indoor": 2208}  # valid queries of the complete data set (docs/protocols.md)
+NO_RECIPE = (  # options of the machine, of the run's place or of the test, which has its own words
+    "SEED", "DEVICE", "DETERMINISTIC", "OUTPUT", "DATA.ROOT", "DATA.CACHE", "DATA.WORKERS", "MODEL.RECOMPUTE",
+    "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.", "EMBEDDING.",
+)
 CAPTION = (
     "SYSU-MM01, single-shot, in percent. Best in bold, second best underlined. A cited row stands as its source "
     "prints it; the note of a row measured here names results file and protocol."
@@ -175,8 +187,26 @@ def empty_row(path: Path, saved: dict, gallery: str, result: dict) -> Row:
         protocol.append("checkpoint of the authors'")
     if config.get("SOLVER", {}).get("CHOOSE_BEST_ON_TEST_DATA"):
         protocol.append("epoch chosen on test data, which inflates the figures")
-    name = config.get("MODEL", {}).get("NAME", "network").upper()
+    protocol += other_options(path, config)
+    name = method_title(config.get("MODEL", {}))
     return Row(name, latex(name), "", "-", dict.fromkeys(CELLS, ""), str(path), ", ".join(protocol))
+
+
+def other_options(path: Path, config: dict) -> list[str]:
+    """A phrase on the options of a results file that are not those of its method's yaml file, if there are such.
+
+    raises   ResultsError
+    """
+    recipe = ROOT / "configs" / f"sysu_{config.get('MODEL', {}).get('NAME')}.yaml"
+    if not recipe.exists():
+        return []
+    try:
+        own = flatten(from_dump(yaml.safe_dump(config)))
+    except ConfigError as error:
+        raise ResultsError(f"{path} is of another version: {error}") from None
+    expected = dict(flatten(load_config(recipe)))
+    changed = [f"{key} {value}" for key, value in own if value != expected[key] and not key.startswith(NO_RECIPE)]
+    return [f"options other than those of configs/{recipe.name}: {', '.join(changed)}"] if changed else []
 
 
 def implausible(row: Row, search: str) -> list[str]:

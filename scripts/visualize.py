@@ -31,6 +31,7 @@ from train import EXPECTED_ERRORS, embed_records  # noqa: E402
 from utils.evaluator import scaled  # noqa: E402
 from utils.run import fail_clearly, select_device  # noqa: E402
 from utils.sheets import SheetError, save  # noqa: E402
+from utils.titles import method_title  # noqa: E402
 
 PARTS = ("ranking", "attention", "map")
 
@@ -113,12 +114,12 @@ def main() -> None:
             random=args.queries, seed=args.seed, top=args.top,
         ), "ranking")
 
-    trained = f"{cfg.MODEL.NAME} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
+    trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
     if "attention" in args.parts:
         shown = [*titled_modules(model), GRAD_CAM]
         absent = [name for name in OF_THE_METHOD if f"{name} 1" not in shown]
         if absent:
-            print(f"this {cfg.MODEL.NAME} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
+            print(f"{method_title(cfg.MODEL)} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
         pairs = [
             [records[pictures_of(records, identity, infrared, 1, args.seed)[0]] for infrared in (False, True)]
             for identity in people(records, args.identities, args.seed)

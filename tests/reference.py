@@ -159,3 +159,17 @@ def check_after_backward(stored, norms: dict[str, float], model: nn.Module) -> N
     assert set(norms) <= set(gradients) and len(norms) > 100
     for name, norm in norms.items():
         assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-6), name
+
+
+def check_float32(model: nn.Module, images: Tensor, stored) -> None:
+    """Of the visible block images, float32 gives the stored features too; the model is left in float64."""
+    with torch.inference_mode():
+        for name, features in zip(("pooled", "neck"), model.float().features(images.float(), infrared=False)):
+            assert relative(features.flatten(0, 1), stored[f"blocks/visible/{name}"]) < 1e-5
+    model.double()
+
+
+def check_trained(keys: str, model: nn.Module) -> None:
+    """Those parameters are trained that the authors train."""
+    trained = {entry["key"] for entry in json.loads((DATA / keys).read_text()) if entry["trained"]}
+    assert {authors_name(name, model) for name, p in model.named_parameters() if p.requires_grad} == trained

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference import DATA, baseline_state, check_after_backward, check_features, check_stages, image, relative
+from reference import (
+    DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained, image,
+    relative,
+)
 from torch import nn
 
 from configs.load import load_config
@@ -59,6 +62,7 @@ def test_evaluation_matches(method):
                 check_features(stored, f"{kind}/{modality}", *map(model.by_view, model.head.features(last)))
     names = check_stages(stored, seen)
     assert len(names) == (11 if method == "agw" else 6)
+    check_float32(model, images, stored)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,6 +101,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts():
     whole = authors_weights("agw")
     used = {e["key"] for e in json.loads((DATA / "keys_agw.json").read_text()) if e["used"]}
     assert {authors_name(key, model) for key in from_authors(whole, model)} == used
+    check_trained("keys_agw.json", model)
     without = {key: value for key, value in whole.items() if key != "NL_3.2.W.0.bias"}
     with pytest.raises(AuthorsCheckpointError, match="missing: NL_3.2.W.0.bias"):
         from_authors(without, model)

@@ -86,7 +86,7 @@ def test_nothing_to_make_literal_is_an_error():
 def test_each_setting_has_its_references_once():
     assert benchmark.rows_of(["float32", "float32+recompute", "bfloat16+channels_last"], literal=True) == [
         ("plain", "float32"), ("plain", "bfloat16+channels_last"), ("literal", "float32"), ("literal", "bfloat16"),
-        ("cmfn", "float32"), ("cmfn", "float32+recompute"), ("cmfn", "bfloat16+channels_last"),
+        ("method", "float32"), ("method", "float32+recompute"), ("method", "bfloat16+channels_last"),
     ]
 
 
@@ -94,21 +94,21 @@ def test_the_table_of_known_times():
     def seconds(total):
         return {"seconds": dict(zip(benchmark.PHASES, [0.0, total / 4, 0.0, total / 2, total / 4])), "peak": 5e9}
 
-    rows = {("plain", "float32"): seconds(2), ("literal", "float32"): seconds(24), ("cmfn", "float32"): seconds(8),
-            ("cmfn", "float32+compile"): {"error": "no compiler"}}
-    head, *lines = benchmark.table_head(), *(benchmark.table_line(row, rows, images=16) for row in rows)
+    rows = {("plain", "float32"): seconds(2), ("literal", "float32"): seconds(24), ("method", "float32"): seconds(8),
+            ("method", "float32+compile"): {"error": "no compiler"}}
+    head, *lines = benchmark.table_head(), *(benchmark.table_line(row, row[0].upper(), rows, images=16) for row in rows)
     assert head.split()[2:] == [
         "step", "data", "forward", "losses", "backward", "optimiser", "images/s", "peak", "GB", "x", "plain",
         "literal", "/",
     ]
-    plain, literal, cmfn, compiled = lines
+    plain, literal, method, compiled = lines
     assert plain.split()[-3:] == ["5.00", "1.00", "-"]
     assert literal.split()[-2:] == ["12.00", "-"]
-    assert cmfn.split()[1:] == [
+    assert method.split()[1:] == [
         "float32", "8000.0", "0.0", "2000.0", "0.0", "4000.0", "2000.0", "2.0", "5.00", "4.00", "3.00",
     ]
     assert compiled.endswith("not compiled here: no compiler")
-    assert len(head) == len(plain) == len(literal) == len(cmfn)
+    assert len(head) == len(plain) == len(literal) == len(method)
 
 
 def test_settings_are_read_in_one_order():
@@ -123,12 +123,6 @@ def test_an_unknown_setting_is_refused(setting, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse(["--settings", setting])
     assert f"{setting!r} is no setting" in capsys.readouterr().err
-
-
-def test_other_methods_are_sent_to_the_script_that_measures_them(capsys):
-    with pytest.raises(SystemExit):
-        benchmark.parse(["--quick", "MODEL.NAME", "agw"])
-    assert "scripts/cost.py measures a configuration of any method" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("network, setting", benchmark.rows_of(benchmark.parse(["--quick"]).settings, literal=True))
@@ -146,7 +140,7 @@ def test_the_quick_run_prints_its_table(capsys):
     assert status == 0, printed
     head, *table = printed.split("\n\n")[1].splitlines()
     assert head == benchmark.table_head()
-    assert [line[:53].split() for line in table] == [
+    assert [line[:60].split() for line in table] == [
         ["plain", "ResNet", "float32"], ["CMFN,", "literal", "float32"], ["CMFN", "float32"],
     ]
     *_, images_per_second, peak, over_plain, literal_over = map(float, table[-1].split()[2:])
@@ -154,19 +148,21 @@ def test_the_quick_run_prints_its_table(capsys):
 
 
 def test_a_failing_row_says_why():
-    size = ["--height", "36", "--width", "36", "MODEL.BACKBONE", "resnet18"]
-    error = benchmark.measured_apart(("cmfn", "float32"), size)["error"]
+    size = ["DATA.HEIGHT", "36", "DATA.WIDTH", "36", "MODEL.BACKBONE", "resnet18"]
+    error = benchmark.measured_apart(("method", "float32"), size)["error"]
     assert error.startswith("ImageSizeError: images of 36x36 give stage 1 a map of 9x9")
 
 
 def test_a_wrong_option_ends_the_run_before_anything_is_measured():
     with pytest.raises(ConfigError, match="MODEL.STAGES"):
         benchmark.run(["--quick", "MODEL.STAGE", "3"])
+    with pytest.raises(ConfigError, match="only CMFN has a literal network"):
+        benchmark.run(["--quick", "--profile", "literal", "MODEL.NAME", "deen"])
 
 
 def test_the_profile_lists_operators():
     options = benchmark.parse(["--quick", "--device", "cpu"])
-    title, head, *lines = benchmark.top_operators("cmfn", "float32", options, lines=5).splitlines()
+    title, head, *lines = benchmark.top_operators("method", "float32", options, lines=5).splitlines()
     assert title.startswith("CMFN, float32: ") and head.split() == ["ms", "%", "calls", "operator"]
     milliseconds = [float(line.split()[0]) for line in lines]
     assert len(lines) == 5 and milliseconds == sorted(milliseconds, reverse=True)

@@ -26,9 +26,15 @@ def test_the_papers_recipe(name, height, width, jitter, area, stages):
     assert (cfg.DATA.JITTER, cfg.DATA.ERASING_AREA, cfg.MODEL.STAGES) == (jitter, area, stages)
     assert (cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SOLVER.EPOCHS) == (6, 4, 151)
     assert (cfg.MODEL.BACKBONE, cfg.MODEL.PRETRAINED) == ("resnet50", "imagenet")
+    loss, solver = cfg.LOSS, cfg.SOLVER
+    assert (loss.TRIPLET, loss.TRIPLET_WEIGHT, loss.TRIPLET_MARGIN) == ("batch_hard", 1.0, 0.3)
+    assert (loss.CPM_WEIGHT, loss.CPM_MARGIN, loss.ORTHOGONAL_WEIGHT, loss.DIVERGENCE_WEIGHT) == (0.8, 0.2, 0.01, 0)
+    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == (0.9, 5e-4, 0.1, 0.1)
+    assert (cfg.DATA.GREY, cfg.DATA.ERASING, cfg.DATA.EXCHANGE, cfg.TEST.FLIP) == (0.5, 0.5, "none", True)
 
 
 @pytest.mark.parametrize("method, size, batch, epochs, steps, flip", [
+    ("base", (288, 144), (8, 4), 81, [[20, 0.1], [50, 0.01]], False),
     ("agw", (288, 144), (8, 4), 81, [[20, 0.1], [50, 0.01]], False),
     ("caj", (288, 144), (8, 4), 100, [[20, 0.1], [50, 0.01]], True),
     ("deen", (384, 144), (6, 4), 151, [[20, 0.1], [80, 0.01]], True),
@@ -37,20 +43,33 @@ def test_the_papers_recipe(name, height, width, jitter, area, stages):
 def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, flip):
     cfg = load_config(CONFIGS / f"{name}_{method}.yaml")
     solver = cfg.SOLVER
-    assert (cfg.DATA.NAME, cfg.MODEL.NAME) == (name, method)
+    assert (cfg.DATA.NAME, solver.EVAL_PERIOD) == (name, 1 if method == "deen" else 2)
     assert ((cfg.DATA.HEIGHT, cfg.DATA.WIDTH), (solver.IDENTITIES, solver.IMAGES)) == (size, batch)
     assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS, cfg.TEST.FLIP) == (epochs, steps, 10, flip)
     assert (solver.BASE_LR, solver.BACKBONE_LR_FACTOR, solver.WEIGHT_DECAY) == (0.1, 0.1, 5e-4)
     assert not cfg.DATA.JITTER and cfg.DATA.GREY == (0.5 if method == "deen" else 0)
     erasing = (cfg.DATA.ERASING, cfg.DATA.ERASING_AREA, cfg.DATA.ERASING_FILL)
     small, large, imagenet = [0.02, 0.4], [0.2, 0.8], [0.485, 0.456, 0.406]
+    of_agw = (0.5, small, [0.0] * 3) if name == "llcm" else (0.0, large, imagenet)
     assert erasing == {
-        "agw": (0.5, small, [0.0] * 3) if name == "llcm" else (0.0, large, imagenet),
+        "base": of_agw,
+        "agw": of_agw,
         "caj": (0.5, small, [0.4914, 0.4822, 0.4465]),
         "deen": (0.5, large if name == "sysu" else small, imagenet),
     }[method]
-    assert cfg.LOSS.DCL_WEIGHTS == [[0, 0.0]]
-    assert cfg.MODEL.STAGES == (3 if (name, method) == ("regdb", "deen") else 4)
+    # Network, losses and showings of images: these options differ from CMFN's, which are the defaults, and no others.
+    expected = {
+        "base": {"MODEL.NAME": "agw", "MODEL.NON_LOCAL": "none"},
+        "agw": {"MODEL.NAME": "agw", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"},
+        "caj": {"MODEL.NAME": "caj", "MODEL.POOL": "gem", "LOSS.TRIPLET": "squared_difference",
+                "DATA.EXCHANGE": "channels"},
+        "deen": {"MODEL.NAME": "deen"} | ({"MODEL.STAGES": 3} if name == "regdb" else {}),
+    }[method]
+    defaults = dict(flatten(get_defaults()))
+    assert expected | {"LOSS.DCL_WEIGHTS": [[0, 0.0]]} == {
+        key: value for key, value in flatten(cfg)
+        if value != defaults[key] and key.startswith(("MODEL.", "LOSS.", "DATA.EXCHANGE"))
+    }
 
 
 @pytest.mark.parametrize("method", ["base", "agw", "caj", "deen"])
@@ -59,8 +78,8 @@ def test_a_small_config_has_the_methods_own_network_losses_and_augmentation(meth
     kept = ("MODEL.NAME", "MODEL.POOL", "MODEL.NON_LOCAL", "MODEL.MFA", "MODEL.DEE", "LOSS.TRIPLET:", "LOSS.DCL",
             "TEST", "LOSS.DIVERGENCE", "DATA.GREY", "DATA.JITTER", "DATA.EXCHANGE", "DATA.ERASING_FILL")
     assert not [line for line in differences(small, whole) if line.startswith(kept)]
-    schedule = load_config(CONFIGS / "quickstart.yaml").SOLVER
-    assert small.SOLVER == schedule and small.DATA.NAME == "synthetic"
+    schedule = load_config(CONFIGS / "quickstart.yaml", ["SOLVER.EPOCHS", "6", "SOLVER.LR_STEPS", "[[5, 0.1]]"]).SOLVER
+    assert small.SOLVER == schedule and small.DATA.NAME == "synthetic" and small.MODEL.STAGES == 4
 
 
 def test_as_drawn_sets_every_difference_of_the_figure_and_nothing_else():
@@ -86,6 +105,12 @@ def test_overrides_come_last_and_are_read_as_values():
     (["SOLVER.EPOCHS", "2.5"], "float where int is wanted"),
     (["DATA.JITTER", "1"], "int where bool is wanted"),
     (["MODEL.MFA.POSITIONS", "half"], "it is one of halves, all"),
+    (["DATA.ERASING_FILL", "['a', 0, 0]"], "DATA.ERASING_FILL to ['a', 0, 0], where [0.485, 0.456, 0.406] would do"),
+    (["DATA.ERASING_AREA", "[0.5]"], "where [0.2, 0.8] would do"),
+    (["SOLVER.LR_STEPS", "[20, 0.1]"], "where [[20, 0.1], [80, 0.01]] would do"),
+    (["SOLVER.LR_STEPS", "[[20, 0.1, 3]]"], "where [[20, 0.1], [80, 0.01]] would do"),
+    (["TEST.WEIGHTINGS", "[1]"], "where ['a list of words'] would do"),
+    (["LOSS.CPM_WEIGHT", "-1"], "sets LOSS.CPM_WEIGHT to -1.0; it is 0 at least"),
     (["SOLVER.EPOCHS"], "KEY VALUE; 'SOLVER.EPOCHS' stands alone"),
 ])
 def test_a_wrong_override_is_refused_with_the_mend(overrides, complaint):

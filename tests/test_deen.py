@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from reference import (
-    CLASSES, DATA, baseline_state, check_after_backward, check_features, check_stages, image, relative,
+    CLASSES, DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained,
+    image, relative,
 )
 from torch import nn
 
 from configs.load import load_config
+from losses.cpm import CPMLoss
+from losses.orthogonal import OrthogonalLoss
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
 from train import build_loss
@@ -66,6 +69,7 @@ def test_evaluation_matches(model, variant):
                 if modality == "visible" and kind == "blocks":
                     stems = {"stem_infrared": model.backbone.infrared_stem(images)}
                     assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= check_stages(stored, seen | stems)
+    check_float32(model, blocks, stored)
 
 
 def test_training_matches(variant):
@@ -80,9 +84,14 @@ def test_training_matches(variant):
     assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-6
     assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-6
 
-    terms = build_loss(cfg)(output, torch.tensor([7, 7, 7, 7, 3, 3, 3, 3] * 2), epoch=0)
+    labels = torch.tensor([7, 7, 7, 7, 3, 3, 3, 3] * 2)
+    terms = build_loss(cfg)(output, labels, epoch=0)
     assert terms.pop("dcl") == 0
     total = sum(terms.values())
+    cpm, branches = CPMLoss(0.2), output.pooled[1:]
+    rows = (labels, output.infrared)
+    terms |= {f"cpm{i}_unweighted": cpm(output.pooled[0], branch, *rows) for i, branch in enumerate(branches, start=1)}
+    terms["orthogonal_unweighted"] = OrthogonalLoss()(*branches)
     for name, term in {**terms, "total": total}.items():
         assert term.item() == pytest.approx(float(stored[f"loss/{name}"]), rel=1e-6), name
 
@@ -97,6 +106,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts(variant):
     taken = {authors_name(key, model) for key in from_authors(whole, model)}
     used = {e["key"] for e in json.loads((DATA / f"keys_deen_{variant}.json").read_text()) if e["used"]}
     assert taken == used
+    check_trained(f"keys_deen_{variant}.json", model)
     without = {key: value for key, value in whole.items() if key != "DEE.FC13.weight"}
     with pytest.raises(AuthorsCheckpointError, match="missing: DEE.FC13.weight"):
         from_authors(without, model)

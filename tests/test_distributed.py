@@ -57,10 +57,10 @@ def start(*command, world, **options):
     ]
 
 
-def finish(processes):
+def finish(processes, status=0):
     outputs = [process.communicate(timeout=120) for process in processes]
     for process, (out, error) in zip(processes, outputs):
-        assert process.returncode == 0, out + error
+        assert process.returncode == status, out + error
     return outputs
 
 
@@ -166,7 +166,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
                       **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
     wait_for_epoch(run, processes)
     processes[1].send_signal(signal.SIGTERM)  # to one that doesn't write
-    outputs = finish(processes)
+    outputs = finish(processes, status=128 + signal.SIGTERM)
     assert "stopped by another process; go on with the same command and --resume" in outputs[0][0]
     assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
 

@@ -110,7 +110,7 @@ def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_p
         time.sleep(0.02)
     os.killpg(process.pid, number)  # as a terminal or a job scheduler does: the workers get it too
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     assert f"stopped by {number.name}; go on with the same command and --resume" in output
     saved = weights(run)
     assert (saved["epoch"], saved["step"]) != (3, 0) and saved["step"] > 0
@@ -166,13 +166,22 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     assert done.returncode == 1 and "missing: MFA3.CNL.g.weight" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(data, tmp_path):
-    torch.save({"net": baseline_state("keys_agw.json", "layer4"), "epoch": 60}, tmp_path / "agw.t")
-    run_program("test.py", data, tmp_path, "--config", "configs/sysu_agw.yaml", "--authors-checkpoint",
-                str(tmp_path / "agw.t"), **{"DATA.NAME": "synthetic"})
+@pytest.mark.parametrize("method, keys, expected", [
+    ("base", "keys_agw.json", {("neck", False), ("pooled", False)}),
+    ("agw", "keys_agw.json", {("neck", False), ("pooled", False)}),
+    ("caj", "keys_agw.json", {("neck", True), ("pooled", True)}),
+    ("deen", "keys_deen_sysu.json", {("equal", True), ("neck", True)}),
+])
+def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, expected, data, tmp_path):
+    weights = baseline_state(keys, "layer4")
+    if method == "base":
+        weights = {key: value for key, value in weights.items() if not key.startswith("NL_")}
+    torch.save({"net": weights, "epoch": 60}, tmp_path / "theirs.t")
+    run_program("test.py", data, tmp_path, "--config", f"configs/sysu_{method}.yaml", "--authors-checkpoint",
+                str(tmp_path / "theirs.t"), **{"DATA.NAME": "synthetic"})
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["checkpoint"]["format"] == "authors"
-    assert {(r["weighting"], r["flip"]) for r in results["results"]} == {("neck", False), ("pooled", False)}
+    assert {(r["weighting"], r["flip"]) for r in results["results"]} == expected
 
 
 def test_a_missing_checkpoint_is_an_error(data, tmp_path):

@@ -179,7 +179,7 @@ def test_other_data_and_options_at_the_test_are_named(run):
 
 
 @pytest.mark.parametrize("config, data, embedding", [
-    ("quickstart.yaml", "sysu", "1,536"), ("quickstart_deen.yaml", "llcm", "1,536"),
+    ("quickstart.yaml", "sysu", "1,536"), ("quickstart_deen.yaml", "llcm", "3,072"),
     ("quickstart_agw.yaml", "regdb", "512"), ("quickstart_caj.yaml", "synthetic", "512"),
 ])
 def test_every_method_and_data_set_has_its_card(tmp_path, config, data, embedding):

@@ -57,7 +57,8 @@ def embed_images(
     if broken:
         raise EvaluationError(
             f"the embedding of {paths[broken[0]]} is not finite (nan or infinite), nor are {len(broken) - 1} of the "
-            f"other {len(paths) - 1}: look at the checkpoint's weights, or evaluate without autocast"
+            f"other {len(paths) - 1}: the network's maps overflow, as a high learning rate can make them; train anew "
+            "with a lower SOLVER.BASE_LR, or take an earlier checkpoint"
         )
     return features
 

@@ -12,6 +12,7 @@ from string import Template
 
 from utils.evaluator import FIGURES, table_rows
 from utils.run import LOG, Metrics, write_atomically
+from utils.titles import method_title
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 CMC = (
@@ -112,10 +113,9 @@ def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
     config, number = saved.get("config", {}), len(FIGURES)
     header, *lines = ([row[0], *row[-number:], *row[1:-number]] for row in table_rows(saved["results"]))
     first = dict(zip(header, lines[0]))
-    network = config.get("MODEL", {}).get("NAME", "network").upper()
     summary = saved.get("data_summary", "This results file is of an older version, without a summary of the data.")
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=text(f"{network} on {saved['data']['name']}: {file.resolve().parent.name}"),
+        title=text(f"{method_title(config.get('MODEL', {}))} on {saved['data']['name']}: {file.resolve().parent.name}"),
         headline=text(f"Rank-1 {first['Rank-1']}, mAP {first['mAP']} ({first['protocol']})"),
         notes="".join(f'<p class="note">{text(note)}</p>' for note in notes(saved)),
         results=table(lines, header),

@@ -174,6 +174,11 @@ class StopRequest:
         self.by = signal.Signals(number).name
         signal.signal(number, self.previous[number])
 
+    @property
+    def status(self) -> int:
+        """With which a stopped program ends, as shells have it: what stands behind it in a script is not to run."""
+        return 128 + signal.Signals[self.by or "SIGTERM"]
+
     def __exit__(self, *_) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
