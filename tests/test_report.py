@@ -26,8 +26,11 @@ import report as script  # noqa: E402
 import utils  # noqa: E402
 from data.synthetic import write_synthetic  # noqa: E402
 from utils import plots  # noqa: E402
+from utils.checkpoint import sha256  # noqa: E402
 from utils.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
-from utils.report import ReportError, import_plots, only_a_warning, write_curves, write_report  # noqa: E402
+from utils.report import (  # noqa: E402
+    ReportError, import_plots, only_a_warning, training_folder, write_curves, write_report,
+)
 from utils.run import LOG  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -230,6 +233,17 @@ def test_the_page_holds_everything_and_refers_to_nothing(tmp_path):
     assert "url(" not in content and "@import" not in content and "<script" not in content
     shown = [base64.b64decode(source.split(",")[1]) for source in page.sources]
     assert shown[:2] == [(tmp_path / name).read_bytes() for name in ("cmc.png", "distances.png")]
+
+
+def test_curves_are_those_of_the_checkpoint_that_was_tested(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(epochs(1)[0]) + "\n")
+    (tmp_path / "last.pth").write_bytes(b"weights")
+    gone = {"path": "runs/gone/last.pth", "epochs": 3, "sha256": sha256(tmp_path / "last.pth")}
+    results = tmp_path / "results.json"
+    assert training_folder(results, gone) == tmp_path  # the run was moved here
+    (tmp_path / "last.pth").write_bytes(b"others")
+    assert training_folder(results, gone) is None
+    assert training_folder(results, gone | {"path": str(tmp_path / "best.pth")}) == tmp_path
 
 
 def test_what_an_older_file_lacks_is_said(tmp_path):

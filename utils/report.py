@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
+from utils.checkpoint import sha256
 from utils.evaluator import FIGURES, table_rows
 from utils.run import LOG, Metrics, write_atomically
 
@@ -98,11 +99,15 @@ def of_first_weighting(results: Sequence[dict]) -> list[dict]:
 
 
 def training_folder(file: Path, checkpoint: dict | list) -> Path | None:
-    """The folder of a checkpoint's training: as the results name it or, where a run was moved, their own."""
+    """The folder of a checkpoint's training: as the results name it or, where the run was moved, their own."""
     if "epochs" not in checkpoint:
         return None  # of other authors, of random weights, or a mean over several
-    folders = [Path(checkpoint["path"]).parent, file.parent]
-    return next((folder for folder in folders if (folder / "metrics.jsonl").exists()), None)
+    named = Path(checkpoint["path"])
+    if (named.parent / "metrics.jsonl").exists():
+        return named.parent
+    moved = file.with_name(named.name)
+    is_it = moved.is_file() and sha256(moved) == checkpoint.get("sha256")
+    return file.parent if is_it and (file.parent / "metrics.jsonl").exists() else None
 
 
 # The page
