@@ -257,6 +257,23 @@ def test_what_an_older_file_lacks_is_said(tmp_path):
     assert text.count("test.py without --reuse adds it") == 2 and "without a summary of the data" in text
 
 
+def test_what_must_be_known_stands_above_the_figures(tmp_path):
+    def notes_of(**changes):
+        write_report(results_file(tmp_path, distances=None, **changes), json.loads(path.read_text()))
+        return re.findall(r'<p class="note">(.*?)</p>', (tmp_path / "report.html").read_text())
+
+    path = results_file(tmp_path)
+    known = notes_of()
+    assert len(known) == 1 and "embedded data set" in known[0]
+    assert notes_of(checkpoint={"path": "runs/a/last.pth", "epochs": 2})[1:] == [
+        "The training of runs/a/last.pth is unfinished: 2 of 3 epochs."
+    ]
+    assert notes_of(checkpoint={"path": "runs/a/best.pth", "epochs": 2}) == known  # the best epoch needn't be the last
+    assert notes_of(data_summary="train 3\nwarning: this copy differs: 3, not 4")[1:] == [
+        "warning: this copy differs: 3, not 4"
+    ]
+
+
 def test_the_page_in_a_browser(tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -291,7 +308,8 @@ def test_training_and_test_leave_the_pictures_and_a_report(tmp_path):
 
     program("train.py", "--config", "configs/quickstart.yaml", *options)
     assert Image.open(run / "curves.png").format == "PNG"
-    done = program("test.py", "--checkpoint", run)
+    done = program("test.py", "--checkpoint", run, "SOLVER.EPOCHS", "3")
+    assert f"The training of {run / 'last.pth'} is unfinished: 2 of 3 epochs." in done.stdout
     assert f"report:  {run / 'report.html'}" in done.stdout
     saved = json.loads((run / "results.json").read_text())
     assert all(len(trial["cmc"]) == 20 for entry in saved["results"] for trial in entry["trials"])

@@ -20,6 +20,12 @@ CMC = (
     "mean over the trials; shaded, their standard deviation on either side."
 )
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
+ABSENT = {"CMC": OLDER, "Distances": OLDER, "Training": "No metrics.jsonl of this checkpoint's training was found."}
+ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
+    "CMC": "Results of an older version are among those averaged; test.py without --reuse adds what this picture shows.",
+    "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
+    "Training": "A mean over several models has no one training; each model's own report has its.",
+}
 
 
 class ReportError(ValueError):
@@ -53,15 +59,17 @@ def write_report(file: Path, saved: dict) -> list[Path]:
     raises   ReportError
     """
     plots, first, distances = import_plots(), of_first_weighting(saved["results"]), saved.get("distances")
-    training = training_folder(file, saved.get("checkpoint", {}))
+    checkpoint = saved.get("checkpoint", {})
+    training = training_folder(file, checkpoint)
+    absent = ABSENT_OF_A_MEAN if isinstance(checkpoint, list) else ABSENT
     has_cmc = all("cmc" in trial for result in first for trial in result["trials"])
     cmc = plots.png(plots.cmc_curves(first)) if has_cmc else None
     histograms = plots.png(plots.distance_histograms(distances)) if distances else None
     page = page_of(file, saved, [
-        figure("CMC", cmc, CMC, OLDER),
-        figure("Distances", histograms, distances_caption(distances) if distances else "", OLDER),
+        figure("CMC", cmc, CMC, absent["CMC"]),
+        figure("Distances", histograms, distances_caption(distances) if distances else "", absent["Distances"]),
         figure("Training", curves_of(training) if training else None, f"Every epoch of the training in {training}.",
-               "No metrics.jsonl of this checkpoint's training was found."),
+               absent["Training"]),
     ])
     prefix = "" if file.name == "results.json" else f"{file.stem}-"
     contents = {"cmc.png": cmc, "distances.png": histograms, "report.html": page}
@@ -133,15 +141,23 @@ def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
 
 def notes(saved: dict) -> list[str]:
     """What must be known to read the figures."""
-    checkpoint, config = saved.get("checkpoint", {}), saved.get("config", {})
+    checkpoint, solver = saved.get("checkpoint", {}), saved.get("config", {}).get("SOLVER", {})
+    several = isinstance(checkpoint, list)
     known = {
         "These figures are of the embedded data set; they say nothing about a real one.":
             saved["data"]["name"] == "synthetic",
         "The network is untrained: random weights, as a control.": "untrained" in checkpoint,
         "The epoch was chosen on test data, which inflates the figures.":
-            config.get("SOLVER", {}).get("CHOOSE_BEST_ON_TEST_DATA", False),
+            solver.get("CHOOSE_BEST_ON_TEST_DATA", False),
+        f"A mean over {len(checkpoint)} models, each of which is a trial.": several,
     }
-    return [note for note, holds in known.items() if holds]
+    unfinished = [
+        f"The training of {one['path']} is unfinished: {one['epochs']} of {solver['EPOCHS']} epochs."
+        for one in (checkpoint if several else [checkpoint])
+        if "epochs" in one and one["epochs"] < solver["EPOCHS"] and Path(one["path"]).name != "best.pth"  # validation's
+    ]
+    warnings = [line for line in saved.get("data_summary", "").splitlines() if line.startswith("warning:")]
+    return [note for note, holds in known.items() if holds] + unfinished + [*dict.fromkeys(warnings)]
 
 
 def origin(saved: dict) -> list[tuple[str, object]]:
