@@ -144,7 +144,9 @@ def check_picture(figure):
 
 
 def labels(panel):
-    return [entry.get_text() for entry in panel.get_legend().get_texts()]
+    """Of a panel's own legend, or of its figure's."""
+    legend, = panel.figure.legends or [panel.get_legend()]
+    return [entry.get_text() for entry in legend.get_texts()]
 
 
 def test_curves_show_what_was_trained_and_validated():
@@ -174,6 +176,15 @@ def test_cmc_is_the_mean_over_trials_with_their_spread():
     assert "60.0 ± 10.0 %" in labels(panel)[0] and "90.0 %" in labels(panel)[1]
     shaded, = panel.collections  # one trial has no spread
     assert shaded.get_paths()[0].vertices[:, 1].min() == pytest.approx(50)
+
+
+@pytest.mark.parametrize("protocols", [2, 8])
+def test_the_legend_of_the_cmc_hides_no_curve(protocols):
+    figure = plots.cmc_curves([result(f"data/{number}", rank1=(0.01, 0.03)) for number in range(protocols)])
+    check_picture(figure)
+    (panel,), (legend,) = figure.axes, figure.legends
+    assert legend.get_window_extent().y1 <= panel.get_window_extent().y0
+    assert panel.get_window_extent().height > 2 * plots.DPI
 
 
 def test_histograms_hold_all_pairs():

@@ -97,7 +97,8 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
     """
     flip, rerank = ("with" if results[0][key] else "without" for key in ("flip", "rerank"))
     weighting = results[0]["weighting"]
-    figure, (panel,) = panels([4.4], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
+    height = 4.1 + 0.2 * len(results)  # the legend's lines below the panel, where they hide no curve
+    figure, (panel,) = panels([height], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
     lowest = 100.0
     for result, style in zip(results, styles(len(results))):
         curves = 100 * np.array([trial["cmc"] for trial in result["trials"]])  # (trials, ranks)
@@ -112,7 +113,7 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
         xlabel="k, place in the ranking", ylabel="queries whose person is among the first k, %",
         xticks=[1, *range(5, len(ranks) + 1, 5)], ylim=(max(0, 10 * (lowest // 10)), 101),
     )
-    panel.legend(fontsize=9, loc="lower right")
+    figure.legend(fontsize=9, loc="outside lower center", frameon=False)
     return figure
 
 
