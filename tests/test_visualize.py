@@ -28,7 +28,7 @@ from models.layers import WindowAttention  # noqa: E402
 from utils.checkpoint import save_checkpoint  # noqa: E402
 from utils.evaluator import evaluate_protocol  # noqa: E402
 from utils.run import fail_clearly  # noqa: E402
-from utils.sheets import RIGHT, WRONG, Cell, SheetError, ranking_sheet, save, sheet  # noqa: E402
+from utils.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
 
 NETWORKS = ("cmfn", "deen", "agw", "caj")
 
@@ -119,6 +119,16 @@ def test_right_and_wrong_differ_without_colour():
         assert tuple(bytes.fromhex(frame[1:])) in {colour for _, colour in canvas.getcolors(10**4)}
     tick, cross = (np.asarray(canvas.convert("L")) > 220 for canvas in frames)  # the strokes are white
     assert (tick != cross).sum() > 10
+
+
+def test_captions_show_names_of_other_alphabets_and_fit():
+    missing = bytes(font_of(40).getmask("\uffff"))
+    for letter in "éłßŞЖλя→–":
+        assert bytes(font_of(40).getmask(letter)) != missing, letter
+    caption = "Éloïse Łukasiewicz-Жуковский\n2 → 3"
+    drawn = np.asarray(sheet([(caption, [Cell(Image.new("RGB", (64, 128), "white"), caption)])], title=caption))
+    margins = np.concatenate([drawn[:, :5], drawn[:, -5:]], axis=1), np.concatenate([drawn[:5], drawn[-5:]])
+    assert drawn.min() < 50 and all((margin == 255).all() for margin in margins)
 
 
 def test_a_picture_that_cannot_be_read_or_written_is_named(tmp_path):
