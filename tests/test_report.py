@@ -348,6 +348,11 @@ def test_a_picture_that_fails_costs_nothing_but_a_warning(tmp_path, monkeypatch,
     assert write_curves(tmp_path / "nothing") is None
 
 
+def test_matplotlib_is_not_imported_before_something_is_drawn():
+    program = "import sys, train, test; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
 def test_without_matplotlib_the_mend_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "utils.plots", None)
     monkeypatch.delattr(utils, "plots")

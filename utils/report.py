@@ -1,4 +1,4 @@
-"""A run explained by its folder alone: curves.png after training; cmc.png, distances.png and report.html after test.py.
+"""A run explained by its folder alone: curves.png of train.py; cmc.png, distances.png and report.html of test.py.
 
 The page is one file without external resources. Pictures and page are drawn from metrics.jsonl and the results file.
 """
