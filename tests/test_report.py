@@ -153,6 +153,8 @@ def test_curves_show_what_was_trained_and_validated():
     figure = plots.training_curves(epochs(6, validated=(1, 3, 5)))
     check_picture(figure)
     losses, rate, validation = figure.axes
+    for panel in (losses, validation):  # the legend hides no curve
+        assert panel.get_legend().get_window_extent().y0 >= panel.get_window_extent().y1
     assert labels(losses) == ["id", "triplet", "dcl", "total"]  # orthogonality had no weight
     assert losses.get_lines()[0].get_ydata().tolist() == [5.0 / (epoch + 1) for epoch in range(6)]
     assert labels(validation) == ["Rank-1: best 40.0 % in epoch 1", "mAP: best 35.0 % in epoch 5"]

@@ -83,8 +83,8 @@ def training_curves(lines: Sequence[dict]) -> Figure:
         text = f"{FIGURES.get(label, label)}: best {100 * best[name]:.1f} % in epoch {best['epoch']}"
         draw(axes[2], name, factor=100, **style, label=text)
         axes[2].set_ylabel("validation, %")
-        axes[2].legend(fontsize=9)
-    axes[0].legend(fontsize=9, ncols=2)
+    for panel in (axes[0], *axes[2:]):  # above the panel, where it hides no curve
+        panel.legend(fontsize=9, ncols=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, columnspacing=1)
     axes[-1].set_xlabel("epoch, from 0")
     axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
