@@ -169,7 +169,8 @@ def attention_picture(
             overlays = [overlay(picture, values) for picture, values in zip(pictures, maps)]
             caption = " | ".join(map(extent, maps))
             if column == GRAD_CAM:
-                caption += "\ntraining identity " + " | ".join(str(trained_on[int(predicted)]) for _, predicted in shown)
+                people = [trained_on[int(predicted)] for _, predicted in shown]
+                caption += "\ntraining identity " + " | ".join(map(str, people))
             cells.append(Cell(side_by_side(overlays), caption))
         visible, infrared = pair
         rows.append((f"identity {visible.identity}\ncamera {visible.camera} | {infrared.camera}", cells))
@@ -183,7 +184,7 @@ def extent(values: Tensor) -> str:
 
 def overlay(picture: Image.Image, values: Tensor) -> Image.Image:
     """The picture in grey under the map (h, w): purple where that is least, yellow where it is greatest."""
-    import matplotlib  # here, for who draws a ranking alone may lack it until a sentence says so
+    import matplotlib  # not above: visualize.py is to say so where it is not installed
 
     low, high = values.min(), values.max()
     values = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)

@@ -55,7 +55,7 @@ def map_picture(panels: Sequence[tuple[str, Tensor]], records: Sequence[Record],
 
     panels   (heading, embeddings (N, E) of the records)
     """
-    import matplotlib  # here, for who draws a ranking alone may lack it until a sentence says so
+    import matplotlib  # not above: visualize.py is to say so where it is not installed
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ CMC = (
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
 ABSENT = {"CMC": OLDER, "Distances": OLDER, "Training": "No metrics.jsonl of this checkpoint's training was found."}
 ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
-    "CMC": "Results of an older version are among those averaged; test.py without --reuse adds what this picture shows.",
+    "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what this picture shows.",
     "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
     "Training": "A mean over several models has no one training; each model's own report has its.",
 }
@@ -142,7 +142,7 @@ def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
 def notes(saved: dict) -> list[str]:
     """What must be known to read the figures."""
     checkpoint, solver = saved.get("checkpoint", {}), saved.get("config", {}).get("SOLVER", {})
-    several = isinstance(checkpoint, list)
+    several, epochs = isinstance(checkpoint, list), solver.get("EPOCHS", 0)
     known = {
         "These figures are of the embedded data set; they say nothing about a real one.":
             saved["data"]["name"] == "synthetic",
@@ -152,9 +152,9 @@ def notes(saved: dict) -> list[str]:
         f"A mean over {len(checkpoint)} models, each of which is a trial.": several,
     }
     unfinished = [
-        f"The training of {one['path']} is unfinished: {one['epochs']} of {solver['EPOCHS']} epochs."
+        f"The training of {one['path']} is unfinished: {one['epochs']} of {epochs} epochs."
         for one in (checkpoint if several else [checkpoint])
-        if "epochs" in one and one["epochs"] < solver["EPOCHS"] and Path(one["path"]).name != "best.pth"  # validation's
+        if one.get("epochs", epochs) < epochs and Path(one["path"]).name != "best.pth"  # validation chose that epoch
     ]
     warnings = [line for line in saved.get("data_summary", "").splitlines() if line.startswith("warning:")]
     return [note for note, holds in known.items() if holds] + unfinished + [*dict.fromkeys(warnings)]

@@ -162,7 +162,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     raises   SheetError
     """
     try:
-        import matplotlib  # here, for a program that draws no sheet doesn't need it
+        import matplotlib  # not above: who draws no sheet doesn't need it
     except ModuleNotFoundError as error:
         raise SheetError(f"{error.name} is not installed: pip install -r requirements.txt") from None
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
