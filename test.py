@@ -26,7 +26,7 @@ from utils.compress import (
 from utils.distances import distance_counts
 from utils.distributed import Ranks, joined
 from utils.evaluator import evaluate_protocol, format_table, scaled
-from utils.report import only_a_warning, write_report
+from utils.report import notes, only_a_warning, write_report
 from utils.run import fail_clearly, library_versions, select_device, write_atomically
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
@@ -249,8 +249,8 @@ def main() -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(saved, indent=1) + "\n")
     print(format_table(kept or saved["results"]))
-    if cfg.DATA.NAME == "synthetic":
-        print("These figures are of the embedded data set; they say nothing about a real one.")
+    for note in notes(saved):
+        print(note)
     print(f"results: {output}")
     with only_a_warning("there is no new report"):
         *_, page = write_report(output, json.loads(output.read_text(encoding="utf-8")))

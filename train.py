@@ -211,8 +211,8 @@ class Trainer:
                     )
                 state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
                 figures |= {"lr": solver.BASE_LR * factor}
-                improved = False
-                if (epoch + 1) % solver.EVAL_PERIOD == 0 or epoch + 1 == solver.EPOCHS:
+                improved, periodic = False, (epoch + 1) % solver.EVAL_PERIOD == 0
+                if periodic or epoch + 1 == solver.EPOCHS:
                     figures |= self.validate()
                     improved = figures.get("validation_mAP", -1.0) > state["best"]
                 if improved:
@@ -221,6 +221,8 @@ class Trainer:
                 if self.metrics:
                     self.metrics.write(epoch, figures)
                 LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+                if periodic:
+                    self.draw_curves()  # to be looked at while it trains
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
         return 0
 

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import matplotlib
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -147,11 +146,13 @@ def grad_cam(model: nn.Module, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_picture(
-    model: nn.Module, pairs: Sequence[tuple[Record, Record]], height: int, width: int, device: torch.device, title: str
+    model: nn.Module, pairs: Sequence[tuple[Record, Record]], trained_on: Sequence[int], height: int, width: int,
+    device: torch.device, title: str,
 ) -> Image.Image:
     """A row for each person, a column for each kind of map; in each cell the visible image, then the infrared one.
 
     pairs           a visible and an infrared record of the same identity
+    trained_on      identity of each training class
     height, width   of the network's input
     """
     rows, columns = [], []
@@ -166,17 +167,25 @@ def attention_picture(
         for column in columns:
             maps = [maps[column][0].cpu() for maps, _ in shown]
             overlays = [overlay(picture, values) for picture, values in zip(pictures, maps)]
-            caption = " | ".join(f"{values.min():.3g}-{values.max():.3g}" for values in maps)
+            caption = " | ".join(map(extent, maps))
             if column == GRAD_CAM:
-                caption = "predicted class " + " | ".join(str(int(predicted)) for _, predicted in shown)
+                people = [trained_on[int(predicted)] for _, predicted in shown]
+                caption += "\ntraining identity " + " | ".join(map(str, people))
             cells.append(Cell(side_by_side(overlays), caption))
         visible, infrared = pair
         rows.append((f"identity {visible.identity}\ncamera {visible.camera} | {infrared.camera}", cells))
     return sheet(rows, ["pictures", *columns], title, HEIGHT, 2 * WIDTH + BETWEEN, apart={1})
 
 
+def extent(values: Tensor) -> str:
+    """A map's least and its greatest value."""
+    return f"{values.min():.3g}-{values.max():.3g}" if values.any() else "zero everywhere"
+
+
 def overlay(picture: Image.Image, values: Tensor) -> Image.Image:
     """The picture in grey under the map (h, w): purple where that is least, yellow where it is greatest."""
+    import matplotlib  # not above: visualize.py is to say so where it is not installed
+
     low, high = values.min(), values.max()
     values = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
     size = picture.height, picture.width

@@ -3,7 +3,7 @@
     python scripts/average_splits.py runs/regdb_cmfn/*/results.json --output runs/regdb_cmfn/results.json
 
 A protocol such as regdb/3/visible-to-thermal becomes trial 3 of regdb/visible-to-thermal. Every split must be there
-once, from a model trained on it, with the same options.
+once, from a model trained on it, with the same options. A report stands beside it; distances remain each model's own.
 """
 
 import argparse
@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 from reproduce_table import ResultsError, read_results, setting  # noqa: E402
 
 from utils.evaluator import FIGURES, format_table  # noqa: E402
+from utils.report import only_a_warning, write_report  # noqa: E402
 from utils.run import fail_clearly, write_atomically  # noqa: E402
 
 SPLITS = range(1, 11)
@@ -78,13 +79,21 @@ def average(files: dict[int, tuple[Path, dict]]) -> dict:
             "mean": {name: float(np.mean([trial[name] for trial in trials])) for name in FIGURES},
             "std": {name: float(np.std([trial[name] for trial in trials])) for name in FIGURES},
         })
-    fingerprints = "".join(files[split][1]["data"]["fingerprint"] for split in SPLITS)
+    in_order = [files[split][1] for split in SPLITS]
+    shared = {
+        key: first[key] for key in ("parameters", "device", "versions")
+        if key in first and all(saved.get(key) == first[key] for saved in in_order)
+    }
+    summaries = dict.fromkeys(saved["data_summary"] for saved in in_order if "data_summary" in saved)
+    if summaries:
+        shared["data_summary"] = "\n\n".join(summaries)
+    fingerprints = "".join(saved["data"]["fingerprint"] for saved in in_order)
     return {
         "data": {"name": "regdb", "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()},
-        "checkpoint": [files[split][1]["checkpoint"] for split in SPLITS],
+        "checkpoint": [saved["checkpoint"] for saved in in_order],
         "config": recipe(first),
         "results": results,
-    }
+    } | shared
 
 
 def main() -> None:
@@ -102,6 +111,9 @@ def main() -> None:
     write_atomically(args.output, json.dumps(averaged, indent=1) + "\n")
     print(format_table(averaged["results"]))
     print(f"mean ± standard deviation over the models of {len(SPLITS)} splits: {args.output}")
+    with only_a_warning("there is no new report"):
+        *_, page = write_report(args.output, averaged)
+        print(f"report:  {page}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -58,6 +55,10 @@ def map_picture(panels: Sequence[tuple[str, Tensor]], records: Sequence[Record],
 
     panels   (heading, embeddings (N, E) of the records)
     """
+    import matplotlib  # not above: visualize.py is to say so where it is not installed
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     identities, infrared = (torch.tensor([getattr(r, name) for r in records]) for name in ("identity", "infrared"))
     number, colour = np.unique(identities, return_inverse=True)
     palette = matplotlib.colormaps["tab20" if len(number) <= 20 else "turbo"](np.linspace(0, 1, max(20, len(number))))

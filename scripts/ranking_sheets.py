@@ -15,23 +15,24 @@ from utils.sheets import RIGHT, WRONG, ranking_sheet
 
 
 def ranking_picture(
-    features: Tensor, records: Sequence[Record], protocol: Protocol, *, scale: Tensor, weighting: str, flip: bool,
-    rerank: bool, random: int, seed: int, top: int,
+    features: Tensor, records: Sequence[Record], protocol: Protocol, *, weighting: str, flip: bool, rerank: bool,
+    random: int, seed: int, top: int,
 ) -> Image.Image:
     """The best, the worst and some random queries of a protocol's first gallery, each with its first images.
 
-    features   (N, E) embeddings of the records, and `scale` (E,) of their columns
-    random     how many queries to draw, with `seed`
-    top        how many images to show for each
+    features          (N, E) embeddings of the records, weighed
+    weighting, flip   how they were weighed and made: the title says it
+    random            how many queries to draw, with `seed`
+    top               how many images to show for each
     """
     identities = [record.identity for record in records]
     first = dataclasses.replace(protocol, trials=protocol.trials[:1])
     result = evaluate_protocol(
-        features, identities, first, flip=flip, weighting=weighting, scale=scale, rerank=rerank, per_query=True
+        features, identities, first, flip=flip, weighting=weighting, rerank=rerank, per_query=True
     )
     queries = result["trials"][0]["queries"]
     chosen = chosen_queries(queries["ap"], random, seed)
-    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], scale, rerank, top)
+    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], rerank, top)
     rows = []
     for label, i in chosen:
         query = queries["rows"][i]
@@ -64,7 +65,7 @@ def chosen_queries(ap: Sequence[float], random: int, seed: int) -> list[tuple[st
 
 
 def first_images(
-    features: Tensor, protocol: Protocol, queries: Sequence[int], scale: Tensor, rerank: bool, top: int
+    features: Tensor, protocol: Protocol, queries: Sequence[int], rerank: bool, top: int
 ) -> dict[int, list[int]]:
     """The rows of the best gallery images of some queries, by query; the same similarities as are scored.
 
@@ -74,7 +75,7 @@ def first_images(
     trial, = protocol.trials
     similarities = reranked_similarities if rerank else plain_similarities
     found = {}
-    for _, rows, similarity in similarities(features, protocol.trials, scale, BLOCK_BYTES):
+    for _, rows, similarity in similarities(features, protocol.trials, None, BLOCK_BYTES):
         for place in np.flatnonzero(np.isin(rows, queries)):
             query = int(rows[place])
             ignored = protocol.query_ignores[query] == protocol.gallery_group[trial.gallery]

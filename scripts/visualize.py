@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
@@ -26,9 +26,14 @@ from embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E40
 from models.backbone import PretrainedError  # noqa: E402
 from models.build import build_model  # noqa: E402
 from ranking_sheets import ranking_picture  # noqa: E402
-from test import build_without_pretraining, load_run, weightings_of  # noqa: E402
+from test import (  # noqa: E402
+    build_without_pretraining, described, find_checkpoint, learned_directions, load_run, weightings_of,
+)
 from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from utils.checkpoint import read_own_checkpoint  # noqa: E402
+from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import scaled  # noqa: E402
+from utils.report import ReportError, import_plots  # noqa: E402
 from utils.run import fail_clearly, select_device  # noqa: E402
 from utils.sheets import SheetError, save  # noqa: E402
 from utils.titles import method_title  # noqa: E402
@@ -89,8 +94,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    import_plots()  # what is not installed is named before minutes are spent on the rest
     if "map" in args.parts:
-        require_tsne()  # before minutes are spent on the rest
+        require_tsne()
     model, cfg, checkpoint = load_run(args.run, args.overrides, complete=False)
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
@@ -98,7 +104,10 @@ def main() -> None:
     if weighting not in model.weightings:
         raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
     model = model.to(device, memory_format=torch.channels_last).eval()
-    scale = model.column_scale(weighting).to(device)
+    scale, directions = model.column_scale(weighting).to(device), None
+    if cfg.EMBEDDING.DIM and {"ranking", "map"} & {*args.parts}:
+        learned = learned_directions(model, [weighting], lambda: benchmark.train, cfg, checkpoint, device)
+        directions = learned[weighting].to(device)
     folder = args.output or (args.run if args.run.is_dir() else args.run.parent) / "pictures"
 
     def keep(picture, name: str) -> None:
@@ -106,12 +115,17 @@ def main() -> None:
         save(picture, path)
         print(path)
 
+    def embed(chosen: Sequence[Record]) -> Tensor:
+        """As test.py ranks them: weighed and, with EMBEDDING.DIM, compressed."""
+        features = scaled(embed_records(model, chosen, cfg, device), scale)
+        return features if directions is None else project(features, directions)
+
     features = None
     if "ranking" in args.parts:
-        features = embed_records(model, records, cfg, device)
+        features = embed(records)
         keep(ranking_picture(
-            features, records, protocol, scale=scale, weighting=weighting, flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK,
-            random=args.queries, seed=args.seed, top=args.top,
+            features, records, protocol, weighting=described(weighting, cfg), flip=cfg.TEST.FLIP,
+            rerank=cfg.TEST.RERANK, random=args.queries, seed=args.seed, top=args.top,
         ), "ranking")
 
     trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
@@ -125,7 +139,8 @@ def main() -> None:
             for identity in people(records, args.identities, args.seed)
         ]
         title = f"{trained}: yellow is much, purple is little; below each map its least and its greatest value"
-        keep(attention_picture(model, pairs, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, device, title), "attention")
+        trained_on = read_own_checkpoint(find_checkpoint(args.run))["identities"]
+        keep(attention_picture(model, pairs, trained_on, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, device, title), "attention")
 
     if "map" in args.parts:
         rows = [
@@ -133,14 +148,17 @@ def main() -> None:
             for row in pictures_of(records, identity, infrared, args.map_images, args.seed)
         ]
         chosen = [records[row] for row in rows]
-        after = features[rows] if features is not None else embed_records(model, chosen, cfg, device)
+        after = features[rows] if features is not None else embed(chosen)
         untrained, weights = network_before_training(cfg, classes=model.head.classifier.out_features)
         before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
-        panels = [(f"before training ({weights})", scaled(before, scale)), ("after training", scaled(after, scale))]
+        panels = [
+            (f"before training ({weights}), weighting {weighting}", scaled(before, scale)),
+            (f"after training, weighting {described(weighting, cfg)}", after),
+        ]
         shown = len({record.identity for record in chosen})
         title = f"{trained}: t-SNE of {len(chosen)} test images of {shown} people, a colour for each"
         keep(map_picture(panels, chosen, args.seed, title), "map")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, SheetError, MissingLibrary))
+    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, ReportError, SheetError, MissingLibrary))

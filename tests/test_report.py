@@ -26,8 +26,11 @@ import report as script  # noqa: E402
 import utils  # noqa: E402
 from data.synthetic import write_synthetic  # noqa: E402
 from utils import plots  # noqa: E402
+from utils.checkpoint import sha256  # noqa: E402
 from utils.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
-from utils.report import ReportError, import_plots, only_a_warning, write_curves, write_report  # noqa: E402
+from utils.report import (  # noqa: E402
+    ReportError, import_plots, only_a_warning, training_folder, write_curves, write_report,
+)
 from utils.run import LOG  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -141,13 +144,17 @@ def check_picture(figure):
 
 
 def labels(panel):
-    return [entry.get_text() for entry in panel.get_legend().get_texts()]
+    """Of a panel's own legend, or of its figure's."""
+    legend, = panel.figure.legends or [panel.get_legend()]
+    return [entry.get_text() for entry in legend.get_texts()]
 
 
 def test_curves_show_what_was_trained_and_validated():
     figure = plots.training_curves(epochs(6, validated=(1, 3, 5)))
     check_picture(figure)
     losses, rate, validation = figure.axes
+    for panel in (losses, validation):  # the legend hides no curve
+        assert panel.get_legend().get_window_extent().y0 >= panel.get_window_extent().y1
     assert labels(losses) == ["id", "triplet", "dcl", "total"]  # orthogonality had no weight
     assert losses.get_lines()[0].get_ydata().tolist() == [5.0 / (epoch + 1) for epoch in range(6)]
     assert labels(validation) == ["Rank-1: best 40.0 % in epoch 1", "mAP: best 35.0 % in epoch 5"]
@@ -171,6 +178,15 @@ def test_cmc_is_the_mean_over_trials_with_their_spread():
     assert "60.0 ± 10.0 %" in labels(panel)[0] and "90.0 %" in labels(panel)[1]
     shaded, = panel.collections  # one trial has no spread
     assert shaded.get_paths()[0].vertices[:, 1].min() == pytest.approx(50)
+
+
+@pytest.mark.parametrize("protocols", [2, 8])
+def test_the_legend_of_the_cmc_hides_no_curve(protocols):
+    figure = plots.cmc_curves([result(f"data/{number}", rank1=(0.01, 0.03)) for number in range(protocols)])
+    check_picture(figure)
+    (panel,), (legend,) = figure.axes, figure.legends
+    assert legend.get_window_extent().y1 <= panel.get_window_extent().y0
+    assert panel.get_window_extent().height > 2 * plots.DPI
 
 
 def test_histograms_hold_all_pairs():
@@ -232,6 +248,17 @@ def test_the_page_holds_everything_and_refers_to_nothing(tmp_path):
     assert shown[:2] == [(tmp_path / name).read_bytes() for name in ("cmc.png", "distances.png")]
 
 
+def test_curves_are_those_of_the_checkpoint_that_was_tested(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(epochs(1)[0]) + "\n")
+    (tmp_path / "last.pth").write_bytes(b"weights")
+    gone = {"path": "runs/gone/last.pth", "epochs": 3, "sha256": sha256(tmp_path / "last.pth")}
+    results = tmp_path / "results.json"
+    assert training_folder(results, gone) == tmp_path  # the run was moved here
+    (tmp_path / "last.pth").write_bytes(b"others")
+    assert training_folder(results, gone) is None
+    assert training_folder(results, gone | {"path": str(tmp_path / "best.pth")}) == tmp_path
+
+
 def test_what_an_older_file_lacks_is_said(tmp_path):
     saved = json.loads(results_file(tmp_path).read_text())
     del saved["distances"], saved["data_summary"]
@@ -241,6 +268,23 @@ def test_what_an_older_file_lacks_is_said(tmp_path):
     assert [file.name for file in write_report(tmp_path / "results.json", saved)] == ["report.html"]
     text = " ".join(Page((tmp_path / "report.html").read_text()).words)
     assert text.count("test.py without --reuse adds it") == 2 and "without a summary of the data" in text
+
+
+def test_what_must_be_known_stands_above_the_figures(tmp_path):
+    def notes_of(**changes):
+        write_report(results_file(tmp_path, distances=None, **changes), json.loads(path.read_text()))
+        return re.findall(r'<p class="note">(.*?)</p>', (tmp_path / "report.html").read_text())
+
+    path = results_file(tmp_path)
+    known = notes_of()
+    assert len(known) == 1 and "embedded data set" in known[0]
+    assert notes_of(checkpoint={"path": "runs/a/last.pth", "epochs": 2})[1:] == [
+        "The training of runs/a/last.pth is unfinished: 2 of 3 epochs."
+    ]
+    assert notes_of(checkpoint={"path": "runs/a/best.pth", "epochs": 2}) == known  # the best epoch needn't be the last
+    assert notes_of(data_summary="train 3\nwarning: this copy differs: 3, not 4")[1:] == [
+        "warning: this copy differs: 3, not 4"
+    ]
 
 
 def test_the_page_in_a_browser(tmp_path):
@@ -277,7 +321,8 @@ def test_training_and_test_leave_the_pictures_and_a_report(tmp_path):
 
     program("train.py", "--config", "configs/quickstart.yaml", *options)
     assert Image.open(run / "curves.png").format == "PNG"
-    done = program("test.py", "--checkpoint", run)
+    done = program("test.py", "--checkpoint", run, "SOLVER.EPOCHS", "3")
+    assert f"The training of {run / 'last.pth'} is unfinished: 2 of 3 epochs." in done.stdout
     assert f"report:  {run / 'report.html'}" in done.stdout
     saved = json.loads((run / "results.json").read_text())
     assert all(len(trial["cmc"]) == 20 for entry in saved["results"] for trial in entry["trials"])
@@ -303,6 +348,11 @@ def test_a_picture_that_fails_costs_nothing_but_a_warning(tmp_path, monkeypatch,
         write_curves(tmp_path)
     assert "curves.png was not drawn" in caplog.text and "cannot be written" in caplog.text
     assert write_curves(tmp_path / "nothing") is None
+
+
+def test_matplotlib_is_not_imported_before_something_is_drawn():
+    program = "import sys, train, test; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_without_matplotlib_the_mend_is_named(monkeypatch):

@@ -46,24 +46,38 @@ def run(*command, environment=ONE_THREAD, check=True):
     return done
 
 
-def regdb_results(folder, split, mAP=0.5, protocol_split=None, **solver):
+def regdb_results(folder, split, mAP=0.5, protocol_split=None, weighting="equal", cmc=0.5, **solver):
     """The results file of one split's model, as test.py writes it."""
-    trial = {f"rank{k}": 0.5 for k in (1, 5, 10, 20)} | {"mAP": mAP, "mINP": 0.5, "valid_queries": 6}
-    result = {"protocol": f"regdb/{protocol_split or split}/visible-to-thermal", "flip": True, "weighting": "equal",
+    trial = {f"rank{k}": 0.5 for k in (1, 5, 10, 20)}
+    trial |= {"mAP": mAP, "mINP": 0.5, "valid_queries": 6, "cmc": [cmc] * 20}
+    result = {"protocol": f"regdb/{protocol_split or split}/visible-to-thermal", "flip": True, "weighting": weighting,
               "rerank": False, "trials": [trial], "mean": {}, "std": {}}
     path = folder / f"{split}.json"
     path.write_text(json.dumps({
-        "data": {"name": "regdb", "fingerprint": str(split)}, "checkpoint": {}, "results": [result],
-        "config": {"DATA": {"SPLIT": split}, "SOLVER": solver, "OUTPUT": str(path)},
+        "data": {"name": "regdb", "fingerprint": str(split)}, "results": [result], "parameters": 5,
+        "checkpoint": {"path": f"runs/{split}/last.pth", "epochs": 1}, "data_summary": "regdb\nwarning: fewer",
+        "distances": {"weighting": weighting}, "device": f"cuda:{split}",
+        "config": {"DATA": {"SPLIT": split}, "SOLVER": {"EPOCHS": 1} | solver, "OUTPUT": str(path)},
     }))
     return path
 
 
-def test_regdb_is_the_mean_over_ten_models(tmp_path):
-    files = [regdb_results(tmp_path, split, mAP=split / 100) for split in range(1, 11)]
-    run(sys.executable, "scripts/average_splits.py", *files, "--output", tmp_path / "mean.json")
-    result, = json.loads((tmp_path / "mean.json").read_text())["results"]
-    assert result["protocol"] == "regdb/visible-to-thermal"
+@pytest.mark.parametrize("weighting", ["equal", "neck"])
+def test_regdb_is_the_mean_over_ten_models(weighting, tmp_path):
+    files = [
+        regdb_results(tmp_path, split, mAP=split / 100, weighting=weighting, cmc=split / 20) for split in range(1, 11)
+    ]
+    done = run(sys.executable, "scripts/average_splits.py", *files, "--output", tmp_path / "mean.json")
+    saved = json.loads((tmp_path / "mean.json").read_text())
+    result, = saved["results"]
+    assert (result["protocol"], result["weighting"]) == ("regdb/visible-to-thermal", weighting)
+    assert [trial["cmc"][0] for trial in result["trials"]] == [split / 20 for split in range(1, 11)]
+    assert saved["parameters"] == 5 and saved["data_summary"] == "regdb\nwarning: fewer"  # the same for all
+    assert "device" not in saved and "distances" not in saved
+    assert f"report:  {tmp_path / 'mean-report.html'}" in done.stdout and (tmp_path / "mean-cmc.png").exists()
+    page = (tmp_path / "mean-report.html").read_text()
+    assert "A mean over 10 models" in page and "no one histogram" in page and "no one training" in page
+    assert "older version" not in page and page.count('<p class="note">warning: fewer</p>') == 1
     assert [trial["mAP"] for trial in result["trials"]] == [split / 100 for split in range(1, 11)]
     assert result["mean"]["mAP"] == pytest.approx(0.055)
 

@@ -12,7 +12,7 @@ from configs.load import load_config
 from data.synthetic import write_synthetic
 from train import Trainer
 from utils.checkpoint import read_own_checkpoint
-from utils.run import OutOfMemory
+from utils.run import Metrics, OutOfMemory
 
 EPOCHS, KILLS = 60, 20
 OPTIONS = {
@@ -46,6 +46,19 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train"])
     return context
+
+
+def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, tmp_path, monkeypatch):
+    epochs = []
+
+    def draw(folder):
+        epochs.append([line["epoch"] for line in Metrics.read(folder)])
+        raise RuntimeError("no picture today")
+
+    monkeypatch.setattr("train.write_curves", draw)
+    trainer(data, tmp_path / "run", **{"SOLVER.EPOCHS": "5", "SOLVER.EVAL_PERIOD": "2"}).run()
+    assert epochs == [[0, 1], [0, 1, 2, 3]] and read_own_checkpoint(tmp_path / "run" / "last.pth")["epoch"] == 5
+    assert (tmp_path / "run" / "train.log").read_text().count("curves.png was not drawn: no picture today") == 2
 
 
 def test_a_training_killed_twenty_times_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, processes):

@@ -1,6 +1,8 @@
 """Pictures of a run: the ranking shown is the one scored, the maps are what they are called, every network has some."""
 
 import dataclasses
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import attention  # noqa: E402
 import embedding_map  # noqa: E402
 import ranking_sheets  # noqa: E402
+import test as evaluation  # noqa: E402
 import visualize  # noqa: E402
 
 from configs.load import load_config  # noqa: E402
@@ -26,9 +29,10 @@ from models.build import build_model  # noqa: E402
 from models.csc_cma import SpatialAttention  # noqa: E402
 from models.layers import WindowAttention  # noqa: E402
 from utils.checkpoint import save_checkpoint  # noqa: E402
+from utils.distributed import Ranks  # noqa: E402
 from utils.evaluator import evaluate_protocol  # noqa: E402
 from utils.run import fail_clearly  # noqa: E402
-from utils.sheets import RIGHT, WRONG, Cell, SheetError, ranking_sheet, save, sheet  # noqa: E402
+from utils.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
 
 NETWORKS = ("cmfn", "deen", "agw", "caj")
 
@@ -80,7 +84,7 @@ def test_the_images_shown_are_the_ranking_that_is_scored(data, name, rerank):
         arguments = {"flip": False, "weighting": "equal", "rerank": rerank, "per_query": True}
         trial = evaluate_protocol(features, identities, first, **arguments)["trials"][0]
         queries = trial["queries"]
-        found = ranking_sheets.first_images(features, first, queries["rows"], None, rerank, top=10**6)
+        found = ranking_sheets.first_images(features, first, queries["rows"], rerank, top=10**6)
         at_first = 0
         for query, ap in zip(queries["rows"], queries["ap"]):
             ignored = [r for r in first.trials[0].gallery if protocol.gallery_group[r] == protocol.query_ignores[query]]
@@ -88,7 +92,7 @@ def test_the_images_shown_are_the_ranking_that_is_scored(data, name, rerank):
             right = np.array([identities[row] == identities[query] for row in found[query]])
             at_first += right[0]
             assert ap == pytest.approx((right.cumsum() / np.arange(1, len(right) + 1))[right].mean())
-            few = ranking_sheets.first_images(features, first, [query], None, rerank, top=2)
+            few = ranking_sheets.first_images(features, first, [query], rerank, top=2)
             assert few == {query: found[query][:2]}
         assert trial["rank1"] == pytest.approx(at_first / len(queries["rows"]))
 
@@ -98,7 +102,7 @@ def test_camera_3_is_not_shown_what_camera_2_saw(data):
     protocol = benchmark.protocol("synthetic/all/multi-shot/random")
     protocol = dataclasses.replace(protocol, trials=protocol.trials[:1])
     found = ranking_sheets.first_images(
-        torch.randn(len(benchmark.test), 4), protocol, protocol.trials[0].query, None, False, top=1000
+        torch.randn(len(benchmark.test), 4), protocol, protocol.trials[0].query, False, top=1000
     )
     cameras = {query: {benchmark.test[row].camera for row in rows} for query, rows in found.items()}
     for query, seen in cameras.items():
@@ -119,6 +123,16 @@ def test_right_and_wrong_differ_without_colour():
         assert tuple(bytes.fromhex(frame[1:])) in {colour for _, colour in canvas.getcolors(10**4)}
     tick, cross = (np.asarray(canvas.convert("L")) > 220 for canvas in frames)  # the strokes are white
     assert (tick != cross).sum() > 10
+
+
+def test_captions_show_names_of_other_alphabets_and_fit():
+    missing = bytes(font_of(40).getmask("\uffff"))
+    for letter in "éłßŞЖλя→–":
+        assert bytes(font_of(40).getmask(letter)) != missing, letter
+    caption = "Éloïse Łukasiewicz-Жуковский\n2 → 3"
+    drawn = np.asarray(sheet([(caption, [Cell(Image.new("RGB", (64, 128), "white"), caption)])], title=caption))
+    margins = np.concatenate([drawn[:, :5], drawn[:, -5:]], axis=1), np.concatenate([drawn[:5], drawn[-5:]])
+    assert drawn.min() < 50 and all((margin == 255).all() for margin in margins)
 
 
 def test_a_picture_that_cannot_be_read_or_written_is_named(tmp_path):
@@ -214,6 +228,22 @@ def test_an_overlay_is_purple_at_the_least_and_yellow_at_the_greatest_value():
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
 
 
+def test_the_caption_of_a_map_says_where_it_is_zero_and_whom_grad_cam_is_about(data, monkeypatch):
+    records = open_benchmark("synthetic", data / "synthetic").test
+    pair = [next(record for record in records if record.infrared == infrared) for infrared in (False, True)]
+    rows = []
+    monkeypatch.setattr(attention, "sheet", lambda r, *_, **__: rows.extend(r))
+    cam = torch.tensor([[[0.25, 1.5]]])
+    monkeypatch.setattr(attention, "attention_maps", lambda model, images, infrared: (
+        {"HCE 1": cam, attention.GRAD_CAM: cam * infrared}, torch.tensor([2 - infrared])
+    ))
+    attention.attention_picture(None, [pair], [4, 7, 9], 32, 16, torch.device("cpu"), "title")
+    (_, cells), = rows
+    assert [cell.caption for cell in cells] == [
+        "VIS | IR", "0.25-1.5 | 0.25-1.5", "zero everywhere | 0.25-1.5\ntraining identity 9 | 7"
+    ]
+
+
 # Embedding map
 
 
@@ -227,6 +257,16 @@ def test_without_scikit_learn_the_map_is_refused_before_anything_is_computed(mon
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(embedding_map.MissingLibrary, match="pip install -r requirements-optional.txt"):
         run(monkeypatch, tmp_path / "nowhere")
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install(tmp_path):
+    program = (
+        "import runpy, sys; sys.modules['matplotlib'] = None; "
+        "runpy.run_path('scripts/visualize.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program, tmp_path, "--parts", "ranking"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert re.fullmatch(r"error: matplotlib\S* is not installed: pip install -r requirements.txt\n", done.stderr)
 
 
 def test_weights_that_cannot_be_had_give_a_random_network_and_say_so(capsys):
@@ -254,6 +294,29 @@ def test_every_network_gets_its_pictures(name, data, tmp_path, monkeypatch, caps
             assert min(image.size) > 100
     assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["attention.png", "map.png", "ranking.png"]
     assert ("has no HCE, no window attention, no spatial attention" in capsys.readouterr().out) == (name != "cmfn")
+
+
+def test_compressed_embeddings_are_shown_as_they_are_scored(data, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    folder = untrained_run(tmp_path / "run", tiny("deen", "synthetic", data / "synthetic"))
+    rankings, maps = [], []
+    monkeypatch.setattr(visualize, "save", lambda *_: None)
+    monkeypatch.setattr(visualize, "ranking_picture", lambda *args, **options: rankings.append((args, options)))
+    monkeypatch.setattr(visualize, "map_picture", lambda panels, *_: maps.append(panels))
+    run(monkeypatch, folder, "EMBEDDING.DIM", 3, "--parts", "ranking", "map")
+    run(monkeypatch, folder, "EMBEDDING.DIM", 3, "--parts", "map")
+    ((features, records, protocol), options), = rankings
+    assert features.shape == (len(records), 3) and options["weighting"] == "equal, PCA 3"
+    (_, before), (heading, after) = maps[0]
+    assert heading.endswith("weighting equal, PCA 3") and after.shape[1] == 3 < before.shape[1]
+    torch.testing.assert_close(maps[1][1][1], after)
+    model, cfg, checkpoint = evaluation.load_run(folder, ["EMBEDDING.DIM", "3"], complete=False)
+    benchmark = open_benchmark("synthetic", cfg.DATA.ROOT)
+    device = torch.device("cpu")
+    scored = evaluation.evaluate(model, benchmark, [protocol], cfg, checkpoint, device, Ranks(), per_query=False)
+    identities = [record.identity for record in records]
+    shown = evaluate_protocol(features, identities, protocol, weighting="equal, PCA 3", flip=cfg.TEST.FLIP)
+    assert shown == scored["results"][0]
 
 
 @pytest.mark.parametrize("name", ["regdb", "llcm"])

@@ -83,8 +83,8 @@ def training_curves(lines: Sequence[dict]) -> Figure:
         text = f"{FIGURES.get(label, label)}: best {100 * best[name]:.1f} % in epoch {best['epoch']}"
         draw(axes[2], name, factor=100, **style, label=text)
         axes[2].set_ylabel("validation, %")
-        axes[2].legend(fontsize=9)
-    axes[0].legend(fontsize=9, ncols=2)
+    for panel in (axes[0], *axes[2:]):  # above the panel, where it hides no curve
+        panel.legend(fontsize=9, ncols=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, columnspacing=1)
     axes[-1].set_xlabel("epoch, from 0")
     axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
@@ -97,7 +97,8 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
     """
     flip, rerank = ("with" if results[0][key] else "without" for key in ("flip", "rerank"))
     weighting = results[0]["weighting"]
-    figure, (panel,) = panels([4.4], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
+    height = 4.1 + 0.2 * len(results)  # the legend's lines below the panel, where they hide no curve
+    figure, (panel,) = panels([height], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
     lowest = 100.0
     for result, style in zip(results, styles(len(results))):
         curves = 100 * np.array([trial["cmc"] for trial in result["trials"]])  # (trials, ranks)
@@ -112,7 +113,7 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
         xlabel="k, place in the ranking", ylabel="queries whose person is among the first k, %",
         xticks=[1, *range(5, len(ranks) + 1, 5)], ylim=(max(0, 10 * (lowest // 10)), 101),
     )
-    panel.legend(fontsize=9, loc="lower right")
+    figure.legend(fontsize=9, loc="outside lower center", frameon=False)
     return figure
 
 

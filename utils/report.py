@@ -1,4 +1,4 @@
-"""A run explained by its folder alone: curves.png after training; cmc.png, distances.png and report.html after test.py.
+"""A run explained by its folder alone: curves.png of train.py; cmc.png, distances.png and report.html of test.py.
 
 The page is one file without external resources. Pictures and page are drawn from metrics.jsonl and the results file.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
+from utils.checkpoint import sha256
 from utils.evaluator import FIGURES, table_rows
 from utils.run import LOG, Metrics, write_atomically
 from utils.titles import method_title
@@ -20,6 +21,12 @@ CMC = (
     "mean over the trials; shaded, their standard deviation on either side."
 )
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
+ABSENT = {"CMC": OLDER, "Distances": OLDER, "Training": "No metrics.jsonl of this checkpoint's training was found."}
+ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
+    "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what this picture shows.",
+    "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
+    "Training": "A mean over several models has no one training; each model's own report has its.",
+}
 
 
 class ReportError(ValueError):
@@ -53,15 +60,17 @@ def write_report(file: Path, saved: dict) -> list[Path]:
     raises   ReportError
     """
     plots, first, distances = import_plots(), of_first_weighting(saved["results"]), saved.get("distances")
-    training = training_folder(file, saved.get("checkpoint", {}))
+    checkpoint = saved.get("checkpoint", {})
+    training = training_folder(file, checkpoint)
+    absent = ABSENT_OF_A_MEAN if isinstance(checkpoint, list) else ABSENT
     has_cmc = all("cmc" in trial for result in first for trial in result["trials"])
     cmc = plots.png(plots.cmc_curves(first)) if has_cmc else None
     histograms = plots.png(plots.distance_histograms(distances)) if distances else None
     page = page_of(file, saved, [
-        figure("CMC", cmc, CMC, OLDER),
-        figure("Distances", histograms, distances_caption(distances) if distances else "", OLDER),
+        figure("CMC", cmc, CMC, absent["CMC"]),
+        figure("Distances", histograms, distances_caption(distances) if distances else "", absent["Distances"]),
         figure("Training", curves_of(training) if training else None, f"Every epoch of the training in {training}.",
-               "No metrics.jsonl of this checkpoint's training was found."),
+               absent["Training"]),
     ])
     prefix = "" if file.name == "results.json" else f"{file.stem}-"
     contents = {"cmc.png": cmc, "distances.png": histograms, "report.html": page}
@@ -99,11 +108,15 @@ def of_first_weighting(results: Sequence[dict]) -> list[dict]:
 
 
 def training_folder(file: Path, checkpoint: dict | list) -> Path | None:
-    """The folder of a checkpoint's training: as the results name it or, where a run was moved, their own."""
+    """The folder of a checkpoint's training: as the results name it or, where the run was moved, their own."""
     if "epochs" not in checkpoint:
         return None  # of other authors, of random weights, or a mean over several
-    folders = [Path(checkpoint["path"]).parent, file.parent]
-    return next((folder for folder in folders if (folder / "metrics.jsonl").exists()), None)
+    named = Path(checkpoint["path"])
+    if (named.parent / "metrics.jsonl").exists():
+        return named.parent
+    moved = file.with_name(named.name)
+    is_it = moved.is_file() and sha256(moved) == checkpoint.get("sha256")
+    return file.parent if is_it and (file.parent / "metrics.jsonl").exists() else None
 
 
 # The page
@@ -128,15 +141,23 @@ def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
 
 def notes(saved: dict) -> list[str]:
     """What must be known to read the figures."""
-    checkpoint, config = saved.get("checkpoint", {}), saved.get("config", {})
+    checkpoint, solver = saved.get("checkpoint", {}), saved.get("config", {}).get("SOLVER", {})
+    several, epochs = isinstance(checkpoint, list), solver.get("EPOCHS", 0)
     known = {
         "These figures are of the embedded data set; they say nothing about a real one.":
             saved["data"]["name"] == "synthetic",
         "The network is untrained: random weights, as a control.": "untrained" in checkpoint,
         "The epoch was chosen on test data, which inflates the figures.":
-            config.get("SOLVER", {}).get("CHOOSE_BEST_ON_TEST_DATA", False),
+            solver.get("CHOOSE_BEST_ON_TEST_DATA", False),
+        f"A mean over {len(checkpoint)} models, each of which is a trial.": several,
     }
-    return [note for note, holds in known.items() if holds]
+    unfinished = [
+        f"The training of {one['path']} is unfinished: {one['epochs']} of {epochs} epochs."
+        for one in (checkpoint if several else [checkpoint])
+        if one.get("epochs", epochs) < epochs and Path(one["path"]).name != "best.pth"  # validation chose that epoch
+    ]
+    warnings = [line for line in saved.get("data_summary", "").splitlines() if line.startswith("warning:")]
+    return [note for note, holds in known.items() if holds] + unfinished + [*dict.fromkeys(warnings)]
 
 
 def origin(saved: dict) -> list[tuple[str, object]]:

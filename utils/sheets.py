@@ -1,10 +1,12 @@
 """Sheets of pictures with captions and frames, drawn with Pillow: rankings (`ranking_sheet`), other grids (`sheet`).
 
-Text is in Pillow's own font, which is always there; it has no accented letters, dashes or arrows.
+Text is in the DejaVu Sans that comes with matplotlib: most alphabets, but no Chinese, Japanese or Korean characters,
+which it shows as boxes.
 """
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,7 @@ BORDER = 3     # pixels that a frame is wide
 
 
 class SheetError(ValueError):
-    """A sheet without rows, or a picture that cannot be read or written."""
+    """A sheet without rows or without its font, or a picture that cannot be read or written."""
 
 
 class Cell(NamedTuple):
@@ -73,7 +75,7 @@ def sheet(
     """
     if not rows:
         raise SheetError("a sheet needs a row at least")
-    font, large = (ImageFont.load_default(max(11, height // k)) for k in (11, 9))
+    font, large = (font_of(max(11, height // k)) for k in (11, 9))
     by_column = [*zip_longest(*(cells for _, cells in rows))]
     titles = [*columns, *[""] * (len(by_column) - len(columns))]
     widths = [
@@ -151,6 +153,19 @@ def save(picture: Image.Image, path: Path) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise SheetError(f"{path} cannot be written ({error}); choose another folder") from None
+
+
+@cache
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """
+    size     in pixels
+    raises   SheetError
+    """
+    try:
+        import matplotlib  # not above: who draws no sheet doesn't need it
+    except ModuleNotFoundError as error:
+        raise SheetError(f"{error.name} is not installed: pip install -r requirements.txt") from None
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
