@@ -19,7 +19,6 @@ from torch import Tensor, nn
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
-from configs.load import ConfigError  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import Record  # noqa: E402
 from embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
@@ -101,8 +100,6 @@ def main() -> None:
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
     weighting = weightings_of(model, cfg)[0]
-    if weighting not in model.weightings:
-        raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
     model = model.to(device, memory_format=torch.channels_last).eval()
     scale, directions = model.column_scale(weighting).to(device), None
     if cfg.EMBEDDING.DIM and {"ranking", "map"} & {*args.parts}:

@@ -128,9 +128,11 @@ def test_its_steps_are_timed(method, setting):
     assert title == METHODS[method][0]
 
 
-def test_its_pictures(run):
+def test_its_pictures(run, method, capsys):
     pytest.importorskip("sklearn")
     program("scripts/visualize.py", run, "--top", "3", "--map-images", "2")
+    absent = "has no HCE, no window attention, no spatial attention"
+    assert (absent in capsys.readouterr().out) == (method != "quickstart")
     for name in ("ranking", "attention", "map"):
         with Image.open(run / "pictures" / f"{name}.png") as picture:
             assert min(picture.size) > 100

@@ -284,18 +284,6 @@ def test_weights_that_cannot_be_had_give_a_random_network_and_say_so(capsys):
 # The program
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_gets_its_pictures(name, data, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("sklearn")
-    folder = untrained_run(tmp_path / "run", tiny(name, "synthetic", data / "synthetic"))
-    run(monkeypatch, folder, "--top", 3, "--map-images", 2)
-    for picture in ("ranking", "attention", "map"):
-        with Image.open(folder / "pictures" / f"{picture}.png") as image:
-            assert min(image.size) > 100
-    assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["attention.png", "map.png", "ranking.png"]
-    assert ("has no HCE, no window attention, no spatial attention" in capsys.readouterr().out) == (name != "cmfn")
-
-
 def test_compressed_embeddings_are_shown_as_they_are_scored(data, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     folder = untrained_run(tmp_path / "run", tiny("deen", "synthetic", data / "synthetic"))
