@@ -11,7 +11,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from data.records import DataError
@@ -26,16 +26,30 @@ NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32
 def open_image(path: str, height: int, width: int) -> np.ndarray:
     """(height, width, 3) uint8: the picture in RGB, resized without keeping its aspect ratio.
 
+    It is turned as its EXIF tag says. Grey values of more than 8 bits (16- or 32-bit integers, floats) are scaled
+    linearly, the picture's least to 0 and its greatest to 255.
+
     raises   DataError naming a file that is missing, truncated or no picture
     """
     try:
         with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
+            if image.mode.startswith(("I", "F")):
+                image = in_8_bits(np.asarray(image, np.float64))
             resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     except FileNotFoundError:
         raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
     except Exception as error:  # Pillow raises many kinds for broken files
         raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
     return np.asarray(resized)
+
+
+def in_8_bits(values: np.ndarray) -> Image.Image:
+    """(H, W) -> a grey picture, the least value black and the greatest white; black where all are equal."""
+    low, high = values.min(), values.max()
+    if not np.isfinite(high - low):
+        raise ValueError("some of its grey values are not finite")
+    return Image.fromarray(np.uint8(np.rint((values - low) * (255 / ((high - low) or 1)))))
 
 
 class RandomErasing:

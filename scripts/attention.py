@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from data.dataset import EvalImages
 from data.records import Record
+from data.transforms import open_image
 from models.agw import SelfNonLocal
 from models.csc_cma import SpatialAttention
 from models.deen import DEEBranch
 from models.hce import HCE, DilatedBottleneck
 from models.layers import WindowAttention
-from utils.sheets import Cell, opened, sheet
+from utils.sheets import Cell, sheet
 
 GRAD_CAM = "Grad-CAM"
 HEIGHT, WIDTH, BETWEEN = 160, 80, 4  # of a picture on the sheet, and between the two of a pair; in pixels
@@ -157,7 +158,7 @@ def attention_picture(
     """
     rows, columns = [], []
     for pair in pairs:
-        pictures = [opened(record.path).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS) for record in pair]
+        pictures = [Image.fromarray(open_image(record.path, HEIGHT, WIDTH)) for record in pair]
         shown = []
         for i, record in enumerate(pair):
             image, _ = EvalImages(pair, [i], height, width)[0]

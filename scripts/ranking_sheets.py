@@ -9,9 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from data.records import Protocol, Record
+from data.transforms import open_image
 from utils.evaluator import BLOCK_BYTES, evaluate_protocol, plain_similarities, reranked_similarities
 from utils.metrics import IGNORED, ranking_keys
 from utils.sheets import RIGHT, WRONG, ranking_sheet
+
+HEIGHT, WIDTH = 128, 64  # of a picture on the sheet, in pixels
 
 
 def ranking_picture(
@@ -37,12 +40,16 @@ def ranking_picture(
     for label, i in chosen:
         query = queries["rows"][i]
         caption = f"{label}\n{place_of(records[query])}\nAP {100 * queries['ap'][i]:.1f} %\nrank {queries['rank'][i]}"
-        rows.append((records[query].path, caption, [
-            (records[row].path, place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
+        rows.append((picture_of(records[query]), caption, [
+            (picture_of(records[row]), place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
             for row in found[query]
         ]))
     title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
-    return ranking_sheet(rows, title + flip * ", mirrored images added" + rerank * ", re-ranked")
+    return ranking_sheet(rows, title + flip * ", mirrored images added" + rerank * ", re-ranked", HEIGHT, WIDTH)
+
+
+def picture_of(record: Record) -> Image.Image:
+    return Image.fromarray(open_image(record.path, HEIGHT, WIDTH))
 
 
 def place_of(record: Record) -> str:

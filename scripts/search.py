@@ -14,14 +14,18 @@ import csv
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -37,8 +41,8 @@ from test import learned_directions, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import rows_not_finite, scaled  # noqa: E402
-from utils.index import FAISS, SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
-from utils.nearest import FaissMissing, import_faiss, search_exact, search_with_faiss, takes_long  # noqa: E402
+from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
+from utils.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
 from utils.run import (  # noqa: E402
     StopRequest, fail_clearly, leave_stopping_to_the_main_process, memory_advice, select_device, write_atomically,
 )
@@ -46,11 +50,14 @@ from utils.sheets import SheetError, ranking_sheet, save  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
+CSV, SHEET = "ranking.csv", "ranking.jpg"  # what a search writes
 SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of a picture, in pixels
+PROGRESS = 60  # seconds between lines that tell it where there is no terminal
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, bytes not in UTF-8
 
 
 class SearchError(ValueError):
-    """There is nothing to search, or the search was stopped."""
+    """There is nothing to search, a picture was moved meanwhile, or the search was stopped."""
 
 
 class Embedder:
@@ -109,7 +116,11 @@ class Pictures(Dataset):
         try:
             return i, eval_transform(open_image(str(self.paths[i]), self.height, self.width)), ""
         except DataError as error:
-            return i, None, str(error).rsplit(";", 1)[0]  # what follows is advice about data sets
+            return i, None, reason(error)
+
+
+def reason(error: DataError) -> str:
+    return str(error).rsplit(";", 1)[0]  # what follows is advice about data sets
 
 
 def collate(items: list) -> tuple[list[int], Tensor | None, dict[int, str]]:
@@ -122,16 +133,22 @@ def collate(items: list) -> tuple[list[int], Tensor | None, dict[int, str]]:
 def embedded(
     paths: list[Path], infrared: bool, embed: Embedder, cfg, what: str
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
-    """Batches of (numbers of paths, their embeddings (B, D), {number: why} of those left out), with a progress bar."""
+    """Batches of (numbers of paths, their embeddings (B, D), {number: why} of those left out), telling its progress.
+    """
     pictures = Pictures(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
     loader = DataLoader(
         pictures, cfg.TEST.BATCH, num_workers=cfg.DATA.WORKERS, collate_fn=collate,
         pin_memory=embed.device.type == "cuda", worker_init_fn=leave_stopping_to_the_main_process,
     )
+    done, told = 0, time.monotonic()
     with tqdm(desc=what, total=len(paths), unit="image", disable=None) as bar, \
             memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"):
         for numbers, images, broken in loader:
             bar.update(len(numbers) + len(broken))
+            done += len(numbers) + len(broken)
+            if bar.disable and time.monotonic() - told >= PROGRESS:  # no terminal: a line in the log
+                told = time.monotonic()
+                print(f"{what}: {done} of {len(paths)} images", flush=True)
             if images is None:
                 yield [], torch.empty(0, embed.numbers), broken
                 continue
@@ -142,19 +159,17 @@ def embedded(
             yield [numbers[row] for row in kept], embeddings[kept], broken
 
 
-def list_images(root: Path, sheet: Path) -> dict[str, Stamp]:
+def list_images(root: Path) -> dict[str, Stamp]:
     """Names of the pictures in a folder and the folders in it, relative to it, in a fixed order.
 
     Hidden files and folders are left out, and links to folders; a link to a file is that file. A file that is reached
-    twice comes once, by its first name. `sheet`, which this program writes, is left out.
+    twice comes once, by its first name. The sheet of a search, which lies beside its table, is left out.
     """
     files, seen = {}, set()
-    if sheet.exists():
-        seen.add((os.stat(sheet).st_dev, os.stat(sheet).st_ino))
     for folder, folders, names in os.walk(root, onerror=lambda error: print(f"warning: a folder is left out: {error}")):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.startswith(".") or not name.lower().endswith(ENDINGS):
+            if name.startswith(".") or not name.lower().endswith(ENDINGS) or name == SHEET and CSV in names:
                 continue
             path = Path(folder, name)
             try:
@@ -176,7 +191,10 @@ def add_missing(
     raises   SearchError where a signal asked to stop; what is embedded stays
     """
     missing = [name for name, stamp in files.items() if not index.holds(name, stamp)]
-    print(f"gallery {root}: {len(files)} images, {len(files) - len(missing)} of them in the index {index.folder}")
+    print(
+        f"gallery {shown(root)}: {len(files)} images, {len(files) - len(missing)} of them in the index "
+        f"{shown(index.folder)}", flush=True,
+    )
     index.check_room(len(missing))
     left_out = {}
     with StopRequest() as stop:
@@ -207,29 +225,38 @@ def embed_queries(paths: list[Path], infrared: bool, embed: Embedder, cfg) -> tu
     return kept, torch.cat(parts), left_out
 
 
-def query_paths(query: Path, sheet: Path) -> list[Path]:
+def query_paths(query: Path) -> list[Path]:
     if query.is_dir():
-        return [query / name for name in list_images(query, sheet)]
+        return [query / name for name in list_images(query)]
     if not query.is_file():
         raise SearchError(f"--query is {query}, which is neither an image nor a folder")
     return [query]
 
 
-def search(
+def index_folder(output: Path, gallery: Path, modality: str) -> Path:
+    """Where a gallery's index lies unless --index says otherwise; galleries of the same name have one each."""
+    place = hashlib.sha256(os.fsencode(gallery.resolve())).hexdigest()[:8]
+    return output / "index" / f"{gallery.resolve().name}-{place}-{modality}"
+
+
+def searcher(
     queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str
-) -> tuple[Tensor, Tensor]:
-    """Scores and rows of the best (utils/nearest.py), by the method asked for, or with "auto" the one that pays."""
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """What gives scores and rows of the best (utils/nearest.py), by the method asked for, or with "auto" the one that
+    pays. FAISS is made ready for it, so this belongs inside `open_index`.
+    """
+    matrix = index.matrix()
     if method == "auto":
         method = "exact"
-        if takes_long(len(queries), len(index), index.numbers, queries.device):
+        if faiss_pays(len(queries), matrix, top, queries.device, index.folder):
             try:
                 import_faiss()
                 method = "faiss"
             except FaissMissing as error:
                 print(f"searching {len(queries)} queries exactly, which takes a while: {error}")
     if method == "faiss":
-        return search_with_faiss(queries, index.matrix(), current, top, index.folder / FAISS)
-    return search_exact(queries, index.matrix(), current, top)
+        return faiss_search(queries, matrix, current, top, index.folder)
+    return partial(search_exact, queries, matrix, current, top)
 
 
 def write_ranking(path: Path, ranking: list[tuple[Path, list[tuple[float, Path]]]]) -> None:
@@ -243,16 +270,29 @@ def write_ranking(path: Path, ranking: list[tuple[Path, list[tuple[float, Path]]
     write_atomically(path, text.getvalue())
 
 
-def draw_ranking(ranking: list[tuple[Path, list[tuple[float, Path]]]], gallery: Path, height: int, width: int):
-    """A sheet of the first queries; height and width are the network's, of which the pictures get the shape."""
+def draw_ranking(
+    ranking: list[tuple[Path, list[tuple[float, Path]]]], gallery: Path, height: int, width: int
+) -> Image.Image:
+    """A sheet of the first queries; height and width are the network's, of which the pictures get the shape.
+
+    raises   SearchError for a picture that is gone
+    """
+    height, width = SHEET_HEIGHT, max(1, round(SHEET_HEIGHT * width / height))
+
+    def picture(path: Path) -> Image.Image:
+        try:
+            return Image.fromarray(open_image(str(path), height, width))
+        except DataError as error:
+            raise SearchError(f"{reason(error)}; was it moved since it was searched?") from None
+
     rows = [
-        (query, shortened(query.name), [
-            (image, f"{score:.3f}\n{shortened(image.relative_to(gallery))}", None)
+        (picture(query), shortened(query.name), [
+            (picture(image), f"{score:.3f}\n{shortened(image.relative_to(gallery))}", None)
             for score, image in results[:SHEET_RESULTS]
         ])
         for query, results in ranking[:SHEET_QUERIES]
     ]
-    return ranking_sheet(rows, height=SHEET_HEIGHT, width=max(1, round(SHEET_HEIGHT * width / height)))
+    return ranking_sheet(rows, height=height, width=width)
 
 
 def shortened(name: str | Path, most: int = 16) -> str:
@@ -261,8 +301,8 @@ def shortened(name: str | Path, most: int = 16) -> str:
 
 
 def shown(name: str | Path) -> str:
-    """A file's name as text, also where it is none in UTF-8."""
-    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    """A file's name as one line of text, also where it has control characters or is none in UTF-8."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
 
 
 def positive(text: str) -> int:
@@ -280,7 +320,7 @@ def main() -> None:
     parser.add_argument("--query-modality", choices=MODALITIES, default="ir")
     parser.add_argument("--top", type=positive, default=10, help="how many images to name for each query")
     parser.add_argument("--output", type=Path, required=True, help="folder of ranking.csv, ranking.jpg and the index")
-    parser.add_argument("--index", type=Path, help="the index's folder; default: index/GALLERY-MODALITY in --output")
+    parser.add_argument("--index", type=Path, help="the index's folder; default: a folder for each gallery in --output")
     parser.add_argument("--rebuild", action="store_true", help="throw the index away and embed everything anew")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the index's numbers")
     parser.add_argument("--method", choices=("auto", "exact", "faiss"), default="auto")
@@ -288,36 +328,37 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
-    sheet = args.output / "ranking.jpg"
-    queries = query_paths(args.query, sheet)
+    queries = query_paths(args.query)
     embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
     queries, query_embeddings, left_out = embed_queries(queries, args.query_modality == "ir", embed, cfg)
 
-    settings |= {"modality": args.gallery_modality, "dtype": args.dtype}
-    folder = args.index or args.output / "index" / f"{args.gallery.resolve().name}-{args.gallery_modality}"
-    files = list_images(args.gallery, sheet)
+    settings |= {"gallery": str(args.gallery.resolve()), "modality": args.gallery_modality, "dtype": args.dtype}
+    folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
+    files = list_images(args.gallery)
     with open_index(folder, settings, args.rebuild) as index:
         left_out |= add_missing(index, args.gallery, files, args.gallery_modality == "ir", embed, cfg)
-    current = index.rows(files)
-    if not current.any():
-        raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
+        current = index.rows(files)
+        if not current.any():
+            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
+        search = searcher(query_embeddings, index, current, args.top, args.method)
 
-    scores, rows = search(query_embeddings, index, current, args.top, args.method)
+    scores, rows = search()
     names = [[index.entries[row][0] for row in line] for line in rows.tolist()]
     ranking = [
         (query, [(score, args.gallery / name) for score, name in zip(*result)])
         for query, *result in zip(queries, scores.tolist(), names)
     ]
+    table, sheet = args.output / CSV, args.output / SHEET
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_ranking(table, ranking)
+    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
     for query, results in ranking:
         print(f"\n{shown(query)}")
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_ranking(sheet.with_suffix(".csv"), ranking)
-    print(f"\n{len(queries)} queries, {int(current.sum())} images: {sheet.with_suffix('.csv')}, {sheet}")
+    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
-    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
 
 
 if __name__ == "__main__":

@@ -342,7 +342,7 @@ def test_training_and_test_leave_the_pictures_and_a_report(tmp_path):
 
 def test_a_picture_that_fails_costs_nothing_but_a_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(epochs(1)[0]) + "\n")
-    (tmp_path / "curves.png.tmp").mkdir()  # in the way of the picture
+    (tmp_path / "curves.png").mkdir()  # in the way of the picture
     monkeypatch.setattr(LOG, "propagate", True)
     with only_a_warning("curves.png was not drawn"):
         write_curves(tmp_path)

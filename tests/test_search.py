@@ -1,8 +1,10 @@
 """Search over one's own images: the index, the nearest rows, compression, and scripts/search.py as a whole."""
 
 import csv
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +32,8 @@ from utils.compress import (  # noqa: E402
     CompressionError, load_directions, principal_directions, project, save_directions,
 )
 from utils.index import SearchIndexError, open_index  # noqa: E402
-from utils.nearest import FaissMissing, search_exact, search_with_faiss  # noqa: E402
+from utils.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
+from utils.run import replacing  # noqa: E402
 
 SETTINGS = {"checkpoint": "0" * 64, "numbers": 3, "dtype": "float32"}
 
@@ -112,7 +115,21 @@ def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
     by_night = find(cmfn, gallery, gallery / "00.png", tmp_path / "out", "--gallery-modality", "ir")
     assert by_night["00.png"][0] == ("00.png", pytest.approx(1, abs=1e-5))
     assert max(score for _, score in by_day["00.png"]) < 1 - 1e-4  # the stems differ
-    assert {path.name for path in (tmp_path / "out" / "index").iterdir()} == {"gallery-vis", "gallery-ir"}
+    names = sorted(path.name for path in (tmp_path / "out" / "index").iterdir())
+    assert len(names) == 2 and re.fullmatch(r"gallery-(\w{8})-ir gallery-\1-vis", " ".join(names))
+
+
+def test_galleries_of_the_same_name_have_indices_of_their_own(cmfn, tmp_path):
+    one, other = pictures(tmp_path / "a" / "photos", [1]), pictures(tmp_path / "b" / "photos", [2])
+    (other / "02.png").rename(other / "01.png")
+    for path in (one, other):
+        os.utime(path / "01.png", (1, 1))  # name, size and time are the same
+    assert (one / "01.png").stat().st_size == (other / "01.png").stat().st_size
+    day = ("--query-modality", "vis")
+    find(cmfn, one, one, tmp_path / "out", *day)
+    assert find(cmfn, other, other, tmp_path / "out", *day)["01.png"] == [("01.png", pytest.approx(1, abs=1e-5))]
+    with pytest.raises(SearchIndexError, match=f"another gallery .*{one}, now {other}.*add --rebuild"):
+        find(cmfn, other, other, tmp_path / "out", "--index", search.index_folder(tmp_path / "out", one, "vis"))
 
 
 def test_only_new_and_changed_images_are_embedded_and_gone_ones_not_found(cmfn, tmp_path, embedded):
@@ -144,6 +161,27 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
             find(cmfn, gallery, query, tmp_path / "out")
     assert len(find(cmfn, gallery, query, tmp_path / "out")["09.png"]) == 10
     assert embedded == [1, 4, 1, 4, 2]
+
+
+def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded):
+    gallery, query = pictures(tmp_path / "gallery", range(80)), pictures(tmp_path / "query", [9]) / "09.png"
+    entries = search.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
+    process = subprocess.Popen([
+        sys.executable, ROOT / "scripts" / "search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query,
+        "--output", tmp_path / "out", "TEST.BATCH", "2",
+    ], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None and not (entries.exists() and entries.stat().st_size):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = entries.read_bytes().count(b"\n")
+    assert 0 < done < 80
+    find(cmfn, gallery, query, tmp_path / "out", "TEST.BATCH", "2")
+    assert sum(embedded) == 1 + 80 - done
+    find(cmfn, gallery, query, tmp_path / "undisturbed", "TEST.BATCH", "2")
+    tables = [(tmp_path / name / "ranking.csv").read_bytes() for name in ("out", "undisturbed")]
+    assert tables[0] == tables[1]
 
 
 def test_an_index_of_another_checkpoint_is_refused_until_it_is_rebuilt(cmfn, tmp_path):
@@ -211,9 +249,55 @@ def test_what_a_folder_holds(tmp_path):
     (root / "sub" / "outside.png").symlink_to(pictures(tmp_path / "outside", [1]) / "01.png")
     (root / "sub" / "loop").symlink_to(root, target_is_directory=True)
     os.link(root / "b.JPG", root / "sub" / "same.jpg")
-    sheet = tmp_path / "photos" / "z.jpg"
-    picture(sheet)
-    assert [*search.list_images(root, sheet)] == ["a.png", "b.JPG", "sub/c.bmp", "sub/outside.png", "sub/deep/e.webp"]
+    for name in ("ranking.jpg", "sub/ranking.jpg"):
+        picture(root / name, seed=7)
+    (root / "sub" / "ranking.csv").touch()  # by which the picture beside it is a search's
+    names = ["a.png", "b.JPG", "ranking.jpg", "sub/c.bmp", "sub/outside.png", "sub/deep/e.webp"]
+    assert [*search.list_images(root)] == names
+
+
+def test_a_name_is_one_line_also_with_control_characters_and_bytes_that_are_no_text():
+    assert search.shown("a\nb\x1b[0m\u2028c\udcffé 人") == "a\\nb\\x1b[0m\\u2028c\\udcffé 人"
+
+
+def test_a_file_name_with_a_line_end_is_printed_in_one(cmfn, tmp_path, capsys):
+    gallery = pictures(tmp_path / "gallery", [1])
+    (gallery / "01.png").rename(gallery / "a\nb.png")
+    run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", gallery, "--output", tmp_path / "out")
+    assert "  a\\nb.png\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lines", [1, 10**5])
+def test_a_program_whose_output_nobody_reads_ends_without_a_word(lines):
+    code = f"from utils.run import fail_clearly\nfail_clearly(lambda: print('line\\n' * {lines}), (OSError,))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert ended.stderr == b"" and ended.returncode == 128 + signal.SIGPIPE
+
+
+def test_programs_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "ranking.jpg"
+    with replacing(path) as one:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replacing(path) as other:
+            one.write_text("one")
+            other.write_text("other")
+        assert path.read_text() == "other"
+    assert path.read_text() == "one" and [*tmp_path.iterdir()] == [path]
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.touch()
+        raise ZeroDivisionError
+    assert path.read_text() == "one" and [*tmp_path.iterdir()] == [path]
+
+
+def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(cmfn, tmp_path, capsys, monkeypatch):
+    gallery = pictures(tmp_path / "gallery", range(6))
+    for seconds, expected in ((0, ["gallery: 4 of 6 images", "gallery: 6 of 6 images"]), (60, [])):
+        monkeypatch.setattr(search, "PROGRESS", seconds)
+        find(cmfn, gallery, gallery / "00.png", tmp_path / f"out{seconds}")
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("gallery:")] == expected
 
 
 # The index
@@ -335,14 +419,14 @@ def test_faiss_gives_the_exact_answers_of_current_rows_also_when_rows_are_added(
     sentences, file = [], tmp_path / "faiss.index"
     for number in (1200, 1300, 4000):
         current = np.arange(number) % 3 != 0
-        scores, rows = search_with_faiss(queries, matrix[:number], current, 5, file, sentences.append)
+        scores, rows = faiss_search(queries, matrix[:number], current, 5, tmp_path, sentences.append)()
         exact_scores, exact_rows = search_exact(queries, matrix[:number], current, 5)
         assert (rows == exact_rows).float().mean() > 0.97 and current[rows.numpy()].all()
-        one, _ = search_with_faiss(queries[:1], matrix[:number], current, 5, file, lambda _: None)
+        one, _ = faiss_search(queries[:1], matrix[:number], current, 5, tmp_path, lambda _: None)()
         torch.testing.assert_close(one, scores[:1])
         products = (matrix[rows.numpy()] * queries[:, None].numpy()).sum(axis=2)
         np.testing.assert_allclose(scores, products, atol=1e-6)
-    assert sum("of the exact answers of 25 queries" in sentence for sentence in sentences) == 3
+    assert sum("of the exact answers of 32 queries" in sentence for sentence in sentences) == 3
     assert [s for s in sentences if not s.startswith("FAISS gives")] == [
         "training FAISS on 1200 embeddings", f"adding 1200 embeddings to {file}", f"adding 100 embeddings to {file}",
         "training FAISS on 4000 embeddings", f"adding 4000 embeddings to {file}",
@@ -354,10 +438,125 @@ def test_where_faiss_misses_answers_the_search_is_exact(tmp_path, monkeypatch):
     queries, matrix = unit(20, 16), unit(2000, 16).numpy()  # without neighbourhoods that lists could follow
     monkeypatch.setattr(nearest, "PROBES", (1,))
     sentences, current = [], np.ones(2000, dtype=bool)
-    scores, rows = search_with_faiss(queries, matrix, current, 10, tmp_path / "faiss.index", sentences.append)
+    scores, rows = faiss_search(queries, matrix, current, 10, tmp_path, sentences.append)()
     assert "less than 95 %: searching exactly instead" in sentences[-1]
     exact_scores, exact_rows = search_exact(queries, matrix, current, 10)
     assert torch.equal(rows, exact_rows) and torch.equal(scores, exact_scores)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another width", "another kind", "more rows"])
+def test_a_faiss_index_of_something_else_is_made_anew(tmp_path, damage):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
+    queries, matrix = people(1200, 5, 12)
+    file, current = tmp_path / "faiss.index", np.ones(1000, dtype=bool)
+    if damage == "garbage":
+        file.write_bytes(b"garbage" * 100)
+    elif damage == "another kind":
+        flat = faiss.IndexFlatIP(12)
+        flat.add(matrix[:1000])
+        faiss.write_index(flat, str(file))
+    else:
+        nearest.faiss_index(faiss, matrix[:, :8].copy() if damage == "another width" else matrix, tmp_path, str)
+    sentences = []
+    faiss_search(queries, matrix[:1000], current, 5, tmp_path, sentences.append)
+    assert sentences[0] == "training FAISS on 1000 embeddings"
+    assert faiss.read_index(str(file)).ntotal == 1000 and faiss.read_index(str(file)).d == 12
+
+
+@pytest.fixture
+def checks(monkeypatch) -> list[tuple[int, int]]:
+    """Of each check of FAISS, rows and queries."""
+    made, checked = [], nearest.checked
+
+    def noting(*arguments):
+        check = checked(*arguments)
+        made.append((check["rows"], check["queries"]))
+        return check
+
+    monkeypatch.setattr(nearest, "checked", noting)
+    return made
+
+
+def test_a_check_of_faiss_holds_until_the_index_has_grown_or_more_is_asked(tmp_path, checks):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
+    queries, matrix = people(2200, 50, 12)
+
+    def call(rows: int, number: int, top: int) -> list[tuple[int, int]]:
+        current, sentences = np.ones(rows, dtype=bool), []
+        faiss_search(queries[:number], matrix[:rows], current, top, tmp_path, sentences.append)()
+        assert "of the exact answers" in sentences[-1]
+        made = checks.copy()
+        checks.clear()
+        return made
+
+    assert call(1000, 3, 5) == [(1000, 3)]
+    assert call(1000, 3, 5) == call(1099, 2, 4) == []
+    assert call(1099, 3, 6) == [(1099, 3)]        # more answers
+    assert call(1099, 50, 6) == [(1099, 32)]      # more queries
+    assert call(1208, 50, 6) == []
+    assert call(1209, 50, 6) == [(1209, 32)]      # a tenth more rows
+    (tmp_path / "faiss.json").write_text("[]")
+    assert call(1209, 1, 1) == [(1209, 1)]
+    (tmp_path / "faiss.index").unlink()
+    assert call(1209, 1, 1) == [(1209, 1)]        # of another index
+
+
+def test_that_faiss_misses_answers_is_kept_too(tmp_path, monkeypatch, checks):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
+    queries, matrix = unit(20, 16), unit(2000, 16).numpy()
+    monkeypatch.setattr(nearest, "PROBES", (1,))
+    current, sentences = np.ones(2000, dtype=bool), []
+    results = [faiss_search(queries, matrix, current, 10, tmp_path, sentences.append)() for _ in range(2)]
+    assert len(checks) == 1 and "searching exactly instead" in sentences[-1]
+    assert torch.equal(results[1][1], search_exact(queries, matrix, current, 10)[1])
+    monkeypatch.setitem(nearest.FAISS_FROM, "cpu", 1)
+    assert not nearest.faiss_pays(20, matrix, 10, torch.device("cpu"), tmp_path)
+
+
+def test_faiss_is_taken_for_much_work_for_little_memory_and_once_it_is_checked(cmfn, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
+    gallery = pictures(tmp_path / "gallery", range(5))
+
+    def by_faiss(output: str) -> bool:
+        find(cmfn, gallery, gallery, tmp_path / output)
+        return "FAISS gives 100.0 % of the exact answers of 5 queries" in capsys.readouterr().out
+
+    assert not by_faiss("small")
+    with monkeypatch.context() as patch:
+        patch.setitem(nearest.FAISS_FROM, "cpu", 5 * 5 * 1536)
+        assert by_faiss("work")
+    for bytes_left, expected in ((5 * 1536 * 4, False), (5 * 1536 * 4 - 1, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(nearest, "available_memory", lambda: bytes_left)
+            assert by_faiss("memory") == expected
+    assert by_faiss("work") and by_faiss("memory") and not by_faiss("small")
+
+
+def test_the_available_memory_is_the_systems(monkeypatch):
+    if Path("/proc/meminfo").exists():
+        assert 2**20 < nearest.available_memory() < 2**50
+    for content in (lambda _: "MemFree: 1 kB", lambda _: (_ for _ in ()).throw(FileNotFoundError)):
+        monkeypatch.setattr(Path, "read_text", content)
+        assert nearest.available_memory() == float("inf")
+
+
+def test_nobody_else_uses_the_index_while_faiss_is_made_ready(cmfn, tmp_path, monkeypatch):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
+    gallery, tried = pictures(tmp_path / "gallery", range(3)), []
+
+    def noting(function):
+        def call(*arguments):
+            with open(search.index_folder(tmp_path / "out", gallery, "vis") / "lock") as file:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tried.append(function.__name__)
+            return function(*arguments)
+        return call
+
+    for function in (nearest.faiss_index, nearest.checked):
+        monkeypatch.setattr(nearest, function.__name__, noting(function))
+    find(cmfn, gallery, gallery, tmp_path / "out", "--method", "faiss")
+    assert tried == ["faiss_index", "checked"]
 
 
 def test_faiss_on_a_folder_of_images(cmfn, tmp_path, capsys):
@@ -448,7 +647,7 @@ def test_a_compressed_evaluation_and_search_share_what_was_learned(tmp_path, emb
     gallery = pictures(tmp_path / "gallery", range(4))
     found = find(path, gallery, gallery, tmp_path / "out", "--query-modality", "vis", "EMBEDDING.DIM", "8")
     assert all(found[name][0] == (name, pytest.approx(1, abs=1e-5)) for name in found)
-    assert (tmp_path / "out" / "index" / "gallery-vis" / "embeddings.bin").stat().st_size == 4 * 8 * 4
+    assert (search.index_folder(tmp_path / "out", gallery, "vis") / "embeddings.bin").stat().st_size == 4 * 8 * 4
     with pytest.raises(SearchIndexError, match="another compression"):
         find(path, gallery, gallery, tmp_path / "out")
     with pytest.raises(CompressionError, match="allow 1 to 48"):
@@ -463,7 +662,7 @@ def test_the_benchmark_measures_every_way_to_search(tmp_path, capsys):
     output = capsys.readouterr().out
     cells = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("| exact")]
     assert [row[0] for row in cells] == [f"exact, {kind}" for kind in ("float32", "float16", "PCA 6", "PCA 12")]
-    answers = [float(row[7]) for row in cells]
+    answers = [float(row[8]) for row in cells]
     assert answers[0] == 100 and answers[1] > 90 and 0 < answers[2] < answers[3]
     assert [*tmp_path.iterdir()] == []
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision import transforms as v1
 from torchvision.transforms import functional
 
@@ -26,6 +26,36 @@ def test_a_grey_picture_becomes_three_equal_channels(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.jpg")
     image = open_image(str(tmp_path / "grey.jpg"), 8, 8)
     assert image.shape == (8, 8, 3) and (image == image[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("dtype, name", [
+    (np.uint16, "a.png"), (np.uint16, "a.tif"), (np.int32, "a.tif"), (np.float32, "a.tif"),
+])
+def test_more_than_8_bits_go_from_the_least_to_the_greatest_value(tmp_path, dtype, name):
+    values = np.array([[1000, 1051], [1102, 1255]])  # 255 steps apart at most
+    Image.fromarray(values.astype(dtype)).save(tmp_path / name)
+    image = open_image(str(tmp_path / name), 2, 2)
+    assert (image == (values - 1000)[:, :, None]).all() and image.dtype == np.uint8 and image.shape == (2, 2, 3)
+
+
+def test_one_grey_value_is_black_and_one_that_is_no_number_an_error(tmp_path):
+    Image.fromarray(np.full((2, 2), 700, dtype=np.uint16)).save(tmp_path / "even.png")
+    assert (open_image(str(tmp_path / "even.png"), 2, 2) == 0).all()
+    Image.fromarray(np.array([[0, np.nan]], dtype=np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(DataError, match="nan.tif is broken .*not finite"):
+        open_image(str(tmp_path / "nan.tif"), 2, 2)
+
+
+@pytest.mark.parametrize("orientation, turned", [
+    (1, [[1, 2], [3, 4]]), (2, [[2, 1], [4, 3]]), (3, [[4, 3], [2, 1]]), (4, [[3, 4], [1, 2]]), (5, [[1, 3], [2, 4]]),
+    (6, [[3, 1], [4, 2]]), (7, [[4, 2], [3, 1]]), (8, [[2, 4], [1, 3]]),
+])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pictures_are_turned_as_their_tag_says(tmp_path, orientation, turned, dtype):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray((85 * np.array([[0, 1], [2, 3]])).astype(dtype)).save(tmp_path / "a.png", exif=exif)
+    assert (open_image(str(tmp_path / "a.png"), 2, 2)[:, :, 0] == 85 * (np.array(turned) - 1)).all()
 
 
 def test_broken_pictures_are_named(tmp_path):

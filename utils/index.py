@@ -19,7 +19,9 @@ import numpy as np
 from utils.run import write_atomically
 
 VERSION = 1  # of the files: raise it when their meaning changes
-SETTINGS, EMBEDDINGS, ENTRIES, LOCK, FAISS = "index.json", "embeddings.bin", "entries.jsonl", "lock", "faiss.index"
+SETTINGS, EMBEDDINGS, ENTRIES, LOCK = "index.json", "embeddings.bin", "entries.jsonl", "lock"
+FAISS, FAISS_CHECK = "faiss.index", "faiss.json"  # utils/nearest.py
+HASHES = ("checkpoint", "compression")  # a few digits tell them apart
 FIRST = ("checkpoint", "model", "weighting", "flip", "height", "width", "compression")  # named first where two differ
 
 Stamp = tuple[int, int]  # size in bytes, nanoseconds at the last change
@@ -129,7 +131,7 @@ def open_index(folder: Path, settings: dict, rebuild: bool = False) -> Iterator[
         lock = open(folder / LOCK, "w")
         fcntl.flock(lock, fcntl.LOCK_EX)  # waits; the system lets go of it when the process ends, however it does
         if rebuild or not (folder / SETTINGS).exists():
-            for file in (FAISS, ENTRIES, EMBEDDINGS):
+            for file in (FAISS_CHECK, FAISS, ENTRIES, EMBEDDINGS):
                 (folder / file).unlink(missing_ok=True)
             write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
         check_settings(folder, settings)
@@ -148,10 +150,10 @@ def check_settings(folder: Path, settings: dict) -> None:
         raise SearchIndexError(f"{folder / SETTINGS} is damaged; --rebuild makes the index anew") from None
     if different:
         key = different[0]
-        was, now = (str(values.get(key))[:12] for values in (found, settings))
+        was, now = (str(values.get(key))[:12 if key in HASHES else None] for values in (found, settings))
         values = "" if key == "model" else f" ({was}, now {now})"
         raise SearchIndexError(
-            f"the index {folder} was made with another {key}{values}, so its embeddings cannot be compared with new "
+            f"the index {folder} was made with another {key}{values}, so its embeddings cannot be mixed with new "
             "ones: add --rebuild to make it anew, or choose another folder with --index"
         )
 

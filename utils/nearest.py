@@ -1,7 +1,9 @@
 """The best gallery rows of each query: exactly, in chunks of a memory map, or by FAISS with exact scores."""
 
-import os
+import json
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor
 
 from utils.compress import principal_directions
+from utils.index import FAISS, FAISS_CHECK
 from utils.metrics import inner_products, ranking_keys
+from utils.run import replacing, write_atomically
 
 CHUNK_BYTES = {"cpu": 32 << 20}  # of gallery rows and similarities held at once; the CPU's caches like few
 DEFAULT_CHUNK_BYTES = 512 << 20
@@ -20,6 +24,7 @@ FAISS_FROM = {"cpu": 1e13}
 FAISS_FROM_ELSEWHERE = 1e15
 RECALL = 0.95            # the share of exact answers that FAISS must give on a sample of the queries
 SAMPLE = 32              # queries in it
+GROWTH = 1.1             # up to so many times the rows that it was made on, a check holds
 PROBES = (16, 64, 256)   # inverted lists that FAISS looks into, the first number that gives enough recall
 DIRECTIONS = 256         # numbers by which FAISS preselects
 CANDIDATES = 10          # preselected rows for each answer, whose exact scores decide
@@ -67,43 +72,68 @@ def scores_and_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
     return 0 - bits.view(torch.float32), keys & 0xFFFFFFFF
 
 
-def search_with_faiss(
-    queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, file: Path,
+def faiss_search(
+    queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, folder: Path,
     report: Callable[[str], None] = print,
-) -> tuple[Tensor, Tensor]:
-    """As `search_exact`, where that takes too long.
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """What does as `search_exact`, in less time.
 
     FAISS preselects rows by their first principal directions, in bytes, in the inverted lists nearest to the query;
     the inner product with the rows of the matrix decides. On a sample of the queries the answers are compared with the
-    exact ones, and where too few are equal, all queries are searched exactly.
+    exact ones, and where too few are equal, all queries are searched exactly. What the comparison gave is kept, and
+    holds while the matrix hardly grows (`kept_check`).
 
-    file      where FAISS's index of the matrix is kept; rows that it lacks are added
+    folder    where FAISS's index of the matrix is kept; rows that it lacks are added. Nobody else may write there until
+              this returns (`open_index`)
     report    gets a sentence with the recall
     raises    FaissMissing
     """
     faiss = import_faiss()
-    index = faiss_index(faiss, matrix, file, report)
-    probes = enough_probes(faiss, index, queries, matrix, current, top, report)
-    if probes is None:
-        return search_exact(queries, matrix, current, top)
-    return preselected(faiss, index, queries, matrix, current, top, probes)
+    index = faiss_index(faiss, matrix, folder, report)
+    check = kept_check(folder, len(matrix), len(queries), top)
+    if check is None:
+        check = checked(faiss, index, queries, matrix, current, top)
+        write_atomically(folder / FAISS_CHECK, json.dumps(check) + "\n")
+    sentence = (
+        f"FAISS gives {100 * check['recall']:.1f} % of the exact answers of {check['queries']} queries "
+        f"({check['probes']} lists)"
+    )
+    if check["recall"] < RECALL:
+        report(f"{sentence}, less than {100 * RECALL:.0f} %: searching exactly instead")
+        return partial(search_exact, queries, matrix, current, top)
+    report(sentence)
+    return partial(preselected, faiss, index, queries, matrix, current, top, check["probes"])
 
 
-def enough_probes(
-    faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, report: Callable[[str], None]
-) -> int | None:
-    """The first of PROBES by which a sample of the queries gets RECALL of the exact answers; None where none does."""
-    sample = queries[::-(-len(queries) // SAMPLE)]
+def checked(faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int) -> dict:
+    """The first of PROBES by which a sample of the queries gets RECALL of the exact answers, or else the last.
+
+    returns   its number of lists ("probes") and the share ("recall"), and of how many rows, queries and answers each
+    """
+    sample = queries[torch.from_numpy(evenly_placed(len(queries), SAMPLE)).to(queries.device)]
     wanted, _ = search_exact(sample, matrix, current, top)
     for probes in PROBES:
         found, _ = preselected(faiss, index, sample, matrix, current, top, probes)
         recall = (found >= wanted[:, -1:] - 1e-5).float().mean().item()  # of equal scores, any may be the answer
-        sentence = f"FAISS gives {100 * recall:.1f} % of the exact answers of {len(sample)} queries ({probes} lists)"
         if recall >= RECALL:
-            report(sentence)
-            return probes
-    report(f"{sentence}, less than {100 * RECALL:.0f} %: searching exactly instead")
-    return None
+            break
+    return {"rows": len(matrix), "queries": len(sample), "top": top, "probes": probes, "recall": recall}
+
+
+def kept_check(folder: Path, rows: int, queries: int, top: int) -> dict | None:
+    """An earlier call's result of `checked` in the folder, if it says enough about these many queries and answers.
+
+    rows   of the matrix now
+    """
+    try:
+        check = json.loads((folder / FAISS_CHECK).read_text(encoding="utf-8"))
+        holds = (
+            check["rows"] <= rows < GROWTH * check["rows"] and check["queries"] >= min(queries, SAMPLE)
+            and check["top"] >= top and check["probes"] in PROBES and 0 <= check["recall"] <= 1
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+        return None
+    return check if holds else None
 
 
 def preselected(
@@ -125,22 +155,31 @@ def preselected(
     return scores, rows
 
 
-def faiss_index(faiss, matrix: np.ndarray, file: Path, report: Callable[[str], None]):
-    """FAISS's index of all rows of the matrix: as it lies in the file, with what has been added since."""
-    index = None
-    if file.exists():
-        index = faiss.read_index(str(file))
-    if index is None or index.ntotal < len(matrix) / 2:  # its lists are those of a much smaller set
+def faiss_index(faiss, matrix: np.ndarray, folder: Path, report: Callable[[str], None]):
+    """FAISS's index of all rows of the matrix: as it lies in the folder, with what has been added since."""
+    file = folder / FAISS
+    index = read_index(faiss, file, *matrix.shape)
+    if index is None:
+        (folder / FAISS_CHECK).unlink(missing_ok=True)  # that of another index
         report(f"training FAISS on {len(matrix)} embeddings")
         index = trained_index(faiss, matrix)
     if index.ntotal < len(matrix):
         report(f"adding {len(matrix) - index.ntotal} embeddings to {file}")
         for start in range(index.ntotal, len(matrix), ROWS):
             index.add(np.asarray(matrix[start:start + ROWS], np.float32))
-        temporary = file.with_name(file.name + ".tmp")
-        faiss.write_index(index, str(temporary))
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            faiss.write_index(index, str(temporary))
     return index
+
+
+def read_index(faiss, file: Path, rows: int, width: int):
+    """FAISS's index in the file; None where that is missing, damaged, of another matrix or of a much smaller set."""
+    try:
+        index = faiss.read_index(str(file))
+    except (RuntimeError, MemoryError):
+        return None
+    fits = isinstance(index, faiss.IndexPreTransform) and index.d == width and rows / 2 <= index.ntotal <= rows
+    return index if fits else None
 
 
 def trained_index(faiss, matrix: np.ndarray):
@@ -176,6 +215,18 @@ def import_faiss():
     return faiss
 
 
-def takes_long(queries: int, rows: int, numbers: int, device: torch.device) -> bool:
-    """Whether exact search is so much work that FAISS pays."""
-    return queries * rows * numbers >= FAISS_FROM.get(device.type, FAISS_FROM_ELSEWHERE)
+def faiss_pays(queries: int, matrix: np.ndarray, top: int, device: torch.device, folder: Path) -> bool:
+    """Whether an earlier check says that FAISS does, or exact search takes long or reads more than fits into memory."""
+    check = kept_check(folder, len(matrix), queries, top)
+    if check is not None:
+        return check["recall"] >= RECALL
+    work = queries * matrix.size
+    return work >= FAISS_FROM.get(device.type, FAISS_FROM_ELSEWHERE) or matrix.nbytes > available_memory()
+
+
+def available_memory() -> float:
+    """Bytes of memory that a program can still have; infinite where the system does not tell."""
+    try:
+        return 1024 * float(re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)[1])
+    except (OSError, TypeError):
+        return float("inf")

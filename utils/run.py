@@ -129,9 +129,20 @@ class Metrics:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden file beside the path, this process's own, to write to; it takes the path's place unless that fails."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class HostCopy:
@@ -201,16 +212,32 @@ def library_versions() -> dict[str, str]:
 
 
 def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
-    """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace."""
+    """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
+
+    Where nobody reads its output any more (`| head`), it ends without a word, with the status of a broken pipe.
+    """
     try:
         main()
+        sys.stdout.flush()
     except BaseException as error:
         # A loader that its frames hold ends its workers now: they ignore the SIGTERM of the interpreter's exit.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
+        if isinstance(error, BrokenPipeError) and not output_is_read():
+            sys.exit(128 + signal.SIGPIPE)
         if not isinstance(error, expected):
             raise
         message = str(error)
         if "Original Traceback" in message:  # came through a loader's worker: its own words stand behind the trace
             message = message.rsplit("Error: ", 1)[-1]
         sys.exit(f"error: {message.strip()}")
+
+
+def output_is_read() -> bool:
+    """Whether standard output takes another line; where nobody reads it any more, the rest is thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it ends
+        return False
+    return True

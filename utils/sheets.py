@@ -4,7 +4,6 @@ Text is in the DejaVu Sans that comes with matplotlib: most alphabets, but no Ch
 which it shows as boxes.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from itertools import zip_longest
@@ -13,30 +12,32 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.run import replacing
+
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
 GAP = 10       # pixels between pictures; twice that behind a row's label and a ranking's query
 BORDER = 3     # pixels that a frame is wide
 
 
 class SheetError(ValueError):
-    """A sheet without rows or without its font, or a picture that cannot be read or written."""
+    """A sheet without rows or without its font, or one that cannot be written."""
 
 
 class Cell(NamedTuple):
     """A picture of a sheet.
 
-    picture   a file or an image; it is resized to the sheet's size
+    picture   in RGB; it is resized to the sheet's size
     caption   below it; may have several lines
     frame     a colour, or None for none; RIGHT and WRONG come with a tick and a cross
     """
 
-    picture: str | Path | Image.Image
+    picture: Image.Image
     caption: str = ""
     frame: str | None = None
 
 
 def ranking_sheet(
-    rows: Sequence[tuple[str | Path, str, Sequence[tuple[str | Path, str, str | None]]]],
+    rows: Sequence[tuple[Image.Image, str, Sequence[tuple[Image.Image, str, str | None]]]],
     title: str = "",
     height: int = 128,
     width: int = 64,
@@ -114,7 +115,7 @@ def sheet(
 
 def draw_cell(canvas: Image.Image, cell: Cell, x: int, y: int, height: int, width: int) -> None:
     """The picture with its upper left corner at (x, y), and its frame around it."""
-    canvas.paste(opened(cell.picture).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+    canvas.paste(cell.picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
     if cell.frame is None:
         return
     draw = ImageDraw.Draw(canvas)
@@ -130,27 +131,15 @@ def draw_cell(canvas: Image.Image, cell: Cell, x: int, y: int, height: int, widt
             draw.line([(u + side * a, v + side * b) for a, b in stroke], "white", max(2, side // 7), "curve")
 
 
-def opened(picture: str | Path | Image.Image) -> Image.Image:
-    """The picture in RGB."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    try:
-        with Image.open(picture) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise SheetError(f"{picture} cannot be shown ({error}); was it moved since it was searched?") from None
-
-
 def save(picture: Image.Image, path: Path) -> None:
     """Write the picture whole or not at all, in the format that the file's suffix names.
 
     raises   SheetError
     """
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            picture.save(temporary)
     except OSError as error:
         raise SheetError(f"{path} cannot be written ({error}); choose another folder") from None
 
