@@ -33,7 +33,6 @@ from yacs.config import CfgNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from configs.load import ConfigError  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import PICTURES, DataError  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
@@ -86,8 +85,6 @@ def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, 
     """The checkpoint's network with its reported weighting, the configuration, and what the embeddings depend on."""
     model, cfg, checkpoint = load_run(path, overrides, complete=False)
     device, weighting, directions = select_device(cfg.DEVICE), weightings_of(model, cfg)[0], None
-    if weighting not in model.weightings:
-        raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
     model = model.to(device, memory_format=torch.channels_last).eval()
     if cfg.EMBEDDING.DIM:
         def train_records() -> list:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+settings.register_profile("any machine", deadline=None)  # a busy one takes longer, which is no error
+settings.load_profile("any machine")
 
 
 @pytest.fixture
