@@ -78,8 +78,8 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
 
     if f"| `{cfg.DATA.NAME}`" not in read(template):
         warnings.append(
-            f"The table of data sets has no row for {cfg.DATA.NAME}: write who is pictured, what they agreed to and the "
-            f"terms into a template of your own, a copy of `docs/model_card.md`, and name it by `--template`."
+            f"The table of data sets has no row for {cfg.DATA.NAME}: write who is pictured, what they agreed to and "
+            "the terms into a copy of `docs/model_card.md`, and name that by `--template`."
         )
 
     summary, weighting = results.get("data_summary", ""), weightings_of(model, cfg)[0]
