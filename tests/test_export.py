@@ -203,6 +203,6 @@ def test_the_file_says_what_it_is(tmp_path):
     about = json.loads(extra["metadata.json"])
     assert (about["method"], about["height"], about["width"], about["weighting"]) == ("deen", "64", "32", "neck")
     assert len(about["checkpoint_sha256"]) == 64 and about["modality"] == "visible" and "MIT" in about["licence"]
-    assert "1536 numbers" in printed
+    assert "3072 numbers" in printed  # 2 · 3 views · 512 channels
     with pytest.raises(ConfigError, match="the weighting is 'pooled'; deen has equal, neck"):
         call("--checkpoint", run, "--format", "torchscript", "--weighting", "pooled")
