@@ -13,12 +13,14 @@ network. docs/export.md says how to use it.
 import argparse
 import copy
 import importlib
+import io
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,24 +124,27 @@ def exported_program(embedder: Embedder, inputs: tuple[Tensor, ...]) -> torch.ex
         return torch.export.export(embedder, inputs, dynamic_shapes=({0: batch},) * len(inputs), strict=False)
 
 
-def write_torchscript(embedder: Embedder, inputs: tuple[Tensor, ...], path: Path, metadata: dict[str, str]) -> None:
-    traced = torch.jit.trace(embedder, inputs, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={METADATA: json.dumps(metadata)})
+def torchscript_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
+    traced, file = torch.jit.trace(embedder, inputs, check_trace=False), io.BytesIO()
+    torch.jit.save(traced, file, _extra_files={METADATA: json.dumps(metadata)})
+    return file.getvalue()
 
 
-def write_pt2(embedder: Embedder, inputs: tuple[Tensor, ...], path: Path, metadata: dict[str, str]) -> None:
-    torch.export.save(exported_program(embedder, inputs), path, extra_files={METADATA: json.dumps(metadata)})
+def pt2_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
+    program, file = exported_program(embedder, inputs), io.BytesIO()
+    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    return file.getvalue()
 
 
-def write_onnx(embedder: Embedder, inputs: tuple[Tensor, ...], path: Path, metadata: dict[str, str]) -> None:
+def onnx_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has a memory layout that the conversion refuses
         program = torch.onnx.export(
             exported_program(embedder, inputs), dynamo=True, input_names=["images", "infrared"][:len(inputs)],
-            output_names=["embeddings"], verbose=False,
+            output_names=["embeddings"], dynamic_shapes=({0: "batch"},) * len(inputs), verbose=False,
         )
     program.model.metadata_props.update(metadata)
-    program.save(path, external_data=False)
+    return program.model_proto.SerializeToString()
 
 
 def read_torchscript(path: Path) -> Callable[..., Tensor]:
@@ -160,16 +165,16 @@ def read_onnx(path: Path) -> Callable[..., Tensor]:
 
 class Format(NamedTuple):
     ending: str
-    write: Callable[[Embedder, tuple[Tensor, ...], Path, dict[str, str]], None]
+    file: Callable[[Embedder, tuple[Tensor, ...], dict[str, str]], bytes]  # what is written
     read: Callable[[Path], Callable[..., Tensor]]
     least_torch: tuple[int, int]
     packages: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "torchscript": Format(".ts", write_torchscript, read_torchscript, (2, 4)),
-    "onnx": Format(".onnx", write_onnx, read_onnx, (2, 7), ("onnx", "onnxscript", "onnxruntime")),
-    "pt2": Format(".pt2", write_pt2, read_pt2, (2, 6)),
+    "torchscript": Format(".ts", torchscript_file, read_torchscript, (2, 4)),
+    "onnx": Format(".onnx", onnx_file, read_onnx, (2, 7), ("onnx", "onnxscript", "onnxruntime")),
+    "pt2": Format(".pt2", pt2_file, read_pt2, (2, 6)),
 }
 
 
@@ -218,6 +223,17 @@ def relative_errors(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).norm(dim=1) / expected.norm(dim=1)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """
+    raises   ExportError where the disk refuses
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{path} could not be written ({error}); what was there before is as it was") from None
+
+
 @torch.no_grad()
 def export(
     model: nn.Module, cfg: CfgNode, name: str, modality: str, scale: Tensor, directions: Tensor | None, path: Path,
@@ -234,24 +250,31 @@ def export(
     embedder = Embedder(model, modality, flip, scale, directions).eval()
     inputs = example(2, cfg, modality)[:2 if modality == "both" else 1]
     embedder(*inputs)  # an image size that the network refuses is said before anything is traced
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ExportError(f"--output {path} is a folder; name a file, such as {path / ('embedder' + kind.ending)}")
     temporary, rejected = (path.with_name(f"{path.stem}.{word}{path.suffix}") for word in ("unverified", "rejected"))
     try:
         with warnings.catch_warnings():
             # Sizes of maps are constants of the file, and torch.jit is what was asked for.
             warnings.simplefilter("ignore")
-            kind.write(embedder, inputs, temporary, metadata)
+            content = kind.file(embedder, inputs, metadata)
+            with writing(path):
+                temporary.write_bytes(content)
+            del content  # as large as the network
             run, errors = kind.read(temporary), {}
             for size in BATCHES:
                 pixels, is_infrared = example(size, cfg, modality)
                 expected = as_tested(model, pixels, is_infrared, flip, scale, directions)
                 found = run(pixels, is_infrared) if modality == "both" else run(pixels)
                 errors[size] = relative_errors(found, expected).max().item()
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ExportError(f"{path} could not be written ({error}); what was there before is as it was") from None
-    wrong = {size: error for size, error in errors.items() if not error <= TOLERANCE}
-    os.replace(temporary, rejected if wrong else path)
+        wrong = {size: error for size, error in errors.items() if not error <= TOLERANCE}
+        with writing(path):
+            os.replace(temporary, rejected if wrong else path)
+    finally:
+        with suppress(OSError):  # most often it isn't there any more
+            temporary.unlink()
     if wrong:
         listed = ", ".join(f"{error:.1e} in a batch of {size}" for size, error in wrong.items())
         raise ExportError(

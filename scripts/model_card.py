@@ -42,8 +42,8 @@ class CardError(ValueError):
     """There is no run to describe, or the template cannot be filled; the message says why, and what to do."""
 
 
-def card_values(run: Path) -> tuple[dict[str, str], list[str]]:
-    """What the template's placeholders stand for, and what is wrong with the run or its figures.
+def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], list[str]]:
+    """What the template's placeholders stand for, and what is wrong with the run, its figures or the template.
 
     raises   CardError, ResultsError, CheckpointError
     """
@@ -75,6 +75,12 @@ def card_values(run: Path) -> tuple[dict[str, str], list[str]]:
         figures = f"There are no figures of this checkpoint: `{file}` {found}. `{test}` makes it."
         warnings.append(figures)
         results = {}
+
+    if f"| `{cfg.DATA.NAME}`" not in read(template):
+        warnings.append(
+            f"The table of data sets has no row for {cfg.DATA.NAME}: write who is pictured, what they agreed to and "
+            "the terms into a copy of `docs/model_card.md`, and name that by `--template`."
+        )
 
     summary, weighting = results.get("data_summary", ""), weightings_of(model, cfg)[0]
     numbers = cfg.EMBEDDING.DIM or int(model.column_scale(weighting).count_nonzero())
@@ -146,14 +152,22 @@ def listed(pairs: dict, form: str = "") -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in pairs.items())
 
 
+def read(template: Path) -> str:
+    """
+    raises   CardError
+    """
+    try:
+        return template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"the template {template} cannot be read ({error}); name another one") from None
+
+
 def fill(template: Path, values: dict[str, str]) -> str:
     """
     raises   CardError
     """
     try:
-        return Template(template.read_text(encoding="utf-8")).substitute(values)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"the template {template} cannot be read ({error}); name another one") from None
+        return Template(read(template)).substitute(values)
     except KeyError as error:
         known = ", ".join(sorted(values))
         raise CardError(f"{template} has the unknown placeholder ${error.args[0]}; known are {known}") from None
@@ -167,7 +181,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the card; default: model_card.md in the run's folder")
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="default: docs/model_card.md")
     args = parser.parse_args()
-    values, warnings = card_values(args.run)
+    values, warnings = card_values(args.run, args.template)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"card: {write(args.output or args.run / 'model_card.md', fill(args.template, values))}")

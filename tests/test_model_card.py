@@ -190,8 +190,21 @@ def test_every_method_and_data_set_has_its_card(tmp_path, config, data, embeddin
     text = card(tmp_path)  # a checkpoint alone, without log, metrics and results
     assert text.startswith(f"# Model card: {cfg.MODEL.NAME.upper()} on {data}") and "$" not in text
     assert f"| embedding | {embedding} numbers" in text and f"| `{data}`: " in text
-    assert ("on regdb, split 1" in text) == (data == "regdb")
+    assert ("on regdb, split 1" in text) == (data == "regdb") and "no row for" not in text
     assert "neither train.log nor results.json" in text and "unfinished" not in text
+
+
+def test_of_a_data_set_without_a_row_the_terms_are_to_be_filled_in(run, tmp_path):
+    config = load_config(run / "config.yaml").dump().replace("NAME: synthetic", "NAME: lobby")
+    change_checkpoint(run, config=config)
+    assert "> **The table of data sets has no row for lobby: write who is pictured" in words(card(run))
+    template = tmp_path / "lab.md"
+    template.write_text(TEMPLATE.read_text(encoding="utf-8").replace("| `synthetic`", "| `lobby`"), encoding="utf-8")
+    assert "no row for" not in card(run, "--template", template)
+
+
+def test_the_card_has_no_instructions_of_the_template(trained):
+    assert "dollar" not in card(trained) and "a word behind a dollar sign is filled in" in model_card.__doc__
 
 
 def test_of_a_resumed_training_the_last_counts_are_taken():
