@@ -221,8 +221,8 @@ class Trainer:
                 if self.metrics:
                     self.metrics.write(epoch, figures)
                 LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-                if periodic:
-                    self.draw_curves()  # to be looked at while it trains
+                if periodic and epoch + 1 < solver.EPOCHS:
+                    self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
         return 0
 
