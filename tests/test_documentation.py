@@ -103,7 +103,7 @@ def test_the_readme_runs_as_printed(tmp_path):
     assert len(run) >= 10
     for command in run:
         # The whole training takes minutes; one epoch leaves the same files.
-        call(command + " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 32" * bool(re.search(r"quickstart\.sh|train\.py", command)))
+        call(command + " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 32" * ("quickstart.sh" in command))
     example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "example.py").write_text(f"{example}\nassert embedding.shape == (1, 1536), embedding.shape\n")
     call(f"python -I {tmp_path}/example.py")
