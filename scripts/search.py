@@ -237,7 +237,7 @@ def index_folder(output: Path, gallery: Path, modality: str) -> Path:
 
 
 def searcher(
-    queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str
+    queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str, modality: str
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """What gives scores and rows of the best (utils/nearest.py), by the method asked for, or with "auto" the one that
     pays. FAISS is made ready for it, so this belongs inside `open_index`.
@@ -245,14 +245,14 @@ def searcher(
     matrix = index.matrix()
     if method == "auto":
         method = "exact"
-        if faiss_pays(len(queries), matrix, top, queries.device, index.folder):
+        if faiss_pays(len(queries), matrix, top, queries.device, index.folder, modality):
             try:
                 import_faiss()
                 method = "faiss"
             except FaissMissing as error:
                 print(f"searching {len(queries)} queries exactly, which takes a while: {error}")
     if method == "faiss":
-        return faiss_search(queries, matrix, current, top, index.folder)
+        return faiss_search(queries, matrix, current, top, index.folder, kind=modality)
     return partial(search_exact, queries, matrix, current, top)
 
 
@@ -337,7 +337,7 @@ def main() -> None:
         current = index.rows(files)
         if not current.any():
             raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
-        search = searcher(query_embeddings, index, current, args.top, args.method)
+        search = searcher(query_embeddings, index, current, args.top, args.method, args.query_modality)
 
     scores, rows = search()
     names = [[index.entries[row][0] for row in line] for line in rows.tolist()]

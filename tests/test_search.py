@@ -481,9 +481,9 @@ def test_a_check_of_faiss_holds_until_the_index_has_grown_or_more_is_asked(tmp_p
     pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
     queries, matrix = people(2200, 50, 12)
 
-    def call(rows: int, number: int, top: int) -> list[tuple[int, int]]:
+    def call(rows: int, number: int, top: int, kind: str = "ir") -> list[tuple[int, int]]:
         current, sentences = np.ones(rows, dtype=bool), []
-        faiss_search(queries[:number], matrix[:rows], current, top, tmp_path, sentences.append)()
+        faiss_search(queries[:number], matrix[:rows], current, top, tmp_path, sentences.append, kind)()
         assert "of the exact answers" in sentences[-1]
         made = checks.copy()
         checks.clear()
@@ -494,6 +494,7 @@ def test_a_check_of_faiss_holds_until_the_index_has_grown_or_more_is_asked(tmp_p
     assert call(1099, 3, 6) == [(1099, 3)]        # more answers
     assert call(1099, 50, 6) == [(1099, 32)]      # more queries
     assert call(1208, 50, 6) == []
+    assert call(1208, 50, 6, "vis") == call(1208, 50, 6) == [(1208, 32)]  # queries of another modality, and back
     assert call(1209, 50, 6) == [(1209, 32)]      # a tenth more rows
     (tmp_path / "faiss.json").write_text("[]")
     assert call(1209, 1, 1) == [(1209, 1)]

@@ -74,7 +74,7 @@ def scores_and_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def faiss_search(
     queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, folder: Path,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = print, kind: str = "",
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """What does as `search_exact`, in less time.
 
@@ -86,13 +86,14 @@ def faiss_search(
     folder    where FAISS's index of the matrix is kept; rows that it lacks are added. Nobody else may write there until
               this returns (`open_index`)
     report    gets a sentence with the recall
+    kind      of the queries: what was compared for one kind says nothing about another
     raises    FaissMissing
     """
     faiss = import_faiss()
     index = faiss_index(faiss, matrix, folder, report)
-    check = kept_check(folder, len(matrix), len(queries), top)
+    check = kept_check(folder, len(matrix), len(queries), top, kind)
     if check is None:
-        check = checked(faiss, index, queries, matrix, current, top)
+        check = checked(faiss, index, queries, matrix, current, top) | {"kind": kind}
         write_atomically(folder / FAISS_CHECK, json.dumps(check) + "\n")
     sentence = (
         f"FAISS gives {100 * check['recall']:.1f} % of the exact answers of {check['queries']} queries "
@@ -120,7 +121,7 @@ def checked(faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarr
     return {"rows": len(matrix), "queries": len(sample), "top": top, "probes": probes, "recall": recall}
 
 
-def kept_check(folder: Path, rows: int, queries: int, top: int) -> dict | None:
+def kept_check(folder: Path, rows: int, queries: int, top: int, kind: str) -> dict | None:
     """An earlier call's result of `checked` in the folder, if it says enough about these many queries and answers.
 
     rows   of the matrix now
@@ -129,7 +130,8 @@ def kept_check(folder: Path, rows: int, queries: int, top: int) -> dict | None:
         check = json.loads((folder / FAISS_CHECK).read_text(encoding="utf-8"))
         holds = (
             check["rows"] <= rows < GROWTH * check["rows"] and check["queries"] >= min(queries, SAMPLE)
-            and check["top"] >= top and check["probes"] in PROBES and 0 <= check["recall"] <= 1
+            and check["top"] >= top and check["kind"] == kind and check["probes"] in PROBES
+            and 0 <= check["recall"] <= 1
         )
     except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
         return None
@@ -215,9 +217,9 @@ def import_faiss():
     return faiss
 
 
-def faiss_pays(queries: int, matrix: np.ndarray, top: int, device: torch.device, folder: Path) -> bool:
+def faiss_pays(queries: int, matrix: np.ndarray, top: int, device: torch.device, folder: Path, kind: str = "") -> bool:
     """Whether an earlier check says that FAISS does, or exact search takes long or reads more than fits into memory."""
-    check = kept_check(folder, len(matrix), queries, top)
+    check = kept_check(folder, len(matrix), queries, top, kind)
     if check is not None:
         return check["recall"] >= RECALL
     work = queries * matrix.size
