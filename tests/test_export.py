@@ -49,11 +49,6 @@ def network(name="cmfn", *overrides):
     return model.eval(), cfg
 
 
-def options(name, kind):
-    """The mirrored image doubles what is traced: of CMFN, the README's test exports it; CAJ and DEEN have it here."""
-    return ["TEST.FLIP", "False"] if name == "cmfn" and kind != "torchscript" else []
-
-
 def save_run(name, folder):
     model, cfg = network(name, "OUTPUT", str(folder))
     state = {"config": cfg.dump(), "model": model.state_dict(), "identities": [1, 2, 3], "epoch": 1, "step": 0}
@@ -79,8 +74,7 @@ def written(tmp_path_factory):
     def write(name, kind, modality):
         run = save_run(name, folder / name)
         file = run / f"{kind}-{modality}{script.FORMATS[kind].ending}"
-        return file, call("--checkpoint", run, "--format", kind, "--modality", modality, "--output", file,
-                          *options(name, kind))
+        return file, call("--checkpoint", run, "--format", kind, "--modality", modality, "--output", file)
 
     return write
 
@@ -178,7 +172,7 @@ def test_the_example_runs_without_this_repository(name, kind, modality, written,
     done = subprocess.run([sys.executable, "-I", example, str(file), *pictures], cwd=tmp_path, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
-    model, cfg = network(name, *options(name, kind))
+    model, cfg = network(name)
     which = (False, True) if modality == "both" else (modality == "infrared",) * 2
     scale = model.column_scale(next(iter(model.weightings)))
     images = [eval_transform(open_image(str(tmp_path / name), 64, 32))[None] for name in pictures]
