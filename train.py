@@ -417,7 +417,8 @@ def main() -> None:
             status = trainer.run()
         finally:
             trainer.draw_curves()
-    sys.exit(status)
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":
