@@ -494,8 +494,8 @@ def test_a_check_of_faiss_holds_until_the_index_has_grown_or_more_is_asked(tmp_p
     assert call(1099, 3, 6) == [(1099, 3)]        # more answers
     assert call(1099, 50, 6) == [(1099, 32)]      # more queries
     assert call(1208, 50, 6) == []
-    assert call(1208, 50, 6, "vis") == call(1208, 50, 6) == [(1208, 32)]  # queries of another modality, and back
     assert call(1209, 50, 6) == [(1209, 32)]      # a tenth more rows
+    assert call(1209, 50, 6, "vis") == call(1209, 50, 6) == [(1209, 32)]  # of another modality, and back
     (tmp_path / "faiss.json").write_text("[]")
     assert call(1209, 1, 1) == [(1209, 1)]
     (tmp_path / "faiss.index").unlink()
