@@ -66,11 +66,8 @@ class RandomErasing:
     def __init__(self, area: tuple[float, float], fill: tuple[float, float, float] = MEAN, probability: float = 0.5):
         self.low, self.high = area
         self.fill, self.probability = fill, probability
-        if not 0 <= probability <= 1 or len(fill) != 3:
-            raise DataError(
-                f"DATA.ERASING is {probability} and DATA.ERASING_FILL {list(fill)}; they are a probability and three "
-                "numbers"
-            )
+        if not 0 <= probability <= 1:
+            raise DataError(f"DATA.ERASING is {probability}; it is a probability, 0 to 1")
         if not 0 < self.low <= self.high < 1:
             raise DataError(f"DATA.ERASING_AREA is {list(area)}; it needs 0 < smallest <= largest < 1")
 
