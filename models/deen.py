@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import start_for_relu
 from models.two_stream import TwoStreamNetwork
 
 
@@ -21,7 +22,7 @@ class DEEBranch(nn.Module):
         )
         self.expand = nn.Conv2d(channels // 4, channels, 1)
         for conv in (*self.dilated, self.expand):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            start_for_relu(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         mean = sum(conv(x) for conv in self.dilated) / len(self.dilated)

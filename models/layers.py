@@ -19,6 +19,12 @@ def conv_bn(c_in: int, c_out: int, kernel_size: int, dilation: int = 1, relu: bo
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
+def start_for_relu(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with weights drawn anew: Kaiming-normal, fan-in, gain √2. A bias keeps PyTorch's start."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+    return conv
+
+
 def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
     """module(*inputs); its activations are computed again in the backward pass instead of being kept for it."""
     return checkpoint(

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.csc_cma import CSCCMA
-from models.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, tokens_of
+from models.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, start_for_relu, tokens_of
 
 
 class LocalBlock(nn.Module):
@@ -83,8 +83,10 @@ class Branch(nn.Module):
         self.compress_local = conv_bn(channels, compressed, 1, relu=False)
         self.compress_global = None if shared_compression else conv_bn(channels, compressed, 1, relu=False)
         self.fusion = CSCCMA(compressed, keys, context_path) if fusion == "csc_cma" else None
-        self.context_path = nn.Conv2d(channels, compressed, 3, padding=1, bias=False) if context_path else None
-        self.expand = nn.Conv2d(compressed, channels, 1)
+        self.context_path = None
+        if context_path:
+            self.context_path = start_for_relu(nn.Conv2d(channels, compressed, 3, padding=1, bias=False))
+        self.expand = start_for_relu(nn.Conv2d(compressed, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         # A shared compression is one module called twice, so its running statistics move twice a step.
