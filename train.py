@@ -128,7 +128,8 @@ class Trainer:
         cache = None
         if cfg.DATA.CACHE:
             cache = prepared(
-                cfg.DATA.CACHE, self.benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info
+                cfg.DATA.CACHE, self.benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info,
+                alone=lambda folder: only_one(folder, "cache", LOG.info, wait=True),
             )
         visible, infrared = train_transforms(cfg.DATA)
         self.batches = TrainBatches(

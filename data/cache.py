@@ -5,7 +5,6 @@ says what that was made of: of each picture its path, size and time of change, a
 cache. The manifest is written last and carries a digest of itself, so an interrupted build never looks whole.
 """
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -16,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -101,15 +100,15 @@ def cache_folder(base: str | Path, benchmark: Benchmark, height: int, width: int
 
 
 def prepared(
-    base: str | Path, benchmark: Benchmark, height: int, width: int, workers: int, report: Callable[[str], None] = print
+    base: str | Path, benchmark: Benchmark, height: int, width: int, workers: int,
+    report: Callable[[str], None] = print, alone: Callable[[Path], AbstractContextManager] = nullcontext,
 ) -> ImageCache:
     """The cache of a data set's training images: as it is if that is valid, else built first.
-
-    Any number of processes may call this at once: one builds, the others wait for it.
 
     base      DATA.CACHE
     workers   processes that decode
     report    gets a sentence that says why a cache is built
+    alone     keeps other processes from building in a folder meanwhile, such as `only_one` of utils/lock.py
     raises    DataError where it cannot be built
     """
     folder = cache_folder(base, benchmark, height, width)
@@ -118,11 +117,16 @@ def prepared(
         return open_it()
     except StaleCache as reason:
         report(f"{reason}: building it")
-    with locked(folder):
-        try:
-            return open_it()  # another process has built it meanwhile
-        except StaleCache:
-            build_cache(folder, benchmark.train, benchmark.root, height, width, workers)
+    try:
+        with alone(folder):
+            try:
+                return open_it()  # another process has built it meanwhile
+            except StaleCache:
+                build_cache(folder, benchmark.train, benchmark.root, height, width, workers)
+    except OSError as error:
+        raise DataError(
+            f"no cache can be built in {folder} ({error.strerror}); choose another DATA.CACHE"
+        ) from None
     return open_it()
 
 
@@ -267,18 +271,3 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Inside, this process is the only one that builds in the folder; the system frees the lock if it dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        raise DataError(
-            f"no cache can be built in {folder} ({error.strerror}); choose another DATA.CACHE, on a local disk"
-        ) from None
-    with file:
-        yield

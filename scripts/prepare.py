@@ -20,6 +20,7 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import DataError  # noqa: E402
+from utils.lock import LockedError, only_one  # noqa: E402
 from utils.run import fail_clearly  # noqa: E402
 
 
@@ -35,7 +36,10 @@ def main() -> None:
         raise ConfigError("DATA.CACHE names no folder: add, for instance, DATA.CACHE cache")
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     begun = time.perf_counter()
-    cache = prepared(cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers)
+    cache = prepared(
+        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers,
+        alone=lambda folder: only_one(folder, "cache"),
+    )
     size = len(cache) * cache.height * cache.width * 3 / 1e9
     print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
     if args.verify:
@@ -47,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ConfigError, DataError))
+    fail_clearly(main, (ConfigError, DataError, LockedError))

@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import locks
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from programs import run
 from torch.utils.data import DataLoader
 from trees import regdb_tree, sysu_tree
 
@@ -24,6 +26,7 @@ from data.dataset import TrainBatches, open_benchmark
 from data.records import DataError
 from data.transforms import RandomErasing, TrainTransform, open_image
 from scripts import prepare as prepare_script
+from utils.lock import only_one
 
 SIZE = (24, 12)
 TRANSFORM = TrainTransform(jitter=True, erase=RandomErasing((0.02, 0.4)))
@@ -41,7 +44,11 @@ def base(tmp_path):
 
 def prepare(base, benchmark, workers=1, size=SIZE):
     said = []
-    return prepared(base, benchmark, *size, workers, said.append), said
+    return prepared(base, benchmark, *size, workers, said.append, alone=waiting), said
+
+
+def waiting(folder):
+    return only_one(folder, "cache", wait=True)
 
 
 def reopen(base, benchmark, size=SIZE):
@@ -77,7 +84,7 @@ def test_a_cache_holds_every_image_as_opened_from_its_file(benchmark, base, work
     assert len(said) == 1 and "there is no cache in" in said[0]
     for record in benchmark.train:
         assert (cache.read(record.path) == open_image(record.path, *SIZE)).all()
-    assert sorted(path.name for path in cache.folder.iterdir()) == ["images.bin", "lock", "manifest.json"]
+    assert sorted(path.name for path in cache.folder.iterdir()) == ["images.bin", "manifest.json"]
     assert cache.problems() == []
 
 
@@ -198,7 +205,7 @@ def test_a_broken_picture_is_named_and_leaves_no_cache(benchmark, base, workers)
     Path(benchmark.train[40].path).write_text("broken")
     with pytest.raises(DataError, match="cam.*jpg is broken or no image"):
         prepare(base, benchmark, workers)
-    assert [path.name for path in cache_folder(base, benchmark, *SIZE).iterdir()] == ["lock"]
+    assert not [*cache_folder(base, benchmark, *SIZE).iterdir()]
 
 
 def test_a_full_disk_is_a_clear_error_and_the_older_cache_stays(benchmark, base, monkeypatch):
@@ -332,3 +339,12 @@ def test_a_killed_build_does_not_look_whole(benchmark, base):
         reopen(base, benchmark)
     cache, _ = prepare(base, benchmark)
     assert cache.problems() == [] and not unfinished.exists()
+
+
+def test_the_script_does_not_build_where_another_process_does(benchmark, base):
+    other, said = locks.start(cache_folder(base, benchmark, *SIZE), "cache")
+    done = run("scripts/prepare.py", "--config", "configs/quickstart.yaml", "DATA.ROOT", benchmark.root, "DATA.CACHE",
+               base, "DATA.HEIGHT", SIZE[0], "DATA.WIDTH", SIZE[1], check=False)
+    other.communicate()
+    assert said == "taken" and done.returncode == 1
+    assert f"error: process {other.pid} on" in done.stderr and str(base) in done.stderr

@@ -6,20 +6,20 @@ and only rows with a line count: a process can be killed at any time. Nothing is
 row, and the last line of a name counts.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from utils.lock import only_one
 from utils.run import write_atomically
 
 VERSION = 1  # of the files: raise it when their meaning changes
-SETTINGS, EMBEDDINGS, ENTRIES, LOCK = "index.json", "embeddings.bin", "entries.jsonl", "lock"
+SETTINGS, EMBEDDINGS, ENTRIES = "index.json", "embeddings.bin", "entries.jsonl"
 FAISS, FAISS_CHECK = "faiss.index", "faiss.json"  # utils/nearest.py
 HASHES = ("checkpoint", "compression")  # a few digits tell them apart
 FIRST = ("checkpoint", "model", "weighting", "flip", "height", "width", "compression")  # named first where two differ
@@ -126,19 +126,19 @@ def open_index(folder: Path, settings: dict, rebuild: bool = False) -> Iterator[
     raises     SearchIndexError for an index of other settings, naming what differs
     """
     settings = {"version": VERSION, **settings}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")
-        fcntl.flock(lock, fcntl.LOCK_EX)  # waits; the system lets go of it when the process ends, however it does
-        if rebuild or not (folder / SETTINGS).exists():
-            for file in (FAISS_CHECK, FAISS, ENTRIES, EMBEDDINGS):
-                (folder / file).unlink(missing_ok=True)
-            write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-        check_settings(folder, settings)
-        index = SearchIndex(folder, settings["numbers"], settings["dtype"])
-    except OSError as error:
-        raise SearchIndexError(f"the index {folder} cannot be used ({error}); choose another with --index") from None
-    with lock:
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(only_one(folder, "index", wait=True))
+            if rebuild or not (folder / SETTINGS).exists():
+                for file in (FAISS_CHECK, FAISS, ENTRIES, EMBEDDINGS):
+                    (folder / file).unlink(missing_ok=True)
+                write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+            check_settings(folder, settings)
+            index = SearchIndex(folder, settings["numbers"], settings["dtype"])
+        except OSError as error:
+            raise SearchIndexError(
+                f"the index {folder} cannot be used ({error}); choose another with --index"
+            ) from None
         yield index
 
 
