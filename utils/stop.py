@@ -1,0 +1,128 @@
+"""How a program ends: as it should, stopped by a signal, or with one line that says what is wrong.
+
+Nothing is imported here that takes time, so that a program can ask for `stop_in_one_line` before it imports torch.
+"""
+
+import gc
+import os
+import signal
+import sys
+import traceback
+
+STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGPIPE = 13  # of systems that have it
+
+
+class Stopped(BaseException):
+    """A signal ended the program's work; no `except Exception` is to hold it up.
+
+    by   the signal's name
+    """
+
+    def __init__(self, by: str):
+        super().__init__(by)
+        self.by = by
+
+
+def stop_status(by: str) -> int:
+    """With which a stopped program ends, as shells have it: what comes after it in a script is not to run."""
+    return 128 + signal.Signals[by]
+
+
+def listen(handler) -> dict:
+    """Give every stopping signal this handler, but for a hang-up that is ignored (nohup); returns the older ones."""
+    heard = [s for s in STOPPING if s.name != "SIGHUP" or signal.getsignal(s) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def stop_in_one_line() -> None:
+    """From here on, a signal ends the process at once, with a line. For the time in which a program's modules are
+    imported; `fail_clearly` takes over.
+    """
+    def end(number: int, _frame) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(128 + number)
+
+    listen(end)
+
+
+class StopRequest:
+    """Turns a stopping signal into a flag that the training loop looks at; the second signal stops at once."""
+
+    def __init__(self):
+        self.by: str | None = None
+        self.previous = {}
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = listen(self.note)
+        return self
+
+    def note(self, number: int, _frame) -> None:
+        self.by = signal.Signals(number).name
+        signal.signal(number, self.previous[number])
+
+    def __bool__(self) -> bool:
+        return self.by is not None
+
+    @property
+    def status(self) -> int:
+        return stop_status(self.by or "SIGTERM")
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def leave_stopping_to_the_main_process(_worker: int) -> None:
+    """For a loader's workers: Ctrl-C and schedulers signal the whole process group, and the last batch is wanted."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
+    """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
+
+    A signal ends it with one line and the status that shells give it. Where nobody reads its output any more (`| head`),
+    it ends without a word, with the status of a broken pipe. A character that the terminal's encoding lacks is printed
+    as a question mark.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # which a closed one, None, has not
+            stream.reconfigure(errors="replace")
+    listen(raise_stopped)
+    try:
+        main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BaseException as error:
+        # A loader that its frames hold ends its workers now: they ignore the SIGTERM of the interpreter's exit.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        if isinstance(error, (KeyboardInterrupt, Stopped)):
+            by = getattr(error, "by", "SIGINT")
+            print(f"stopped by {by}", file=sys.stderr)
+            sys.exit(stop_status(by))
+        if isinstance(error, BrokenPipeError) and not output_is_read():
+            sys.exit(128 + SIGPIPE)
+        if isinstance(error, OSError) and error.filename is not None:
+            sys.exit(f"error: {error.filename}: {error.strerror}")
+        if not isinstance(error, expected):
+            raise
+        message = str(error)
+        if "Original Traceback" in message:  # came through a loader's worker: its own words stand after the trace
+            message = message.rsplit("Error: ", 1)[-1]
+        sys.exit(f"error: {message.strip()}")
+
+
+def raise_stopped(number: int, _frame) -> None:
+    raise Stopped(signal.Signals(number).name)
+
+
+def output_is_read() -> bool:
+    """Whether standard output takes another line; where nobody reads it any more, the rest is thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it ends
+        return False
+    return True
