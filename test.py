@@ -8,7 +8,13 @@
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+
+from utils.stop import fail_clearly, stop_in_one_line
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
 import yaml
@@ -26,8 +32,10 @@ from utils.compress import (
 from utils.distances import distance_counts
 from utils.distributed import Ranks, joined
 from utils.evaluator import evaluate_protocol, format_table, scaled
+from utils.lock import only_one
+from utils.output import require_files, write_or_keep
 from utils.report import notes, only_a_warning, write_report
-from utils.run import fail_clearly, library_versions, select_device, write_atomically
+from utils.run import library_versions, select_device
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
 CHANGES_NO_FIGURE = (
@@ -51,11 +59,15 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
     saved = read_own_checkpoint(path)
     trained = from_dump(saved["config"])
     if complete:
-        last = read_own_checkpoint(path.with_name("last.pth"))["epoch"]  # the best epoch needn't be the last one
-        if last < trained.SOLVER.EPOCHS:
+        last = saved if path.name == "last.pth" else read_own_checkpoint(path.with_name("last.pth"))
+        if last["epoch"] < trained.SOLVER.EPOCHS:  # the best epoch needn't be the last one
             raise CheckpointError(
-                f"the training in {path.parent} has done {last} of {trained.SOLVER.EPOCHS} epochs: go on with "
+                f"the training in {path.parent} has done {last['epoch']} of {trained.SOLVER.EPOCHS} epochs: go on with "
                 "train.py --resume"
+            )
+        if last.get("figures"):
+            raise CheckpointError(
+                f"the training in {path.parent} was stopped in its last validation: go on with train.py --resume"
             )
     cfg = load_config(overrides=overrides, base=trained)
     if cfg.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
@@ -105,6 +117,36 @@ def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: lis
         return None  # absent, cut off, or of another version
     changed = [key for key in changed if not key.startswith(CHANGES_NO_FIGURE)]
     return kept if same_data and same_weights and complete and not changed else None
+
+
+def place_of_results(args, cfg, checkpoint: dict) -> Path:
+    """The results file: where the user wants it, else beside the checkpoint that it is of."""
+    if args.output:
+        return args.output
+    if "OUTPUT" in args.overrides[::2]:
+        return Path(cfg.OUTPUT, "results.json")
+    if "path" in checkpoint:
+        return Path(checkpoint["path"]).with_name("results.json")
+    trained = Path(cfg.OUTPUT, "last.pth").exists()  # whose results this control leaves alone
+    return Path(cfg.OUTPUT, "results-untrained.json" if trained else "results.json")
+
+
+def put_aside(path: Path, checkpoint: dict) -> None:
+    """Give results of another checkpoint, or a file that holds none, another name; these take the file's place."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        same = {**found, "path": None} == {**checkpoint, "path": None}
+        name = found.get("sha256", "untrained")[:8]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        same, name = False, "older"
+    if same:
+        return
+    free = (path.with_name(f"{path.stem}-{name}{end}{path.suffix}") for end in ("", *(f"-{n}" for n in range(2, 10**6))))
+    aside = next(other for other in free if not other.exists())
+    path.rename(aside)
+    print(f"{path} held what is not of this checkpoint; it is {aside} now")
 
 
 def described(weighting: str, cfg) -> str:
@@ -196,7 +238,7 @@ def main() -> None:
                         help="store each query's figures too, for scripts/compare_results.py")
     parser.add_argument("--complete", action="store_true", help="refuse the checkpoint of an unfinished training")
     parser.add_argument("--reuse", action="store_true", help="keep a results file that holds these very figures")
-    parser.add_argument("--output", type=Path, help="the results file; default: results.json in OUTPUT")
+    parser.add_argument("--output", type=Path, help="the results file; default: results.json beside the checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
     args, ranks = parser.parse_intermixed_args(), Ranks.from_environment()
 
@@ -238,19 +280,26 @@ def main() -> None:
     }
     if args.per_query:
         saved["data"]["identities"] = [record.identity for record in benchmark.test]
-    output = args.output or Path(cfg.OUTPUT) / "results.json"
-    labels = [described(weighting, cfg) for weighting in weightings]
-    kept = kept_results(output, saved, names, labels, args.per_query) if args.reuse else None
-    if kept is None:
-        saved |= evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
-    if not ranks.first:
-        return
-    if kept is None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, json.dumps(saved, indent=1) + "\n")
+    output = place_of_results(args, cfg, checkpoint)
+    if ranks.first:
+        require_files(output, fix="name another file by --output")
+    with only_one(output.parent, "test") if ranks.first else nullcontext():
+        labels = [described(weighting, cfg) for weighting in weightings]
+        kept = kept_results(output, saved, names, labels, args.per_query) if args.reuse else None
+        if kept is None:
+            saved |= evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
+        if ranks.first:
+            report(output, saved, kept)
+
+
+def report(output: Path, saved: dict, kept: list | None) -> None:
+    """Print the figures, write them unless they are kept ones, and draw the page."""
     print(format_table(kept or saved["results"]))
     for note in notes(saved):
         print(note)
+    if kept is None:
+        put_aside(output, saved["checkpoint"])
+        write_or_keep({output: json.dumps(saved, indent=1) + "\n"})
     print(f"results: {output}")
     with only_a_warning("there is no new report"):
         *_, page = write_report(output, json.loads(output.read_text(encoding="utf-8")))

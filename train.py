@@ -8,10 +8,16 @@
 import argparse
 import math
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+
+from utils.stop import Stopped, StopRequest, fail_clearly, stop_in_one_line, stop_status
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
 from torch import nn
@@ -32,12 +38,15 @@ from models.head import Output
 from models.mfa import ImageSizeError
 from models.two_stream import MethodError
 from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
-from utils.distributed import RankLostError, Ranks, gather_rows, joined, sum_over_ranks
+from utils.distributed import RankLostError, Ranks, RanksError, gather_rows, joined, sum_over_ranks
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
+from utils.loaders import LoaderError, loader_advice, start_worker
+from utils.lock import LockedError, only_one
+from utils.output import OutputError, require_folder, write_atomically
 from utils.report import only_a_warning, write_curves
 from utils.run import (
-    LOG, DeviceError, HostCopy, Metrics, OutOfMemory, StopRequest, fail_clearly, leave_stopping_to_the_main_process,
-    memory_advice, seed_step, select_algorithms, select_device, start_log, write_atomically,
+    LOG, DeviceError, HostCopy, Metrics, OutOfMemory, memory_advice, seed_step, select_algorithms, select_device,
+    start_log,
 )
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -156,12 +165,18 @@ class Trainer:
         self.buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
 
-        self.state = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "data": fingerprint, "config": self.cfg.dump()}
+        # "figures" are those of the last epoch where it is trained, but not validated yet.
+        self.state = {
+            "epoch": 0, "step": 0, "sums": {}, "figures": {}, "best": -1.0, "data": fingerprint,
+            "config": self.cfg.dump(),
+        }
         if saved is not None:
             load_weights(self.model, saved["model"], self.last)
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
-            self.state |= {key: saved[key] for key in self.state if key != "config"}
+            self.state |= {key: saved[key] for key in self.state if key in saved and key != "config"}
+        if ranks.first:
+            require_folder(self.folder, "choose another OUTPUT", room=self.room())
         self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
         self.network = self.model  # what a step calls: on several processes, gradients are averaged on the way
         if ranks.world > 1:
@@ -189,43 +204,78 @@ class Trainer:
             "%d identities, %d updates an epoch, %s%s", len(self.batches.identities), self.updates, self.device,
             f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
         )
-        if state["epoch"] >= solver.EPOCHS:
+        if state["epoch"] >= solver.EPOCHS and not state["figures"]:
             LOG.info("the training was complete already: %s", self.last)
             return 0
         if state["epoch"] or state["step"]:
             LOG.info("resuming from %s at epoch %d, step %d", self.last, state["epoch"], state["step"])
-        loader = iter(self.loader())
-        with StopRequest() as stop:
-            for epoch in range(state["epoch"], solver.EPOCHS):
-                factor = lr_factor_at(epoch, solver)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = factor * group["base_lr"]
-                figures = self.train_epoch(epoch, loader, stop)
-                if figures is None:
-                    self.save()
-                    LOG.info("stopped by %s; go on with the same command and --resume", stop.by or "another process")
-                    return stop.status
-                if not self.weights_are_finite():  # by the last update, behind which no loss was computed
-                    raise NonFiniteLoss(
-                        f"a weight is not finite behind epoch {epoch}; {self.last} holds those of the epoch before, if "
-                        "it exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
-                    )
-                state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
-                figures |= {"lr": solver.BASE_LR * factor}
-                improved, periodic = False, (epoch + 1) % solver.EVAL_PERIOD == 0
-                if periodic or epoch + 1 == solver.EPOCHS:
-                    figures |= self.validate()
-                    improved = figures.get("validation_mAP", -1.0) > state["best"]
-                if improved:
-                    state["best"] = figures["validation_mAP"]
-                self.save(best=improved)
-                if self.metrics:
-                    self.metrics.write(epoch, figures)
-                LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-                if periodic and epoch + 1 < solver.EPOCHS:
-                    self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
+        with StopRequest() as stop, loader_advice(self.cfg.DATA.WORKERS):
+            try:
+                self.train(stop)
+            except Stopped as stopped:
+                LOG.info("stopped by %s; go on with the same command and --resume", stopped.by)
+                return stop_status(stopped.by)
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
         return 0
+
+    def train(self, stop: StopRequest) -> None:
+        """All epochs to come.
+
+        raises   Stopped, with the state saved
+        """
+        solver, state = self.cfg.SOLVER, self.state
+        if state["figures"]:  # the stop came between the training of an epoch and the end of its validation
+            self.finish_epoch(stop)
+        loader = iter(self.loader())
+        for epoch in range(state["epoch"], solver.EPOCHS):
+            factor = lr_factor_at(epoch, solver)
+            for group in self.optimizer.param_groups:
+                group["lr"] = factor * group["base_lr"]
+            figures = self.train_epoch(epoch, loader, stop)
+            if figures is None:
+                self.save()
+                raise Stopped(stop.by or "SIGTERM")
+            if not self.weights_are_finite():  # by the last update, after which no loss was computed
+                raise NonFiniteLoss(
+                    f"a weight is not finite after epoch {epoch}; {self.last} holds those of the epoch before, if "
+                    "it exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
+                )
+            state |= {"epoch": epoch + 1, "step": 0, "sums": {}, "figures": figures | {"lr": solver.BASE_LR * factor}}
+            self.finish_epoch(stop)
+
+    def finish_epoch(self, stop: StopRequest) -> None:
+        """Validate where it is time to, save, and write the figures of the last epoch.
+
+        raises   Stopped, with the state saved
+        """
+        solver, state = self.cfg.SOLVER, self.state
+        epoch, figures, improved = state["epoch"] - 1, state["figures"], False
+        periodic, last = state["epoch"] % solver.EVAL_PERIOD == 0, state["epoch"] == solver.EPOCHS
+        if (periodic or last) and self.validates():
+            self.save()  # what was trained is safe now, however the validation ends
+            figures = figures | self.validate(stop)
+            improved = figures.get("validation_mAP", -1.0) > state["best"]
+        if improved:
+            state["best"] = figures["validation_mAP"]
+        state["figures"] = {}
+        self.save(best=improved)
+        if self.metrics:
+            self.metrics.write(epoch, figures)
+        LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        if periodic and not last:
+            self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
+        if self.any_is_stopped(stop):
+            raise Stopped(stop.by or "SIGTERM")
+
+    def room(self) -> int:
+        """Bytes that the checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]  # which have a momentum each
+        one = sum(t.nbytes for t in [*self.model.state_dict().values(), *trained])
+        return (2 + self.validates()) * one - sum(f.stat().st_size for f in (self.last, self.best) if f.exists())
+
+    def any_is_stopped(self, stop: StopRequest) -> bool:
+        """Whether any of the processes was asked to stop: all of them stop together."""
+        return sum_over_ranks(torch.full((1,), float(bool(stop)), device=self.device)).item() > 0
 
     def loader(self) -> DataLoader:
         """One loader for all batches to come, so that workers start once and prefetch across epochs."""
@@ -236,7 +286,7 @@ class Trainer:
             batch_size=None,
             sampler=[key for key in keys if key >= first],
             num_workers=self.cfg.DATA.WORKERS,
-            worker_init_fn=leave_stopping_to_the_main_process,
+            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -253,7 +303,7 @@ class Trainer:
         for step in steps:
             batches = [next(loader) for _ in range(min(each, len(self.batches) - step * each))]
             with memory_advice(self.less_memory()):
-                terms, stopping = self.train_step(batches, epoch, step, bool(stop.by))
+                terms, stopping = self.train_step(batches, epoch, step, bool(stop))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.state["step"] = step + 1
@@ -328,16 +378,23 @@ class Trainer:
             "much more SOLVER.ACCUMULATION"
         )
 
-    def validate(self) -> dict[str, float]:
-        """Rank-1 and mAP on the identities held out, or on test data where that was asked for; {} with neither."""
+    def validates(self) -> bool:
+        return bool(self.held_out) or self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA
+
+    def validate(self, stop: StopRequest) -> dict[str, float]:
+        """Rank-1 and mAP on the identities held out, or on test data where that was asked for; of several processes,
+        the first has them.
+
+        raises   Stopped
+        """
         if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
             LOG.warning("choosing the best epoch by TEST data, as asked: the figures of best.pth are inflated")
             records, protocol = self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
-        elif self.held_out:
-            records, protocol = self.held_out, self.benchmark.validation(self.held_out)
         else:
-            return {}
-        features = embed_records(self.model, records, self.cfg, self.device, self.ranks)
+            records, protocol = self.held_out, self.benchmark.validation(self.held_out)
+        features = embed_records(self.model, records, self.cfg, self.device, self.ranks, stop)
+        if features is None:
+            raise Stopped(stop.by or "SIGTERM")
         if not self.ranks.first:
             return {}
         identities = [record.identity for record in records]
@@ -363,9 +420,24 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "identities": self.batches.identities,
         }
-        if best:
-            save_checkpoint(self.best, state)
-        save_checkpoint(self.last, state)
+        try:
+            if best:
+                save_checkpoint(self.best, state)
+            save_checkpoint(self.last, state)
+        except CheckpointError as error:
+            raise self.kept_elsewhere(state, error) from None
+
+    def kept_elsewhere(self, state: dict, error: CheckpointError) -> CheckpointError:
+        """What a full disk refused, kept in the system's temporary folder, if that has room; the error that says so."""
+        try:
+            elsewhere = Path(tempfile.mkdtemp(prefix="training-")) / "last.pth"
+            save_checkpoint(elsewhere, state)
+        except (OSError, CheckpointError):
+            return error
+        return CheckpointError(
+            f"{error} What was trained up to here is in {elsewhere}: make room, move it to {self.last} and go on with "
+            "--resume"
+        )
 
 
 def gathered(output: Output, streams: int) -> Output:
@@ -382,25 +454,29 @@ def gathered(output: Output, streams: int) -> Output:
 
 
 def embed_records(
-    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks()
-) -> torch.Tensor:
-    """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode."""
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None
+) -> torch.Tensor | None:
+    """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
+
+    stop   asked between batches; None is returned where any process was asked to stop
+    """
     model.eval()
     loaders = eval_loaders(
         records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda",
-        rank=ranks.rank, world=ranks.world,
+        rank=ranks.rank, world=ranks.world, worker_init_fn=start_worker,
     )
 
     def embed(images: torch.Tensor, infrared: bool) -> torch.Tensor:
         return model.embed(images.contiguous(memory_format=torch.channels_last), infrared, cfg.TEST.FLIP)
 
-    with memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"):
-        return embed_images(embed, loaders, [record.path for record in records], device)
+    with memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"), loader_advice(cfg.DATA.WORKERS):
+        return embed_images(embed, loaders, [record.path for record in records], device, stop=stop)
 
 
 EXPECTED_ERRORS = (
-    ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError,
-    MethodError, NonFiniteLoss, OutOfMemory, RankLostError,
+    ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError, LoaderError,
+    LockedError, MethodError, NonFiniteLoss, OutOfMemory, OutputError, RankLostError,
+    RanksError,
 )
 
 
@@ -412,7 +488,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     cfg, ranks = load_config(args.config, args.overrides), Ranks.from_environment()
     device = select_device(cfg.DEVICE, ranks.local)
-    with joined(ranks, device):
+    if ranks.first:
+        require_folder(cfg.OUTPUT, "choose another OUTPUT")
+    with joined(ranks, device), only_one(Path(cfg.OUTPUT), "train") if ranks.first else nullcontext():
         trainer = Trainer(cfg, args.resume, device, ranks)
         try:
             status = trainer.run()

@@ -1,6 +1,6 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -122,15 +122,19 @@ class EvalImages(Dataset):
 
 def eval_loaders(
     records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool,
-    rank: int = 0, world: int = 1,
+    rank: int = 0, world: int = 1, worker_init_fn: Callable[[int], None] | None = None,
 ) -> list[tuple[DataLoader, bool]]:
     """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared.
 
-    rank, world   of several processes, each takes every world-th row
+    rank, world      of several processes, each takes every world-th row
+    worker_init_fn   is called by each process that loads images, with its number
     """
     loaders = []
     for infrared in (False, True):
         rows = [row for row, record in enumerate(records) if record.infrared == infrared]
         images = EvalImages(records, rows[rank::world], height, width)
-        loaders.append((DataLoader(images, batch, num_workers=workers, pin_memory=pin_memory), infrared))
+        loader = DataLoader(
+            images, batch, num_workers=workers, pin_memory=pin_memory, worker_init_fn=worker_init_fn,
+        )
+        loaders.append((loader, infrared))
     return loaders

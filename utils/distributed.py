@@ -1,6 +1,7 @@
 """One training or evaluation over several processes, as torchrun starts them; a single process is one rank of one."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class RanksError(ValueError):
+    """The environment describes no process of a job."""
 
 
 class RankLostError(RuntimeError):
@@ -29,10 +37,26 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        """As torchrun sets them; without torchrun, one process."""
-        rank, world, local = (int(os.environ.get(name, default)) for name, default in (
-            ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0),
-        ))
+        """As torchrun sets them; without torchrun, one process, whatever a cluster has set of its own.
+
+        raises   RanksError where a variable of torchrun's has no meaning
+        """
+        there = [name for name in TORCHRUN if name in os.environ]
+        if len(there) < len(TORCHRUN):
+            if {"RANK", "WORLD_SIZE"} & {*there}:
+                missing = [name for name in TORCHRUN if name not in there]
+                print(
+                    f"warning: {', '.join(there)} set, but not {', '.join(missing)}, so torchrun did not start this: it "
+                    "is one process of its own. For several, start it with torchrun", file=sys.stderr,
+                )
+            return Ranks()
+        number = {name: os.environ[name] for name in TORCHRUN if name != "MASTER_ADDR"}
+        for name, value in number.items():
+            if not value.isdecimal():
+                raise RanksError(f"the environment has {name}={value!r}, where torchrun sets a number; unset it")
+        rank, world, local = (int(number[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if rank >= world:
+            raise RanksError(f"the environment has RANK={rank} with WORLD_SIZE={world}: ranks count from 0; unset both")
         return Ranks(rank, world, local)
 
 

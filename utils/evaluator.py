@@ -25,20 +25,24 @@ def embed_images(
     paths: Sequence[str],
     device: torch.device,
     autocast: torch.dtype | None = None,
-) -> Tensor:
+    stop: object = None,
+) -> Tensor | None:
     """Embed every image once; of several processes, each embeds what its loaders hold, and all get everything.
 
     embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); the model behind it is in evaluation mode
     loaders    (loader, infrared) for each modality; a loader yields (images (B, 3, H, W), rows (B,) int64)
     paths      N paths, one for each row
     autocast   the network's dtype, such as torch.bfloat16; None is float32
-    returns    (N, E) float32 on the device
+    stop       is true when this process is to stop; all of them do where one of them is to
+    returns    (N, E) float32 on the device; None where it was stopped
     raises     EvaluationError where a row is missing or comes twice, or an embedding is not finite
     """
     device = torch.device(device)
     features, times_seen = None, np.zeros(len(paths), dtype=np.int64)
     for loader, infrared in loaders:
         for images, rows in loader:
+            if stop:
+                break
             images = images.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 embedding = embed(images, infrared)
@@ -46,6 +50,8 @@ def embed_images(
                 features = torch.zeros(len(paths), embedding.shape[1], device=device)
             features[rows.to(device, non_blocking=True)] = embedding.float()
             np.add.at(times_seen, rows.numpy(), 1)
+    if stop is not None and sum_over_ranks(torch.full((1,), float(bool(stop)), device=device)).item() > 0:
+        return None
     if features is None:
         raise EvaluationError("there is no image to embed, or fewer than processes")
     sum_over_ranks(features)

@@ -4,6 +4,8 @@ import errno
 import multiprocessing.queues
 import os
 import re
+import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,8 +32,8 @@ BY_NUMBER = {
 # What torch's and the system's messages say, and what it means; the first that is found counts.
 BY_WORDS = {
     r"Too many open files|received \d items of ancdata": FILES,
-    r"DefaultCPUAllocator|MemoryError|Cannot allocate memory|signal: Killed": MEMORY,
-    r"Bus error|No space left|shared memory|</torch_": SHARED_MEMORY,
+    r"DefaultCPUAllocator|MemoryError|Cannot allocate memory|signal: (Killed|SIGKILL)": MEMORY,
+    r"Bus error|SIGBUS|No space left|shared memory|</torch_": SHARED_MEMORY,
 }
 
 
@@ -66,20 +68,39 @@ def loader_advice(workers: int) -> Iterator[None]:
         meaning = meaning_of(error)
         if meaning is None:
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if hasattr(signal, "SIGCHLD"):  # torch's handler raises its error anew, wherever the program then is
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        reason = lines[-1 if "Original Traceback" in str(error) else 0]  # a worker's own words come last
         raise LoaderError(f"loading images failed ({reason}): {meaning.format(workers=workers)}") from None
 
 
 def meaning_of(error: Exception) -> str | None:
     """Why a loader failed, or None where the error is not of one."""
     text = str(error)
-    if isinstance(error, OSError):
-        if error.errno in BY_NUMBER and error.filename is None and error.errno != errno.ENOSPC:
-            return BY_NUMBER[error.errno]
-    elif status := re.search(r"DataLoader worker .* with exit code (\d+)", text):
-        return BY_NUMBER.get(int(status[1]), UNKNOWN)
-    found = [meaning for words, meaning in BY_WORDS.items() if re.search(words, text)]
-    if "DataLoader worker" in text and "Original Traceback" not in text:  # one has died
-        return (found or [UNKNOWN])[0]
-    of_a_loader = "in DataLoader worker process" in text or "in pin memory thread" in text or "ancdata" in text
-    return found[0] if found and of_a_loader or "</torch_" in text else None
+    number = getattr(error, "errno", None)  # which an error of a worker has lost on its way
+    if number in BY_NUMBER and number != errno.ENOSPC and error.filename is None:
+        return BY_NUMBER[number]
+    died = isinstance(error, (EOFError, ConnectionError)) or "DataLoader worker (pid" in text
+    if died:
+        code = exit_code(error)
+        if code > 0:
+            return BY_NUMBER.get(code, UNKNOWN)
+        text += f" signal: {signal.Signals(-code).name}" if code else ""
+    found = next((meaning for words, meaning in BY_WORDS.items() if re.search(words, text)), None)
+    if died:
+        return found or UNKNOWN
+    of_a_loader = re.search(r"in DataLoader worker process|in pin memory thread|ancdata|</torch_", text)
+    return found if of_a_loader else None
+
+
+def exit_code(error: Exception) -> int:
+    """With which a loader's process ended, negative for a signal; 0 where that cannot be known."""
+    told = re.search(r"with exit code (\d+)", str(error))
+    if told:
+        return int(told[1])
+    for frame, _ in traceback.walk_tb(error.__traceback__):  # torch's iterator is among them
+        for worker in getattr(frame.f_locals.get("self"), "_workers", ()):
+            if worker.exitcode:
+                return worker.exitcode
+    return 0

@@ -1,13 +1,10 @@
-"""What surrounds a run: its folder, log and metrics, the device, seeds, and an orderly stop."""
+"""What surrounds a run: its log and metrics, the device, seeds."""
 
-import gc
 import json
 import logging
 import os
 import platform
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from utils.output import replacing, write_atomically  # noqa: F401
+from utils.stop import StopRequest, fail_clearly, leave_stopping_to_the_main_process  # noqa: F401
 
 LOG = logging.getLogger("cmfn")
 
@@ -75,6 +75,24 @@ def select_algorithms(deterministic: bool) -> None:
         torch.backends.cuda.enable_mem_efficient_sdp(False)
 
 
+class Console(logging.StreamHandler):
+    """Standard output, as long as somebody reads it: a training goes on after its terminal is gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        LOG.removeHandler(self)
+
+
+class LogFile(logging.FileHandler):
+    """A line that the disk refuses is lost, which is said once; the training goes on."""
+
+    refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.refused:
+            self.refused = True
+            print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr)
+
+
 def start_log(folder: Path, writes: bool = True) -> None:
     """Log lines go to the console and, behind what is there already, to the folder's train.log.
 
@@ -86,28 +104,32 @@ def start_log(folder: Path, writes: bool = True) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     LOG.setLevel(logging.INFO)
-    console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")
+    console, file = Console(sys.stdout), LogFile(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOG.addHandler(console)
     LOG.addHandler(file)
 
 
 class Metrics:
-    """metrics.jsonl, one JSON object per line and epoch; also TensorBoard, where that is installed.
+    """metrics.jsonl, one JSON object per line and epoch; also TensorBoard, where that is installed and works.
 
-    Lines from `first_epoch` on are those of a run that was cut off before its checkpoint, and are dropped.
+    Lines from `first_epoch` on are those of a run that was cut off before its checkpoint, and are dropped. What the
+    disk or TensorBoard refuse is a warning: a training never ends for want of a curve.
     """
 
     def __init__(self, folder: Path, first_epoch: int):
         self.path = folder / "metrics.jsonl"
         kept = [line for line in self.read(folder) if line["epoch"] < first_epoch]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.board = None
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.board = None
-        else:
+
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+        except ImportError:
+            pass  # it isn't installed
+        except Exception as error:
+            LOG.warning("warning: TensorBoard doesn't work here, and gets no curves: %s", first_line(error))
 
     @staticmethod
     def read(folder: Path) -> list[dict]:
@@ -120,29 +142,24 @@ class Metrics:
         return lines
 
     def write(self, epoch: int, figures: dict[str, float]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
-        if self.board is not None:
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+        except OSError as error:
+            LOG.warning("warning: epoch %d is missing in %s: %s", epoch, self.path, error.strerror)
+        if self.board is None:
+            return
+        try:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, epoch)
             self.board.flush()
+        except Exception as error:
+            self.board = None
+            LOG.warning("warning: TensorBoard gets no curves from here on: %s", first_line(error))
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside the path, this process's own, to write to; it takes the path's place unless that fails."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class HostCopy:
@@ -169,38 +186,6 @@ class HostCopy:
         return self.values.tolist()
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a flag that the training loop looks at; the second signal stops at once."""
-
-    def __init__(self):
-        self.by: str | None = None
-        self.previous = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.previous[number] = signal.signal(number, self.note)
-        return self
-
-    def note(self, number: int, _frame) -> None:
-        self.by = signal.Signals(number).name
-        signal.signal(number, self.previous[number])
-
-    @property
-    def status(self) -> int:
-        """With which a stopped program ends, as shells have it: what stands behind it in a script is not to run."""
-        return 128 + signal.Signals[self.by or "SIGTERM"]
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def leave_stopping_to_the_main_process(_worker: int) -> None:
-    """For a loader's workers: Ctrl-C and schedulers signal the whole process group, and the last batch is wanted."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "scipy"):
@@ -209,35 +194,3 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "unknown"
     return versions
-
-
-def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
-    """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
-
-    Where nobody reads its output any more (`| head`), it ends without a word, with the status of a broken pipe.
-    """
-    try:
-        main()
-        sys.stdout.flush()
-    except BaseException as error:
-        # A loader that its frames hold ends its workers now: they ignore the SIGTERM of the interpreter's exit.
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        if isinstance(error, BrokenPipeError) and not output_is_read():
-            sys.exit(128 + signal.SIGPIPE)
-        if not isinstance(error, expected):
-            raise
-        message = str(error)
-        if "Original Traceback" in message:  # came through a loader's worker: its own words stand behind the trace
-            message = message.rsplit("Error: ", 1)[-1]
-        sys.exit(f"error: {message.strip()}")
-
-
-def output_is_read() -> bool:
-    """Whether standard output takes another line; where nobody reads it any more, the rest is thrown away."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it ends
-        return False
-    return True

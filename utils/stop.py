@@ -9,6 +9,8 @@ import signal
 import sys
 import traceback
 
+from utils.output import safe_streams
+
 STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SIGPIPE = 13  # of systems that have it
 
@@ -33,6 +35,11 @@ def listen(handler) -> dict:
     """Give every stopping signal this handler, but for a hang-up that is ignored (nohup); returns the older ones."""
     heard = [s for s in STOPPING if s.name != "SIGHUP" or signal.getsignal(s) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
+
+
+def restore(handlers: dict) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def stop_in_one_line() -> None:
@@ -69,8 +76,7 @@ class StopRequest:
         return stop_status(self.by or "SIGTERM")
 
     def __exit__(self, *_) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        restore(self.previous)
 
 
 def leave_stopping_to_the_main_process(_worker: int) -> None:
@@ -83,17 +89,13 @@ def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
     """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
 
     A signal ends it with one line and the status that shells give it. Where nobody reads its output any more (`| head`),
-    it ends without a word, with the status of a broken pipe. A character that the terminal's encoding lacks is printed
-    as a question mark.
+    it ends without a word, with the status of a broken pipe.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # which a closed one, None, has not
-            stream.reconfigure(errors="replace")
-    listen(raise_stopped)
+    safe_streams()
+    previous = listen(raise_stopped)
     try:
         main()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BaseException as error:
         # A loader that its frames hold ends its workers now: they ignore the SIGTERM of the interpreter's exit.
         traceback.clear_frames(error.__traceback__)
@@ -112,6 +114,8 @@ def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
         if "Original Traceback" in message:  # came through a loader's worker: its own words stand after the trace
             message = message.rsplit("Error: ", 1)[-1]
         sys.exit(f"error: {message.strip()}")
+    finally:
+        restore(previous)
 
 
 def raise_stopped(number: int, _frame) -> None:
