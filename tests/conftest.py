@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from shared import Shared  # noqa: E402
+from thin import thin as thin_network  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -62,7 +63,14 @@ def shared_data(shared) -> Path:
     return shared.data()
 
 
-@pytest.fixture(scope="session")
-def trained(shared) -> Callable[[str], Path]:
+@pytest.fixture(scope="module")
+def thin():
+    """A ResNet-18 of few channels in the place of torchvision's, for a module that asks for it."""
+    with thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(shared, thin) -> Callable[[str], Path]:
     """Takes a method of shared.METHODS, returns the folder of its trained and tested run, for reading."""
     return shared.run

@@ -1,5 +1,6 @@
 """The programs, run inside the test's own process: an interpreter of their own would import torch for seconds."""
 
+import base64
 import contextlib
 import io
 import logging
@@ -25,6 +26,11 @@ if str(SCRIPTS) not in sys.path:
     sys.path.insert(0, str(SCRIPTS))
 
 
+BLANK = base64.b64decode(  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+)
+
+
 @dataclass
 class Done:
     """How a program ended, as a shell sees it."""
@@ -34,13 +40,16 @@ class Done:
     stderr: str
 
 
-def run(program, *arguments, check: bool = True, environment: dict | None = None, folder: Path = ROOT) -> Done:
+def run(
+    program, *arguments, check: bool = True, environment: dict | None = None, folder: Path = ROOT, drawn: bool = True
+) -> Done:
     """`python program arguments`; the Python programs that it starts run here too.
 
     program       relative to the repository, such as train.py
     check         fail the test where the program fails
     environment   variables set for it
     folder        the current one for it
+    drawn         false for a test that looks at no curves: blank pictures take their place, in no time
     """
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -48,10 +57,17 @@ def run(program, *arguments, check: bool = True, environment: dict | None = None
         for name, value in (environment or {}).items():
             patch.setenv(name, str(value))
         patch.setattr(subprocess, "run", started_here)
+        if not drawn:
+            patch.setattr("utils.plots.png", lambda figure: BLANK)
         status = status_of(program, *arguments)
     done = Done(status, stdout.getvalue(), stderr.getvalue())
     assert not check or not status, done.stdout + done.stderr
     return done
+
+
+def command(program, *arguments) -> list[str]:
+    """The same for an interpreter of its own, with the network of the fixture `thin`."""
+    return [sys.executable, str(ROOT / "tests" / "thin.py"), str(ROOT / program), *map(str, arguments)]
 
 
 start = subprocess.run

@@ -14,6 +14,7 @@ from filelock import FileLock
 from programs import run
 
 from data.synthetic import write_synthetic
+from utils.checkpoint import read_own_checkpoint, save_checkpoint, sha256
 
 
 @dataclass
@@ -77,9 +78,20 @@ class Shared:
     def changed(self) -> list[Path]:
         """What is no longer as it was made, each told once."""
         found = {path: files_of(path) for path in self.made}
-        changed = [path for path, files in found.items() if files != self.made[path]]
+        changed = [file for path, files in found.items() for file, _ in files.items() ^ self.made[path].items()]
         self.made = found
-        return changed
+        return sorted({*changed})
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """A run's folder copied, as if it had been trained and tested there: to be written to."""
+    shutil.copytree(run, folder)
+    saved = read_own_checkpoint(run / "last.pth")
+    save_checkpoint(folder / "last.pth", saved | {"config": saved["config"].replace(str(run), str(folder))})
+    for name in ("config.yaml", "results.json"):
+        text = (folder / name).read_text().replace(str(run), str(folder))
+        (folder / name).write_text(text.replace(sha256(run / "last.pth"), sha256(folder / "last.pth")))
+    return folder
 
 
 def files_of(path: Path) -> dict[Path, tuple[int, int]]:

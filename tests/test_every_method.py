@@ -2,16 +2,18 @@
 
 import csv
 import json
-import shutil
 
 import pytest
 import torch
 from PIL import Image
 from programs import run as program
-from shared import METHODS, SMALL
+from shared import METHODS, SMALL, copy_of
 
 import benchmark_training
 from configs.load import load_config
+
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -28,7 +30,7 @@ def run(method, trained):
 @pytest.fixture
 def copy(run, tmp_path):
     """The same to write to."""
-    return shutil.copytree(run, tmp_path / "copy")
+    return copy_of(run, tmp_path / "copy")
 
 
 def results_of(folder):
@@ -45,7 +47,7 @@ def test_it_is_trained_and_tested(run, method):
 
 
 def test_a_compressed_embedding_is_tested(copy, method):
-    program("test.py", "--checkpoint", copy, "EMBEDDING.DIM", "4", "OUTPUT", copy)
+    program("test.py", "--checkpoint", copy, "EMBEDDING.DIM", "4", drawn=False)
     assert results_of(copy)["results"][0]["weighting"] == f"{METHODS[method].weightings[0]}, PCA 4"
 
 
@@ -67,21 +69,27 @@ def test_its_row_of_the_comparison_table(run, method, tmp_path):
         assert ("MODEL.NON_LOCAL none" in row["note"]) == (method == "quickstart_base")
 
 
-def test_its_ablation(method, shared_data, tmp_path):
-    program("scripts/ablation.py", "--config", f"configs/{method}.yaml", "--variants", "full", "--seeds", "0",
-            "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data)
+def test_its_ablation(run, method, shared_data, tmp_path):
+    """The full variant is the recipe, so what is there of it is kept; of the baseline it is AGW, which is trained."""
+    is_recipe = method != "quickstart_base"
+    if is_recipe:
+        copy_of(run, tmp_path / "full" / "seed-0")
+    done = program("scripts/ablation.py", "--config", f"configs/{method}.yaml", "--variants", "full", "--seeds", "0",
+                   "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data, drawn=False)
+    assert done.stdout.count("the training was complete already") == is_recipe
     text = (tmp_path / "ablation.md").read_text()
     assert "full)" in text and f"weighting {METHODS[method].weightings[0]}." in text
 
 
-def test_its_line_among_the_methods_and_its_costs(method, shared_data, tmp_path):
+def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path):
+    copy_of(run, tmp_path / method / "seed0")
     program("scripts/compare_methods.py", "--configs", f"configs/{method}.yaml", "--reference", method, "--seeds", "0",
-            "--rounds", "1", "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data)
+            "--rounds", "1", "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data, drawn=False)
     content, = json.loads((tmp_path / "comparison.json").read_text())["methods"]
     assert content["cells"]["Config"] == method and f"step / {method}" in content["cells"]
     assert content["cells"]["Embedding"].startswith(METHODS[method].weightings[0])
     assert content["cost"]["images"] == METHODS[method].showings * 2 * 2  # showings, identities, images of each
-    assert content["cost"]["operations"] > 1e8 and content["cost"]["peak"] > 0
+    assert content["cost"]["operations"] > 1e7 and content["cost"]["peak"] > 0
 
 
 @pytest.mark.parametrize("setting", ["float32", "float32+recompute"])
