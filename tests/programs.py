@@ -45,7 +45,7 @@ def run(
 ) -> Done:
     """`python program arguments`; the Python programs that it starts run here too.
 
-    program       relative to the repository, such as train.py
+    program       relative to the repository, such as train.py; or -m and, as the first argument, a module
     check         fail the test where the program fails
     environment   variables set for it
     folder        the current one for it
@@ -92,7 +92,12 @@ def status_of(program, *arguments) -> int:
         patch.setattr(sys, "argv", [str(program), *map(str, arguments)])
         patch.setattr(sys, "path", [*sys.path])
         try:
-            runpy.run_path(str(ROOT / program), run_name="__main__")
+            if program == "-m":
+                sys.argv.pop(0)
+                patch.delitem(sys.modules, arguments[0], raising=False)  # of which runpy would warn
+                runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(ROOT / program), run_name="__main__")
         except SystemExit as end:
             if end.code is None or isinstance(end.code, int):
                 return int(end.code or 0) & 0xFF
