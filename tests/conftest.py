@@ -1,6 +1,7 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,26 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-settings.register_profile("any machine", deadline=None)  # a busy one takes longer, which is no error
-settings.load_profile("any machine")
+
+from shared import Shared  # noqa: E402
+from thin import thin as thin_network  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="whole what else runs small, being long by nature")
+
+
+def pytest_configure(config):
+    # No deadline: a busy machine takes longer, which is no error. The same examples each time.
+    examples = 300 if config.getoption("--all") else 25
+    settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=examples)
+    settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def whole(request) -> bool:
+    """Whether what is long by nature runs whole: many kills, many examples, a README's commands as printed."""
+    return request.config.getoption("--all")
 
 
 @pytest.fixture
@@ -21,3 +40,37 @@ def data_dir() -> Path:
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared(request, tmp_path_factory) -> Shared:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return Shared(folder)
+
+
+@pytest.fixture(autouse=True)
+def shared_stays_as_it_is(shared):
+    yield
+    changed = shared.changed()
+    assert not changed, f"all tests share {', '.join(map(str, changed))}, which this one changed: copy it before"
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared) -> Path:
+    """The folder of a tiny synthetic data set, for reading."""
+    return shared.data()
+
+
+@pytest.fixture(scope="module")
+def thin():
+    """A ResNet-18 of few channels in the place of torchvision's, for a module that asks for it."""
+    with thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(shared, thin) -> Callable[[str], Path]:
+    """Takes a method of shared.METHODS, returns the folder of its trained and tested run, for reading."""
+    return shared.run

@@ -1,20 +1,34 @@
 """The programs, run inside the test's own process: an interpreter of their own would import torch for seconds."""
 
+import base64
 import contextlib
 import io
 import logging
+import os
+import random
 import runpy
+import signal
+import subprocess
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+SCRIPTS = ROOT / "scripts"
+if str(SCRIPTS) not in sys.path:
+    sys.path.insert(0, str(SCRIPTS))
 
-import experiment  # noqa: E402
+
+BLANK = base64.b64decode(  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass
@@ -26,54 +40,110 @@ class Done:
     stderr: str
 
 
-def run(program: str, *arguments, check: bool = True, environment: dict | None = None, folder: Path = ROOT) -> Done:
-    """`python program arguments`; the programs that it starts run here too.
+def run(
+    program, *arguments, check: bool = True, environment: dict | None = None, folder: Path = ROOT, drawn: bool = True
+) -> Done:
+    """`python program arguments`; the Python programs that it starts run here too.
 
-    program       relative to the repository, such as train.py
+    program       relative to the repository, such as train.py; or -m and, as the first argument, a module
     check         fail the test where the program fails
     environment   variables set for it
     folder        the current one for it
+    drawn         false for a test that looks at no curves: blank pictures take their place, in no time
     """
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         patch.chdir(folder)
         for name, value in (environment or {}).items():
             patch.setenv(name, str(value))
-        patch.setattr(experiment, "run", started_here)
+        patch.setattr(subprocess, "run", started_here)
+        if not drawn:
+            patch.setattr("utils.plots.png", lambda figure: BLANK)
         status = status_of(program, *arguments)
     done = Done(status, stdout.getvalue(), stderr.getvalue())
     assert not check or not status, done.stdout + done.stderr
     return done
 
 
-def started_here(program: str, *arguments) -> None:
-    """Takes the place of `experiment.run`, which starts a program of its own."""
-    status = status_of(program, *arguments)
-    if status:
-        raise experiment.ExperimentError(f"{program} ended with status {status}")
+def command(program, *arguments) -> list[str]:
+    """The same for an interpreter of its own, with the network of the fixture `thin`."""
+    return [sys.executable, str(ROOT / "tests" / "thin.py"), str(ROOT / program), *map(str, arguments)]
 
 
-def status_of(program: str, *arguments) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [program, *map(str, arguments)])
+start = subprocess.run
+
+
+def started_here(args, **options):
+    """Takes the place of `subprocess.run` for the repository's programs; other commands are started."""
+    if args[0] != sys.executable or not str(args[1]).endswith(".py"):
+        return start(args, **options)
+    with contextlib.ExitStack() as streams:
+        stdout = stderr = None
+        if options.get("capture_output"):
+            stdout = streams.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stderr = streams.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        status = status_of(*args[1:])
+    return Done(status, stdout and stdout.getvalue(), stderr and stderr.getvalue())
+
+
+def status_of(program, *arguments) -> int:
+    """The exit status of a program; what it prints goes to sys.stdout and sys.stderr."""
+    with pytest.MonkeyPatch.context() as patch, left_as_found():
+        patch.setattr(sys, "argv", [str(program), *map(str, arguments)])
         patch.setattr(sys, "path", [*sys.path])
         try:
-            runpy.run_path(str(ROOT / program), run_name="__main__")
+            if program == "-m":
+                sys.argv.pop(0)
+                patch.delitem(sys.modules, arguments[0], raising=False)  # of which runpy would warn
+                runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(ROOT / program), run_name="__main__")
         except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-                return 1
-            return end.code or 0
-        except BaseException:  # what an interpreter of its own would print and end with
+            if end.code is None or isinstance(end.code, int):
+                return int(end.code or 0) & 0xFF
+            print(end.code, file=sys.stderr)
+            return 1
+        except Exception:  # what an interpreter of its own would print and end with
             traceback.print_exc()
             return 1
-        finally:
-            close_log()
     return 0
 
 
-def close_log() -> None:
-    log = logging.getLogger("cmfn")
-    for handler in [*log.handlers]:
-        log.removeHandler(handler)
-        handler.close()
+@contextlib.contextmanager
+def left_as_found() -> Iterator[None]:
+    """Undoes what a program changes of its process, which is the tests' process here."""
+    log, environment = logging.getLogger("cmfn"), dict(os.environ)
+    handlers, disabled, level = [*log.handlers], log.disabled, log.level
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)}
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fastest, threads, dtype = torch.backends.cudnn.benchmark, torch.get_num_threads(), torch.get_default_dtype()
+    flash, lean = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    log.handlers = []
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = to_stderr
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        for handler in log.handlers:
+            handler.close()
+        log.handlers, log.disabled, log.level = handlers, disabled, level
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = fastest
+        torch.backends.cuda.enable_flash_sdp(flash)
+        torch.backends.cuda.enable_mem_efficient_sdp(lean)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def to_stderr(message, category, filename, lineno, file=None, line=None) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))  # pytest would collect it

@@ -1,14 +1,13 @@
 """From a data folder to the table: the shell scripts and the ablation on tiny trees, twice, and after a stop."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import run
+from shells import Shell
 from trees import llcm_tree, regdb_tree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,26 +23,12 @@ TINY = [
     "DATA.WIDTH", "16", "DATA.WORKERS", "0", "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "1",
     "DEVICE", "cpu", "TEST.WEIGHTINGS", '["equal"]', "DATA.ERASING_AREA", "[0.1, 0.3]",
 ]
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 @pytest.fixture
-def environment(tmp_path):
-    """A folder that environment.sh takes for a complete virtual environment: the interpreter of this test."""
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    python = venv / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    shutil.copy(ROOT / "requirements.txt", venv / "installed-requirements.txt")
-    return ONE_THREAD | {"VENV": str(venv), "PYTHON": sys.executable}
-
-
-def run(*command, environment=ONE_THREAD, check=True):
-    done = subprocess.run([*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
+def shell(tmp_path):
+    return Shell(tmp_path / "venv").run
 
 
 def regdb_results(folder, split, mAP=0.5, protocol_split=None, weighting="equal", cmc=0.5, **solver):
@@ -67,7 +52,7 @@ def test_regdb_is_the_mean_over_ten_models(weighting, tmp_path):
     files = [
         regdb_results(tmp_path, split, mAP=split / 100, weighting=weighting, cmc=split / 20) for split in range(1, 11)
     ]
-    done = run(sys.executable, "scripts/average_splits.py", *files, "--output", tmp_path / "mean.json")
+    done = run("scripts/average_splits.py", *files, "--output", tmp_path / "mean.json")
     saved = json.loads((tmp_path / "mean.json").read_text())
     result, = saved["results"]
     assert (result["protocol"], result["weighting"]) == ("regdb/visible-to-thermal", weighting)
@@ -84,7 +69,7 @@ def test_regdb_is_the_mean_over_ten_models(weighting, tmp_path):
 
 def test_a_split_without_results_or_with_those_of_another_is_an_error(tmp_path):
     def average(*paths):
-        command = [sys.executable, "scripts/average_splits.py", *paths, "--output", tmp_path / "mean.json"]
+        command = ["scripts/average_splits.py", *paths, "--output", tmp_path / "mean.json"]
         done = run(*command, check=False)
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and not (tmp_path / "mean.json").exists()
         return done.stderr
@@ -98,20 +83,19 @@ def test_a_split_without_results_or_with_those_of_another_is_an_error(tmp_path):
     assert "differ in their options of SOLVER" in average(*files)
 
 
-def test_a_second_run_computes_only_what_has_no_valid_result(tmp_path, environment):
+def test_a_second_run_computes_only_what_has_no_valid_result(tmp_path, shell):
     for split in (1, 2):
         regdb_tree(tmp_path / "regdb", split=split)
     runs = tmp_path / "runs"
     command = ["bash", "scripts/reproduce_regdb.sh", tmp_path / "regdb", runs, *TINY]
-    environment["SPLITS"] = "1 2"
-    done = run(*command, environment=environment)
+    done = shell(*command, environment={"SPLITS": "1 2"})
     assert "no mean yet: split 3 has no results" in done.stdout
     results = json.loads((runs / "2" / "results.json").read_text())
     assert [r["protocol"] for r in results["results"]] == ["regdb/2/visible-to-thermal", "regdb/2/thermal-to-visible"]
 
     (runs / "2" / "results.json").write_text('{"cut off')
     before = {path: path.stat().st_mtime_ns for path in [*runs.glob("*/last.pth"), *runs.glob("*/results.json")]}
-    again = run(*command, environment=environment)
+    again = shell(*command, environment={"SPLITS": "1 2"})
     assert again.stdout.count("the training was complete already") == 2
     assert [path for path in before if path.stat().st_mtime_ns != before[path]] == [runs / "2" / "results.json"]
     assert json.loads((runs / "2" / "results.json").read_text())["results"] == results["results"]
@@ -120,11 +104,11 @@ def test_a_second_run_computes_only_what_has_no_valid_result(tmp_path, environme
 @pytest.mark.parametrize("method, weighting", [
     ("cmfn", "equal"), ("deen", "equal"), ("base", "neck"), ("agw", "neck"), ("caj", "neck"),
 ])
-def test_llcm_goes_from_the_folder_to_both_directions(method, weighting, tmp_path, environment):
+def test_llcm_goes_from_the_folder_to_both_directions(method, weighting, tmp_path, shell):
     llcm_tree(tmp_path / "llcm")
     options = [*TINY, "MODEL.STAGES", "4", "TEST.WEIGHTINGS", f"['{weighting}']"]
     command = ["bash", "scripts/reproduce_llcm.sh", tmp_path / "llcm", tmp_path / "run", *options]
-    run(*command, environment=environment | {"METHOD": method})
+    shell(*command, environment={"METHOD": method})
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["config"]["MODEL"]["NAME"] == {"base": "agw"}.get(method, method)
     protocols = [r["protocol"] for r in results["results"]]
@@ -134,26 +118,26 @@ def test_llcm_goes_from_the_folder_to_both_directions(method, weighting, tmp_pat
 def test_an_unfinished_training_is_not_evaluated(tmp_path):
     llcm_tree(tmp_path / "llcm")
     options = [*TINY, "DATA.ROOT", tmp_path / "llcm", "OUTPUT", tmp_path / "run"]
-    run(sys.executable, "train.py", "--config", "configs/llcm_cmfn.yaml", *options)
+    run("train.py", "--config", "configs/llcm_cmfn.yaml", *options)
     saved = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     saved["config"] = saved["config"].replace("EPOCHS: 1\n", "EPOCHS: 2\n")  # as if it had been stopped half way
     torch.save(saved, tmp_path / "run" / "last.pth")
-    command = [sys.executable, "test.py", "--checkpoint", tmp_path / "run", "--complete"]
+    command = ["test.py", "--checkpoint", tmp_path / "run", "--complete"]
     done = run(*command, check=False)
     assert done.returncode == 1 and "has done 1 of 2 epochs: go on with train.py --resume" in done.stderr
 
 
-def test_sysu_figures_of_another_size_never_enter_the_table(tmp_path, environment):
+def test_sysu_figures_of_another_size_never_enter_the_table(tmp_path, shell):
     """The stub has SYSU-MM01's layout but few people: trained and evaluated, and refused by the table."""
     root = tmp_path / "sysu"
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
     command = ["bash", "scripts/reproduce_sysu.sh", root, tmp_path / "run", *TINY]
-    done = run(*command, environment=environment, check=False)
+    done = shell(*command, check=False)
     assert done.returncode == 1 and "cannot stand beside published ones" in done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {r["protocol"].split("/")[2] for r in results["results"]} == {"single-shot", "multi-shot"}
     itself = [tmp_path / "run" / "results.json"] * 2
-    done = run(sys.executable, "scripts/compare_results.py", *itself, "--resamples", "100")
+    done = run("scripts/compare_results.py", *itself, "--resamples", "100")
     assert "drawn again: 3 identities" in done.stdout and "+0.00" in done.stdout
 
 
@@ -162,7 +146,7 @@ def test_the_ablation_keeps_the_seeds_that_are_there_and_writes_the_table(tmp_pa
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
 
     def rows(seeds):
-        done = run(sys.executable, "scripts/ablation.py", "--config", "configs/quickstart.yaml", "--variants",
+        done = run("scripts/ablation.py", "--config", "configs/quickstart.yaml", "--variants",
                    "hce,aligned", "--output", tmp_path, "--seeds", seeds, "DATA.ROOT", root, *TINY)
         text = (tmp_path / "ablation.md").read_text()
         assert "embedded data set" in text and text in done.stdout

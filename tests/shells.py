@@ -1,0 +1,70 @@
+"""Shell scripts whose `python` is the test's own process, where programs start in no time."""
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from programs import ROOT, Done, run
+
+# Hands the repository's programs over, and starts an interpreter for all else.
+PYTHON = """#!/bin/sh
+case "$1 $2" in
+*.py\\ * | "-m data."*) ;;
+*) exec "{python}" "$@" ;;
+esac
+printf '%s\\0' $# "$PWD" "$@" > "{folder}/call"
+read -r status < "{folder}/status"
+cat "{folder}/stdout"
+cat "{folder}/stderr" >&2
+exit "$status"
+"""
+
+
+class Shell:
+    """Runs commands of a shell; the folder is made the virtual environment that scripts/environment.sh finds complete.
+
+    change   of the words of each program before it is run here, such as options that make it small
+    """
+
+    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] = list):
+        self.folder, self.change = folder, change
+        (folder / "bin").mkdir(parents=True)
+        python = folder / "bin" / "python"
+        python.write_text(PYTHON.format(python=sys.executable, folder=folder))
+        python.chmod(0o755)
+        for path in ROOT.glob("requirements*.txt"):
+            shutil.copy(path, folder / f"installed-{path.name}")
+        os.mkfifo(folder / "call")
+        os.mkfifo(folder / "status")
+
+    def run(self, *command, check: bool = True, folder: Path = ROOT, environment: dict | None = None) -> Done:
+        """How the command ended, which is run in the folder with these variables set."""
+        variables = {"VENV": self.folder, "PYTHON": sys.executable, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+        env = os.environ | {name: str(value) for name, value in (variables | (environment or {})).items()}
+        outputs = self.folder / "shell-stdout", self.folder / "shell-stderr"
+        with open(outputs[0], "w") as stdout, open(outputs[1], "w") as stderr:
+            calls = os.open(self.folder / "call", os.O_RDWR)  # for writing too: it then never ends
+            try:
+                process = subprocess.Popen([*map(str, command)], cwd=folder, env=env, stdout=stdout, stderr=stderr)
+                while process.poll() is None:
+                    if select.select([calls], [], [], 0.01)[0]:
+                        self.answer(calls)
+            finally:
+                os.close(calls)
+        done = Done(process.returncode, *(output.read_text() for output in outputs))
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def answer(self, calls: int) -> None:
+        received = b""
+        while not received.count(b"\0") or received.count(b"\0") < int(received.split(b"\0")[0]) + 2:
+            received += os.read(calls, 2**16)
+        _, folder, *words = (os.fsdecode(word) for word in received.split(b"\0")[:-1])
+        done = run(*self.change(words), check=False, folder=Path(folder))
+        (self.folder / "stdout").write_text(done.stdout)
+        (self.folder / "stderr").write_text(done.stderr)
+        (self.folder / "status").write_text(f"{done.returncode}\n")

@@ -1,0 +1,39 @@
+"""A thin ResNet-18, for tests in which its width shows nothing: a ninth of the weights.
+
+    python tests/thin.py train.py [arguments]    # a program with it, in an interpreter of its own
+"""
+
+import contextlib
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from torchvision.models import _api
+from torchvision.models.resnet import BasicBlock, ResNet
+
+WIDTHS = {64: 16, 128: 64, 256: 128, 512: 192}  # of the stages; CMFN's attention has 16 heads of a quarter of one
+
+
+class ThinResNet(ResNet):
+    def _make_layer(self, block, planes, *arguments, **options):
+        return super()._make_layer(block, WIDTHS[planes], *arguments, **options)
+
+
+def thin_resnet18(weights=None):
+    return ThinResNet(BasicBlock, [2, 2, 2, 2], num_classes=1)
+
+
+@contextlib.contextmanager
+def thin() -> Iterator[None]:
+    """Puts it in the place of torchvision's ResNet-18."""
+    with mock.patch.dict(_api.BUILTIN_MODELS, resnet18=thin_resnet18):
+        yield
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    with thin():
+        runpy.run_path(sys.argv[0], run_name="__main__")
