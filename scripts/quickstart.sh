@@ -3,7 +3,8 @@
 #   bash scripts/quickstart.sh [KEY VALUE ...]      e.g. bash scripts/quickstart.sh SEED 1 OUTPUT runs/quickstart-1
 # Running it again reuses what is there; a training that was cut off goes on.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+unset CDPATH  # with which cd goes elsewhere, and prints
+cd "$(dirname "$(readlink -f "$0" || echo "$0")")/.."
 source scripts/environment.sh requirements.txt
 
 echo "== writing the embedded data set"

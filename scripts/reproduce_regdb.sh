@@ -5,10 +5,12 @@
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 # SPLITS="1 2 3" takes some of the splits, e.g. one part on each GPU; the mean follows when all have results.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+unset CDPATH  # with which cd goes elsewhere, and prints
+cd "$(dirname "$(readlink -f "$0" || echo "$0")")/.."
 METHOD=${METHOD:-cmfn}
 data=${1:?the folder of RegDB is missing: bash scripts/reproduce_regdb.sh datasets/RegDB}
 runs=${2:-runs/regdb_$METHOD}
+[ -d "$data" ] || { echo "error: there is no folder $data in $PWD; name it by its whole path" >&2; exit 1; }
 shift $(($# < 2 ? $# : 2))
 source scripts/environment.sh requirements.txt
 

@@ -2,7 +2,8 @@
 # Run the tests; makes the virtual environment and installs what they need if that is not there yet.
 #   bash scripts/run_tests.sh [arguments of pytest]
 set -euo pipefail
-cd "$(dirname "$0")/.."
+unset CDPATH  # with which cd goes elsewhere, and prints
+cd "$(dirname "$(readlink -f "$0" || echo "$0")")/.."
 source scripts/environment.sh requirements.txt requirements-optional.txt requirements-test.txt
 processes=$("$VENV/bin/python" -c 'import os; print(min(4, os.cpu_count() or 1))')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # each process computes with one thread

@@ -141,6 +141,7 @@ def safe_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))
-        elif number and isinstance(stream, io.TextIOWrapper):
+            stream = open(os.devnull, "w" if number else "r")
+            setattr(sys, name, stream)
+        if number and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
