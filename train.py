@@ -121,10 +121,11 @@ class Trainer:
 
         self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
         LOG.info("%s", self.benchmark.summary())
+        records, held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        self.judges = self.what_judges(held_out)
         fingerprint = self.benchmark.fingerprint()
         if saved is not None and saved["data"] != fingerprint:
             raise CheckpointError(f"{self.last} was trained on other data than {cfg.DATA.ROOT} now holds")
-        records, self.held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
         cache = None
         if cfg.DATA.CACHE:
             cache = prepared(
@@ -172,7 +173,7 @@ class Trainer:
         """A resumed run must have the options it began with, but for those that change no result."""
         free = (
             "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
-            "SOLVER.EPOCHS", "TEST.", "EMBEDDING.",
+            "SOLVER.EPOCHS", "TEST.", "EMBEDDING.", *(["DATA.SPLIT"] if self.cfg.DATA.NAME != "regdb" else []),
         )
         changed = [d for d in differences(from_dump(saved["config"]), self.cfg) if not d.startswith(free)]
         if changed:
@@ -327,15 +328,19 @@ class Trainer:
             "much more SOLVER.ACCUMULATION"
         )
 
+    def what_judges(self, held_out: list) -> tuple[list, object] | None:
+        """Records and protocol that choose the best epoch: held-out ones, or test data where that was asked for."""
+        if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
+            return self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
+        return (held_out, self.benchmark.validation(held_out)) if held_out else None
+
     def validate(self) -> dict[str, float]:
-        """Rank-1 and mAP on the identities held out, or on test data where that was asked for; {} with neither."""
+        """Rank-1 and mAP on the records that choose the best epoch; {} without any."""
+        if self.judges is None:
+            return {}
+        records, protocol = self.judges
         if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
             LOG.warning("choosing the best epoch by TEST data, as asked: the figures of best.pth are inflated")
-            records, protocol = self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
-        elif self.held_out:
-            records, protocol = self.held_out, self.benchmark.validation(self.held_out)
-        else:
-            return {}
         features = embed_records(self.model, records, self.cfg, self.device, self.ranks)
         if not self.ranks.first:
             return {}

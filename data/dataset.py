@@ -45,14 +45,15 @@ def read_benchmark(name: str, root: str | Path, split: int) -> Benchmark:
 def hint(name: str, root: Path) -> str:
     """Sentences on what lies in a DATA.ROOT that is not the data set of that name, and where that may be."""
     signs = {"sysu": SYSU.signs, "regdb": RegDB.signs, "llcm": LLCM.signs}
-    wanted = signs.get("sysu" if name == "synthetic" else name, set())
+    wanted = signs.get("sysu" if name == "synthetic" else name, ())
     if shows(root, wanted):
         return ""
     other = next((other for other in signs if shows(root, signs[other])), None)
     near, archive = nearby(root, wanted), archive_of(root)
     said = f" It looks like another data set: DATA.NAME {other}." if other else ""
-    said += f" Did you mean DATA.ROOT {near}?" if near else ""
-    return said + (f" Unpack {archive} first, if the data set is in it." if archive and not near else "")
+    if near is not None:
+        return f"{said} Did you mean DATA.ROOT {near}?"
+    return f"{said} If the data set is in {archive}, unpack that." if archive else said
 
 
 def hold_out(records: Sequence[Record], identities: int, seed: int) -> tuple[list[Record], list[Record]]:

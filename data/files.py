@@ -7,7 +7,7 @@ should be there.
 import os
 import posixpath
 import re
-from collections.abc import Collection, Set
+from collections.abc import Collection, Sequence, Set
 from itertools import chain, islice
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def require_folder(path: Path, what: str, obtain: str) -> None:
         raise DataError(f"the folder {path} may not be read: change its permissions")
 
 
-def visible(folder: Path) -> list[Path]:
+def listing(folder: Path) -> list[Path]:
     """What is in a folder but for hidden files and those of macOS; [] where that cannot be told."""
     try:
         return sorted(folder / name for name in os.listdir(folder) if not name.startswith((".", "__MACOSX")))
@@ -64,23 +64,24 @@ def visible(folder: Path) -> list[Path]:
         return []
 
 
-def shows(folder: Path, signs: Set[str]) -> bool:
+def shows(folder: Path, signs: Sequence[Set[str]]) -> bool:
     """Whether a folder seems to be a data set, by the names of what is in it (`Benchmark.signs`)."""
-    return len(signs & {path.name.lower() for path in visible(folder)}) > 1
+    names = {path.name.lower() for path in listing(folder)}
+    return bool(signs) and all(names & group for group in signs)
 
 
-def nearby(root: Path, signs: Set[str]) -> Path | None:
+def nearby(root: Path, signs: Sequence[Set[str]]) -> Path | None:
     """The data set with these signs in the root, above it or beside it."""
-    inside = visible(root)
-    deeper = (path for folder in inside for path in visible(folder))
-    places = chain((root.parent, root.parent.parent), inside, visible(root.parent), deeper)
+    inside = listing(root)
+    deeper = (path for folder in inside for path in listing(folder))
+    places = chain((root.parent, root.parent.parent), inside, listing(root.parent), deeper)
     return next((path for path in islice(places, LOOKED_AT) if shows(path, signs)), None)
 
 
 def archive_of(root: Path) -> Path | None:
     """An archive in the root, or one of its name beside it."""
-    beside = (path for path in visible(root.parent) if path.name.startswith(root.name))
-    return next((path for path in chain(visible(root), beside) if path.name.lower().endswith(ARCHIVES)), None)
+    beside = (path for path in listing(root.parent) if path.name.startswith(root.name))
+    return next((path for path in chain(listing(root), beside) if path.name.lower().endswith(ARCHIVES)), None)
 
 
 def names_in(folder: str | Path) -> list[str]:
@@ -115,7 +116,7 @@ def list_pictures(folder: str | Path) -> list[str]:
         raise DataError(f"{folder} should be a readable folder of pictures, but: {error.strerror}") from None
     for name, is_file in files.items():
         if not is_file:
-            raise DataError(f"{folder}/{name} should be an image, and is a folder or a link to nothing")
+            raise DataError(f"{folder}/{name} should be an image, and is a folder or a broken link")
         if not name.isascii() and not is_utf8(name):
             raise DataError(f"{folder} has the file {ascii(name)}, whose name is not UTF-8: rename it")
     return sorted(files)
@@ -140,6 +141,8 @@ def numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
         match = pattern.fullmatch(name)
         if match is None:
             continue
+        if not os.path.isdir(folder / name):
+            raise DataError(f"{folder / name} should be a readable folder of pictures, and is a file or a broken link")
         number = int(match[1])
         if number in found:
             raise DataError(
@@ -176,7 +179,7 @@ def read_ids(path: Path) -> list[int]:
 
 
 def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
-    """Of files with lines `relative/path label`, as RegDB and LLCM list images: (absolute path, label), one for each line.
+    """(absolute path, label) for each line `relative/path label` of each file, as RegDB and LLCM list images.
 
     raises   PartAbsent where none of these files is there, or none of their images; DataError naming file and line,
              where a line doesn't parse, its image isn't there, or was listed with another label
@@ -198,7 +201,8 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
             if base not in present[folder]:
                 missing.append((index, number, words[0]))
             if labels.setdefault(picture, label) != label:
-                raise DataError(f"{index}, line {number}: {picture} is of identity {label}, and of {labels[picture]} too")
+                other = labels[picture]
+                raise DataError(f"{index}, line {number}: {picture} is listed with label {label}, and with {other} too")
             read[-1].append((picture, label))
     if missing:
         index, number, name = missing[0]
@@ -221,13 +225,15 @@ def require_lists(root: Path, *lists: Path) -> None:
     inside = (folder / name for folder in sorted(root.iterdir()) if os.path.exists(folder / name))
     found = meant(root, missing[0].relative_to(root).as_posix()) or next(inside, None)
     kind = LayoutError if found or len(missing) < len(lists) else PartAbsent
-    hint = f", but {found}: move or rename it" if found else ""
+    hint = f", but {found}: move or rename it if it is the right one" if found else ""
     raise kind(f"there is no index file {missing[0]}{hint}; it comes with the data set: is the copy complete?")
 
 
 def meant(root: Path, wanted: str) -> Path | None:
-    """What the root has in the place of a path that isn't there: one in other letters, as comes from a system that takes
-    a and A for one, or with backslashes, or the path's end, where its beginning is of another folder or machine."""
+    """What the root has in the place of a path that isn't there, which may come from another system or machine.
+
+    Small and capital letters are taken for one, backslashes for slashes; folders at the path's beginning may be absent.
+    """
     parts = [part for part in wanted.replace("\\", "/").split("/") if part not in ("", ".")]
     found = (in_other_letters(root, parts[first:]) for first in range(len(parts)))
     return next((path for path in found if path is not None and path != root / wanted), None)

@@ -23,7 +23,7 @@ class LLCM(Benchmark):
         full         all visible images search all infrared ones, and nothing is ignored
     """
 
-    signs = {"vis", "nir", "test_vis", "test_nir"}
+    signs = ({"idx"}, {"vis", "nir", "test_vis", "test_nir"})
 
     def __init__(self, root: str | Path):
         self.name = "llcm"

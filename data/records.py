@@ -63,7 +63,7 @@ class Expected:
 
 
 class Part:
-    """An attribute of a Benchmark that holds the records of a part; that of a part without any is an error when read."""
+    """An attribute of a Benchmark that holds the records of a part; reading it where there are none is an error."""
 
     def __init__(self, what: str, used: str):
         self.what, self.used = what, used
@@ -75,12 +75,14 @@ class Part:
         vars(benchmark)[self.name] = records
 
     def __get__(self, benchmark: "Benchmark", owner: type) -> list[Record]:
-        if not vars(benchmark).get(self.name):
+        records = benchmark.records(self.name)
+        if not records:
             why = benchmark.absent.get(self.name, "its reader found none")
             raise DataError(
-                f"the copy of {benchmark.name} in {benchmark.root} has no {self.what} images, which {self.used} need: {why}"
+                f"the copy of {benchmark.name} in {benchmark.root} has no {self.what} images, which {self.used} need: "
+                f"{why}"
             )
-        return vars(benchmark)[self.name]
+        return records
 
 
 class Benchmark:
@@ -91,7 +93,7 @@ class Benchmark:
     train    records to learn from; DataError where the copy has none
     test     every image that any protocol needs, once; DataError where the copy has none
     absent   for "train" or "test", why the copy has none
-    signs    names in the root, in small letters; two of them show whose it is
+    signs    groups of names, in small letters, of each of which the root has one
     """
 
     name: str
@@ -100,7 +102,7 @@ class Benchmark:
     test = Part("test", "protocols")
     absent: Mapping[str, str] = {}
     expected: Sequence[Expected] = ()
-    signs: Set[str] = frozenset()
+    signs: Sequence[Set[str]] = ()
     counts = "identities"
 
     def read_parts(self, **readers: Callable[[], list[Record]]) -> None:
@@ -272,12 +274,11 @@ def check_both_modalities(records: Iterable[Record], source: Path) -> None:
     raises   DataError naming an identity that only one modality shows: no batch could be made of it
     """
     records = list(records)
-    cameras = sorted({record.camera for record in records})
     if len({record.infrared for record in records}) == 1:
         only, missing = ("infrared", "visible") if records[0].infrared else ("visible", "infrared")
         raise DataError(
-            f"{source}: all {len(records)} images are {only}, of cameras {sorted({r.camera for r in records})}, and none "
-            f"is {missing}: complete the copy"
+            f"{source}: the copy has only {only} training images, of cameras {sorted({r.camera for r in records})}, and "
+            f"no {missing} one: complete it"
         )
     seen: dict[int, Record] = {}
     both = set()

@@ -1,10 +1,11 @@
 """RegDB (docs/protocols.md): one visible and one thermal camera, ten splits of its people."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
-from data.files import open_root, read_indices
+from data.files import names_in, open_root, read_indices
 from data.records import Benchmark, DataError, Expected, Record, Trial, check_both_modalities
 
 SPLITS = range(1, 11)
@@ -19,7 +20,7 @@ class RegDB(Benchmark):
     """
 
     counts = "images"
-    signs = {"visible", "thermal"}
+    signs = ({"visible"}, {"thermal"})
 
     def __init__(self, root: str | Path, split: int = 1):
         self.name, self.split = "regdb", split
@@ -27,6 +28,13 @@ class RegDB(Benchmark):
             raise DataError(f"RegDB has splits 1 to 10, and DATA.SPLIT is {split}")
         obtain = "RegDB is given out by its owners at Dongguk University on request."
         self.root = open_root(root, "idx, Visible and Thermal", obtain)
+        named = (re.fullmatch(r"\w+_(\d+)\.txt", name) for name in names_in(self.root / "idx"))
+        splits = sorted({int(match[1]) for match in named if match})
+        if splits and split not in splits:
+            raise DataError(
+                f"{self.root}/idx has no list of split {split}, such as train_visible_{split}.txt, but those of splits "
+                f"{', '.join(map(str, splits))}: set DATA.SPLIT"
+            )
         self.read_parts(train=lambda: self.read("train"), test=lambda: self.read("test"))
         check_both_modalities(self.records("train"), self.index("train", "visible"))
         self.expected = [

@@ -29,7 +29,7 @@ class SYSU(Benchmark):
     protocol names   NAME/all|indoor/single-shot|multi-shot/random|official
     """
 
-    signs = {"exp", *(f"cam{camera}" for camera in VISIBLE + INFRARED)}
+    signs = ({"exp"}, {f"cam{camera}" for camera in VISIBLE + INFRARED})
 
     def __init__(self, root: str | Path, name: str = "sysu"):
         self.name = name
