@@ -70,7 +70,7 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
                 f"the training in {path.parent} was stopped in its last validation: go on with train.py --resume"
             )
     cfg = load_config(overrides=overrides, base=trained)
-    if cfg.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
+    if cfg.DATA.NAME == trained.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
         raise CheckpointError(
             f"{path} was trained on RegDB's split {trained.DATA.SPLIT}; split {cfg.DATA.SPLIT} has a model of its own "
             "(its test people may have been trained on here)"
@@ -169,8 +169,9 @@ def learned_directions(
     dim = cfg.EMBEDDING.DIM
     folder = Path(checkpoint["path"]).parent if "path" in checkpoint else Path(cfg.OUTPUT)
     files = {weighting: folder / f"pca-{dim}-{weighting}.pth" for weighting in weightings}
+    split = cfg.DATA.SPLIT if cfg.DATA.NAME == "regdb" else 1  # no other data set reads it
     of_all = {key: value for key, value in checkpoint.items() if key != "path"} | {
-        "model": cfg.MODEL.dump(), "data": [cfg.DATA.NAME, cfg.DATA.SPLIT], "flip": cfg.TEST.FLIP,
+        "model": cfg.MODEL.dump(), "data": [cfg.DATA.NAME, split], "flip": cfg.TEST.FLIP,
         "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
     }
     learned_from = {weighting: of_all | {"weighting": weighting} for weighting in weightings}
@@ -201,9 +202,9 @@ def evaluate(
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
     with joined(ranks, device):
-        features = embed_records(model, benchmark.test, cfg, device, ranks)
-        if cfg.EMBEDDING.DIM:
+        if cfg.EMBEDDING.DIM:  # first: a copy without training images is refused before anything is embedded
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
+        features = embed_records(model, benchmark.test, cfg, device, ranks)
     if not ranks.first:
         return {}
     identities, infrared = ([getattr(record, name) for record in benchmark.test] for name in ("identity", "infrared"))
@@ -260,7 +261,7 @@ def main() -> None:
     if ranks.first:
         print(summary)
     if model is None:
-        model = build_without_pretraining(cfg, classes=len({record.identity for record in benchmark.train}))
+        model = build_without_pretraining(cfg, classes=benchmark.training_identities())
     names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
     names = benchmark.available_protocols() if "all" in names else names
     protocols = [benchmark.protocol(name) for name in names]

@@ -130,10 +130,11 @@ class Trainer:
 
         self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
         LOG.info("%s", self.benchmark.summary())
+        records, held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        self.judges = self.what_judges(held_out)
         fingerprint = self.benchmark.fingerprint()
         if saved is not None and saved["data"] != fingerprint:
             raise CheckpointError(f"{self.last} was trained on other data than {cfg.DATA.ROOT} now holds")
-        records, self.held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
         cache = None
         if cfg.DATA.CACHE:
             cache = prepared(
@@ -188,7 +189,7 @@ class Trainer:
         """A resumed run must have the options it began with, but for those that change no result."""
         free = (
             "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
-            "SOLVER.EPOCHS", "TEST.", "EMBEDDING.",
+            "SOLVER.EPOCHS", "TEST.", "EMBEDDING.", *(["DATA.SPLIT"] if self.cfg.DATA.NAME != "regdb" else []),
         )
         changed = [d for d in differences(from_dump(saved["config"]), self.cfg) if not d.startswith(free)]
         if changed:
@@ -251,7 +252,7 @@ class Trainer:
         solver, state = self.cfg.SOLVER, self.state
         epoch, figures, improved = state["epoch"] - 1, state["figures"], False
         periodic, last = state["epoch"] % solver.EVAL_PERIOD == 0, state["epoch"] == solver.EPOCHS
-        if (periodic or last) and self.validates():
+        if (periodic or last) and self.judges:
             self.save()  # what was trained is safe now, however the validation ends
             figures = figures | self.validate(stop)
             improved = figures.get("validation_mAP", -1.0) > state["best"]
@@ -271,7 +272,7 @@ class Trainer:
         """Bytes that the checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
         trained = [p for p in self.model.parameters() if p.requires_grad]  # which have a momentum each
         one = sum(t.nbytes for t in [*self.model.state_dict().values(), *trained])
-        return (2 + self.validates()) * one - sum(f.stat().st_size for f in (self.last, self.best) if f.exists())
+        return (2 + bool(self.judges)) * one - sum(f.stat().st_size for f in (self.last, self.best) if f.exists())
 
     def any_is_stopped(self, stop: StopRequest) -> bool:
         """Whether any of the processes was asked to stop: all of them stop together."""
@@ -378,20 +379,20 @@ class Trainer:
             "much more SOLVER.ACCUMULATION"
         )
 
-    def validates(self) -> bool:
-        return bool(self.held_out) or self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA
+    def what_judges(self, held_out: list) -> tuple[list, object] | None:
+        """Records and protocol that choose the best epoch: held-out ones, or test data where that was asked for."""
+        if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
+            return self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
+        return (held_out, self.benchmark.validation(held_out)) if held_out else None
 
     def validate(self, stop: StopRequest) -> dict[str, float]:
-        """Rank-1 and mAP on the identities held out, or on test data where that was asked for; of several processes,
-        the first has them.
+        """Rank-1 and mAP on the records that choose the best epoch; of several processes, the first has them.
 
         raises   Stopped
         """
+        records, protocol = self.judges
         if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
             LOG.warning("choosing the best epoch by TEST data, as asked: the figures of best.pth are inflated")
-            records, protocol = self.benchmark.test, self.benchmark.protocol(self.benchmark.default_protocols()[0])
-        else:
-            records, protocol = self.held_out, self.benchmark.validation(self.held_out)
         features = embed_records(self.model, records, self.cfg, self.device, self.ranks, stop)
         if features is None:
             raise Stopped(stop.by or "SIGTERM")

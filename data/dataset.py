@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.cache import ImageCache
+from data.files import absolute, archive_of, nearby, shows
 from data.llcm import LLCM
-from data.records import Benchmark, DataError, Record
+from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
 from data.sampler import IdentitySampler
 from data.sysu import SYSU
@@ -19,7 +20,17 @@ from data.transforms import TrainTransform, eval_transform, open_image
 
 
 def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
-    """The data set of that name in the folder `root`; `split` is RegDB's."""
+    """The data set of that name in the folder `root`; `split` is RegDB's.
+
+    raises   DataError, of a folder that isn't laid out as the data set with a hint which one may have been meant
+    """
+    try:
+        return read_benchmark(name, root, split)
+    except LayoutError as error:
+        raise LayoutError(f"{error}{hint(name, absolute(root))}") from None
+
+
+def read_benchmark(name: str, root: str | Path, split: int) -> Benchmark:
     if name == "sysu":
         return SYSU(root)
     if name == "regdb":
@@ -29,6 +40,20 @@ def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
     if name == "synthetic":
         return SYSU(root, name="synthetic")
     raise DataError(f"DATA.NAME is {name!r}; known are sysu, regdb, llcm and synthetic")
+
+
+def hint(name: str, root: Path) -> str:
+    """Sentences on what lies in a DATA.ROOT that is not the data set of that name, and where that may be."""
+    signs = {"sysu": SYSU.signs, "regdb": RegDB.signs, "llcm": LLCM.signs}
+    wanted = signs.get("sysu" if name == "synthetic" else name, ())
+    if shows(root, wanted):
+        return ""
+    other = next((other for other in signs if shows(root, signs[other])), None)
+    near, archive = nearby(root, wanted), archive_of(root)
+    said = f" It looks like another data set: DATA.NAME {other}." if other else ""
+    if near is not None:
+        return f"{said} Did you mean DATA.ROOT {near}?"
+    return f"{said} If the data set is in {archive}, unpack that." if archive else said
 
 
 def hold_out(records: Sequence[Record], identities: int, seed: int) -> tuple[list[Record], list[Record]]:

@@ -1,16 +1,14 @@
 """LLCM (docs/protocols.md): nine cameras in low light, each identity by day and in near infrared."""
 
-import dataclasses
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data.records import (
-    Benchmark, DataError, Expected, Protocol, Record, Trial, check_both_modalities, list_pictures, read_ids, read_index,
-    require_folder,
-)
+from data.files import images_by_camera, meant, open_root, read_ids, read_indices, require_folder, require_lists
+from data.records import Benchmark, DataError, Expected, PartAbsent, Record, Trial, check_both_modalities
 
 CAMERAS = {"vis": (1, 2, 3, 4, 5, 6, 7, 8, 9), "nir": (1, 2, 4, 5, 6, 7, 8, 9)}
 TRIALS = 10
@@ -25,17 +23,13 @@ class LLCM(Benchmark):
         full         all visible images search all infrared ones, and nothing is ignored
     """
 
+    signs = ({"idx"}, {"vis", "nir", "test_vis", "test_nir"})
+
     def __init__(self, root: str | Path):
-        self.name, self.root = "llcm", Path(root).resolve()
-        require_folder(self.root, "idx, test_vis and test_nir", "LLCM is given out by its owners on request.")
-        indices = {modality: self.root / "idx" / f"train_{modality}.txt" for modality in CAMERAS}
-        self.train = [
-            Record(path, label, camera_of(path, f"{index}, line {line}"), modality == "nir")
-            for modality, index in indices.items()
-            for line, (path, label) in enumerate(read_index(index, self.root), start=1)
-        ]
-        check_both_modalities(self.train, indices["vis"])
-        self.test = self.read_test(read_ids(self.root / "idx" / "test_id.txt"))
+        self.name = "llcm"
+        self.root = open_root(root, "idx, test_vis and test_nir", "LLCM is given out by its owners on request.")
+        self.read_parts(train=self.read_train, test=self.read_test)
+        check_both_modalities(self.records("train"), self.root / "idx" / "train_vis.txt")
         self.expected = [
             Expected("train", "both", "identities", 713),
             Expected("test", "both", "identities", 351),
@@ -43,21 +37,34 @@ class LLCM(Benchmark):
             Expected("test", "infrared", "cameras", 8),
         ]
 
-    def read_test(self, ids: list[int]) -> list[Record]:
+    def read_train(self) -> list[Record]:
+        indices = [self.root / "idx" / f"train_{modality}.txt" for modality in CAMERAS]
+        return [
+            Record(path, label, camera_of(path, f"{index}, line {line}"), modality == "nir")
+            for modality, index, pairs in zip(CAMERAS, indices, read_indices(self.root, *indices))
+            for line, (path, label) in enumerate(pairs, start=1)
+        ]
+
+    def read_test(self) -> list[Record]:
         """All test images: visible, then infrared; by identity, camera and file name."""
-        records = []
-        for modality, cameras in CAMERAS.items():
-            folder = self.root / f"test_{modality}"
-            require_folder(folder, "cam1 to cam9", "The copy of LLCM is incomplete.")
-            for identity in ids:
-                for camera in cameras:
-                    place = folder / f"cam{camera}" / f"{identity:04d}"
-                    records += [
-                        Record(f"{place}/{name}", identity, camera, modality == "nir") for name in list_pictures(place)
-                    ]
-        missing = set(ids) - {record.identity for record in records}
-        if missing:
-            raise DataError(f"{self.root}/idx/test_id.txt lists identity {min(missing)}, which has no image in test_*")
+        index = self.root / "idx" / "test_id.txt"
+        require_lists(self.root, index)
+        ids, records = read_ids(index), []
+        names = [f"test_{modality}" for modality in CAMERAS]
+        if not any((self.root / name).exists() or meant(self.root, name) for name in names):
+            raise PartAbsent(f"{self.root} has neither {' nor '.join(names)}")
+        for name, (modality, cameras) in zip(names, CAMERAS.items()):
+            require_folder(self.root / name, "cam1 to cam9", "The copy of LLCM is incomplete.")
+            images = images_by_camera(self.root / name, ids)
+            records += [
+                Record(path, identity, camera, modality == "nir")
+                for identity in ids for camera in cameras for path in images.get((camera, identity), [])
+            ]
+        lost = {*ids} - {record.identity for record in records}
+        if not records:
+            raise PartAbsent(f"none of the {len(ids)} identities in {index} has an image in {self.root}/test_*")
+        if lost:
+            raise DataError(f"{index} lists identity {min(lost)}, which has no image in test_*")
         return records
 
     def protocol_names(self) -> list[str]:
@@ -72,11 +79,9 @@ class LLCM(Benchmark):
     def group(self, record: Record) -> int:
         return record.identity * 100 + record.camera
 
-    def protocol(self, name: str) -> Protocol:
-        protocol = super().protocol(name)
-        if name.endswith("/full"):
-            return dataclasses.replace(protocol, query_ignores=np.full_like(protocol.query_ignores, -1))
-        return protocol
+    def query_ignores(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        ignores = super().query_ignores(name, records)
+        return np.full_like(ignores, -1) if name.endswith("/full") else ignores
 
     def trials(self, name: str) -> tuple[Trial, ...]:
         infrared = np.array([record.infrared for record in self.test])

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 class DataError(ValueError):
-    """Something is wrong with the data on disk; the message names the file and the mend."""
+    """Something is wrong with the data on disk; the message names the file and how to fix it."""
+
+
+class LayoutError(DataError):
+    """A folder isn't laid out as the data set is; perhaps another one was meant."""
+
+
+class PartAbsent(LayoutError):
+    """A copy has nothing of the training part, or nothing of the test part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +62,74 @@ class Expected:
     number: int
 
 
+class Part:
+    """An attribute of a Benchmark that holds the records of a part; reading it where there are none is an error."""
+
+    def __init__(self, what: str, used: str):
+        self.what, self.used = what, used
+
+    def __set_name__(self, owner: type, name: str):
+        self.name = name
+
+    def __set__(self, benchmark: "Benchmark", records: list[Record]) -> None:
+        vars(benchmark)[self.name] = records
+
+    def __get__(self, benchmark: "Benchmark", owner: type) -> list[Record]:
+        records = benchmark.records(self.name)
+        if not records:
+            why = benchmark.absent.get(self.name, "its reader found none")
+            raise DataError(
+                f"the copy of {benchmark.name} in {benchmark.root} has no {self.what} images, which {self.used} need: "
+                f"{why}"
+            )
+        return records
+
+
 class Benchmark:
     """A data set: training records, test records, protocols. Its readers are the subclasses.
 
-    name    as in the protocols' names
-    root    the folder that the data set's owners ship
-    train   records to learn from
-    test    every image that any protocol needs, once
+    name     as in the protocols' names
+    root     the folder that the data set's owners ship
+    train    records to learn from; DataError where the copy has none
+    test     every image that any protocol needs, once; DataError where the copy has none
+    absent   for "train" or "test", why the copy has none
+    signs    groups of names, in small letters, of each of which the root has one
     """
 
     name: str
     root: Path
-    train: list[Record]
-    test: list[Record]
+    train = Part("training", "training, DATA.CACHE and EMBEDDING.DIM")
+    test = Part("test", "protocols")
+    absent: Mapping[str, str] = {}
     expected: Sequence[Expected] = ()
+    signs: Sequence[Set[str]] = ()
     counts = "identities"
+
+    def read_parts(self, **readers: Callable[[], list[Record]]) -> None:
+        """Fill `train` and `test`, one of which may raise PartAbsent: the other serves alone.
+
+        raises   LayoutError where both are absent, DataError where they share an image
+        """
+        self.absent = {}
+        for part, read in readers.items():
+            try:
+                setattr(self, part, read())
+            except PartAbsent as error:
+                self.absent[part] = str(error)
+        if len(self.absent) == len(readers):
+            raise LayoutError("; ".join(self.absent.values()))
+        both = {record.path for record in self.records("train")} & {record.path for record in self.records("test")}
+        if both:
+            raise DataError(f"{len(both)} images are listed both for training and for test, such as {min(both)}")
+
+    def records(self, part: str) -> list[Record]:
+        """Those of "train" or "test", [] where the copy has none."""
+        return vars(self).get(part, [])
+
+    def training_identities(self) -> int:
+        """How many there are; in a copy without training images, how many there should be, or 1 if that is unknown."""
+        known = (e.number for e in self.expected if (e.split, e.what) == ("train", "identities"))
+        return len({record.identity for record in self.records("train")}) or next(known, 1)
 
     def protocol_names(self) -> list[str]:
         raise NotImplementedError
@@ -100,12 +161,7 @@ class Benchmark:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             listed = ", ".join(known)
             raise DataError(f"{self.name} has no protocol {name!r}; the nearest is {near!r}, all are {listed}")
-        trials = self.trials(name)
-        for number, trial in enumerate(trials):
-            for side, rows in (("query", trial.query), ("gallery", trial.gallery)):
-                if not len(rows):
-                    raise DataError(f"{self.root}: trial {number} of {name} has an empty {side}; is the copy complete?")
-        return self._protocol(name, trials, self.test)
+        return self._protocol(name, self.trials(name), self.test)
 
     def validation(self, records: Sequence[Record]) -> Protocol:
         """Held-out training records: all infrared ones search all visible ones, by this data set's rules."""
@@ -113,28 +169,50 @@ class Benchmark:
         trial = Trial(query=np.flatnonzero(infrared), gallery=np.flatnonzero(~infrared))
         return self._protocol(f"{self.name}/validation", (trial,), records)
 
+    def query_ignores(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        """(records,) int64: the group that each ignores as a query of that protocol."""
+        return np.array([self.ignored_group(r) for r in records], dtype=np.int64)
+
     def _protocol(self, name: str, trials: tuple[Trial, ...], records: Sequence[Record]) -> Protocol:
-        ignores = np.array([self.ignored_group(r) for r in records], dtype=np.int64)
         groups = np.array([self.group(r) for r in records], dtype=np.int64)
-        return Protocol(name, trials, self.counts, ignores, groups)
+        protocol = Protocol(name, trials, self.counts, self.query_ignores(name, records), groups)
+        for number, trial in enumerate(trials):
+            reason = why_no_query_is_valid(trial, protocol, records)
+            if reason:
+                raise DataError(f"{self.root}: trial {number} of {name} {reason}; is the copy complete?")
+        return protocol
 
     def fingerprint(self) -> str:
-        """SHA-256 over the relative paths and sizes of all images, sorted: tells copies apart without decoding them."""
-        digest = hashlib.sha256()
-        for path in sorted({record.path for record in [*self.train, *self.test]}):
+        """SHA-256 over the relative paths and sizes of all images, sorted: tells copies apart without decoding them.
+
+        raises   DataError naming an image that isn't readable any more, or is an empty file
+        """
+        digest, empty = hashlib.sha256(), []
+        root = f"{self.root.as_posix()}/"
+        for path in sorted({record.path for record in [*self.records("train"), *self.records("test")]}):
             try:
                 size = os.path.getsize(path)
             except OSError as error:
                 reason = error.strerror
                 raise DataError(f"{path} was listed, but is not readable ({reason}); is the copy complete?") from None
-            digest.update(f"{path.removeprefix(f'{self.root}/')} {size}\n".encode())
+            if not size:
+                empty.append(path)
+            digest.update(f"{path.removeprefix(root)} {size}\n".encode())
+        if empty:
+            raise DataError(
+                f"{len(empty)} images are empty files, such as {empty[0]}: copy them again, perhaps the disk was full"
+            )
         return digest.hexdigest()
 
     def summary(self) -> str:
         """A table of what was found beside what the data set should have, and a warning where they differ."""
         rows = [("split", "modality", "identities", "images", "cameras")]
         wrong = []
-        for split, records in (("train", self.train), ("test", self.test)):
+        for split in ("train", "test"):
+            records = self.records(split)
+            repeated = len(records) - len({record.path for record in records})
+            if repeated:
+                wrong.append(f"{split}: {repeated} images are listed more than once")
             for modality in ("visible", "infrared", "both"):
                 chosen = [r for r in records if modality == "both" or r.infrared == (modality == "infrared")]
                 found = {
@@ -145,7 +223,7 @@ class Benchmark:
                 known = {e.what: e.number for e in self.expected if (e.split, e.modality) == (split, modality)}
                 wrong += [
                     f"{split}, {modality}: {found[what]} {what}, not {number}"
-                    for what, number in known.items() if found[what] != number
+                    for what, number in known.items() if records and found[what] != number
                 ]
                 rows.append((split, modality, *(
                     f"{number} ({known.get(what, '-')})" if self.expected else str(number)
@@ -161,80 +239,47 @@ class Benchmark:
                 "incomplete, more that it holds files of another origin; figures measured on it cannot be compared "
                 "with published ones"
             )
+        for split, what, use in (("train", "training", "test"), ("test", "test", "training")):
+            if not self.records(split):
+                text += (
+                    f"\nnote: this copy has no {what} images, so it serves for {use} alone; its fingerprint, which is "
+                    "over all images, is another than the complete copy's"
+                )
         return text
 
 
-def require_folder(path: Path, what: str, obtain: str) -> None:
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}, where {what} should be. {obtain} Then set DATA.ROOT")
-
-
-def list_pictures(folder: str | Path) -> list[str]:
-    """The names of the pictures in a folder, sorted; [] if there is no such folder.
-
-    Other files, such as the Thumbs.db of a file manager, would change the galleries that are drawn.
-    """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{folder} should be a readable folder of pictures, but: {error.strerror}") from None
-    return sorted(name for name in names if name.lower().endswith(PICTURES) and not name.startswith("."))
-
-
-def read_ids(path: Path) -> list[int]:
-    """Comma-separated identities, as SYSU-MM01 and LLCM list them, ascending.
-
-    raises   DataError naming file and line
-    """
-    ids = set()
-    for number, line in enumerate(read_lines(path), start=1):
-        for part in line.rstrip(", ").split(","):
-            if not part.strip().isdecimal():
-                raise DataError(f"{path}, line {number}: {part.strip()!r} is not an identity number")
-            ids.add(int(part))
-    return sorted(ids)
-
-
-def read_index(path: Path, root: Path) -> list[tuple[str, int]]:
-    """Lines `relative/path label`, as RegDB and LLCM list images: (absolute path, label), one for each line.
-
-    raises   DataError naming file and line, where a line doesn't parse or its picture isn't there
-    """
-    present: dict[str, set[str]] = {}  # names by folder: one listing is cheaper than asking for each file
-    pairs = []
-    for number, line in enumerate(read_lines(path), start=1):
-        words = line.rsplit(maxsplit=1)
-        if len(words) != 2 or not words[1].isdecimal():
-            raise DataError(f"{path}, line {number}: {line!r} is not 'relative/path label'")
-        picture, label = f"{root}/{words[0]}", int(words[1])
-        folder, _, base = picture.rpartition("/")
-        if folder not in present:
-            present[folder] = set(list_pictures(folder))
-        if base not in present[folder]:
-            raise DataError(f"{path}, line {number}: there is no picture {picture}; is the copy complete?")
-        pairs.append((picture, label))
-    return pairs
-
-
-def read_lines(path: Path) -> list[str]:
-    """At least one line; blank ones at the file's end are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except FileNotFoundError:
-        raise DataError(f"there is no index file {path}; it comes with the data set: is the copy complete?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} could not be read as text: {error}") from None
-    if not lines:
-        raise DataError(f"{path} is empty; it comes with the data set: is the copy complete?")
-    return lines
+def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Record]) -> str:
+    """What is wrong with a trial in which no query has its person in the gallery that it keeps, "" otherwise."""
+    query, gallery = ([records[row] for row in rows.tolist()] for rows in (trial.query, trial.gallery))
+    cameras = {"query": sorted({r.camera for r in query}), "gallery": sorted({r.camera for r in gallery})}
+    for side in cameras:
+        if not cameras[side]:
+            return f"has an empty {side}: there are images of cameras {sorted({r.camera for r in records})} alone"
+    groups: dict[int, set[int]] = {}  # in the gallery, by identity
+    for record, group in zip(gallery, protocol.gallery_group[trial.gallery].tolist()):
+        groups.setdefault(record.identity, set()).add(group)
+    searched = {(r.identity, ignored) for r, ignored in zip(query, protocol.query_ignores[trial.query].tolist())}
+    if any(groups.get(identity, set()) - {ignored} for identity, ignored in searched):
+        return ""
+    seen = any(identity in groups for identity, _ in searched)
+    reason = "ignores all of its person (docs/protocols.md)" if seen else "has its person there"
+    return (
+        f"has no valid query: its queries are of cameras {cameras['query']}, its gallery of cameras "
+        f"{cameras['gallery']}, and {'each query' if seen else 'no query'} {reason}"
+    )
 
 
 def check_both_modalities(records: Iterable[Record], source: Path) -> None:
     """
     raises   DataError naming an identity that only one modality shows: no batch could be made of it
     """
+    records = list(records)
+    if len({record.infrared for record in records}) == 1:
+        only, missing = ("infrared", "visible") if records[0].infrared else ("visible", "infrared")
+        raise DataError(
+            f"{source}: the copy has only {only} training images, of cameras {sorted({r.camera for r in records})}, and "
+            f"no {missing} one: complete it"
+        )
     seen: dict[int, Record] = {}
     both = set()
     for record in records:

@@ -1,12 +1,12 @@
 """RegDB (docs/protocols.md): one visible and one thermal camera, ten splits of its people."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
-from data.records import (
-    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, read_index, require_folder,
-)
+from data.files import names_in, open_root, read_indices
+from data.records import Benchmark, DataError, Expected, Record, Trial, check_both_modalities
 
 SPLITS = range(1, 11)
 CAMERA = {"visible": 1, "thermal": 2}
@@ -20,16 +20,23 @@ class RegDB(Benchmark):
     """
 
     counts = "images"
+    signs = ({"visible"}, {"thermal"})
 
     def __init__(self, root: str | Path, split: int = 1):
-        self.name, self.root, self.split = "regdb", Path(root).resolve(), split
+        self.name, self.split = "regdb", split
         if split not in SPLITS:
             raise DataError(f"RegDB has splits 1 to 10, and DATA.SPLIT is {split}")
         obtain = "RegDB is given out by its owners at Dongguk University on request."
-        require_folder(self.root, "idx, Visible and Thermal", obtain)
-        self.train = self.read("train")
-        self.test = self.read("test")
-        check_both_modalities(self.train, self.index("train", "visible"))
+        self.root = open_root(root, "idx, Visible and Thermal", obtain)
+        named = (re.fullmatch(r"\w+_(\d+)\.txt", name) for name in names_in(self.root / "idx"))
+        splits = sorted({int(match[1]) for match in named if match})
+        if splits and split not in splits:
+            raise DataError(
+                f"{self.root}/idx has no list of split {split}, such as train_visible_{split}.txt, but those of splits "
+                f"{', '.join(map(str, splits))}: set DATA.SPLIT"
+            )
+        self.read_parts(train=lambda: self.read("train"), test=lambda: self.read("test"))
+        check_both_modalities(self.records("train"), self.index("train", "visible"))
         self.expected = [
             Expected(part, modality, what, number)
             for part in ("train", "test")
@@ -41,10 +48,11 @@ class RegDB(Benchmark):
         return self.root / "idx" / f"{part}_{modality}_{self.split}.txt"
 
     def read(self, part: str) -> list[Record]:
+        pairs = read_indices(self.root, *(self.index(part, modality) for modality in CAMERA))
         return [
             Record(path, label, camera, modality == "thermal")
-            for modality, camera in CAMERA.items()
-            for path, label in read_index(self.index(part, modality), self.root)
+            for (modality, camera), listed in zip(CAMERA.items(), pairs)
+            for path, label in listed
         ]
 
     def protocol_names(self) -> list[str]:

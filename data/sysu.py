@@ -2,15 +2,14 @@
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from data.records import (
-    Benchmark, DataError, Expected, Record, Trial, check_both_modalities, list_pictures, read_ids, require_folder,
-)
+from data.files import images_by_camera, open_root, read_ids, require_lists
+from data.records import Benchmark, DataError, Expected, PartAbsent, Record, Trial, check_both_modalities
 
 INFRARED = (3, 6)
 VISIBLE = (1, 2, 4, 5)
@@ -30,21 +29,22 @@ class SYSU(Benchmark):
     protocol names   NAME/all|indoor/single-shot|multi-shot/random|official
     """
 
+    signs = ({"exp"}, {f"cam{camera}" for camera in VISIBLE + INFRARED})
+
     def __init__(self, root: str | Path, name: str = "sysu"):
-        self.name, self.root = name, Path(root).resolve()
+        self.name = name
         obtain = (
             "The embedded data set is written by: python -m data.synthetic --root FOLDER." if name == "synthetic" else
             "SYSU-MM01 is given out by its owners at Sun Yat-sen University on request."
         )
-        require_folder(self.root, "cam1 to cam6 and exp", obtain)
+        self.root = open_root(root, "cam1 to cam6 and exp", obtain)
         exp = self.root / "exp"
-        train_ids = {*read_ids(exp / "train_id.txt"), *read_ids(exp / "val_id.txt")}
-        test_ids = {*read_ids(exp / "test_id.txt")}
-        if train_ids & test_ids:
-            raise DataError(f"{exp}: identities {sorted(train_ids & test_ids)[:5]} are both in training and in test")
-        self.train = self.read(train_ids, exp / "train_id.txt")
-        self.test = self.read(test_ids, exp / "test_id.txt")
-        check_both_modalities(self.train, exp / "train_id.txt")
+        train, test = (exp / "train_id.txt", exp / "val_id.txt"), (exp / "test_id.txt",)
+        shared = {*self.listed(train)} & {*self.listed(test)}
+        if shared:
+            raise DataError(f"{exp}: identities {sorted(shared)[:5]} are both in training and in test")
+        self.read_parts(train=lambda: self.read(train), test=lambda: self.read(test))
+        check_both_modalities(self.records("train"), train[0])
         if name == "sysu":
             self.expected = [
                 Expected("train", "both", "identities", 395),
@@ -54,19 +54,30 @@ class SYSU(Benchmark):
                 Expected("test", "infrared", "images", 3803),
             ]
 
-    def read(self, ids: set[int], index: Path) -> list[Record]:
-        """All images of the identities, by camera (in the order of docs/protocols.md), identity and file name."""
-        records = []
-        for camera in sorted(VISIBLE + INFRARED):
-            for identity in sorted(ids):
-                folder = self.root / f"cam{camera}" / f"{identity:04d}"
-                records += [
-                    Record(f"{folder}/{name}", identity, camera, camera in INFRARED) for name in list_pictures(folder)
-                ]
-        missing = ids - {record.identity for record in records}
-        if missing:
-            lost = min(missing)
-            raise DataError(f"{index} lists identity {lost}, but {self.root}/cam*/{lost:04d} has no image")
+    @staticmethod
+    def listed(lists: Sequence[Path]) -> dict[int, Path]:
+        """The identities in those of the lists that are there, and where each stands."""
+        return {identity: path for path in lists if path.exists() for identity in read_ids(path)}
+
+    def read(self, lists: Sequence[Path]) -> list[Record]:
+        """All images of the identities, by camera (in the order of docs/protocols.md), identity and file name.
+
+        raises   PartAbsent where no list is there, or none of the identities
+        """
+        ids = self.listed(lists)
+        records = [
+            Record(path, identity, camera, camera in INFRARED)
+            for (camera, identity), paths in sorted(images_by_camera(self.root, ids).items())
+            if camera in VISIBLE + INFRARED for path in paths
+        ]
+        if records or not ids:
+            require_lists(self.root, *lists)
+        lost = ids.keys() - {record.identity for record in records}
+        if not records:
+            raise PartAbsent(f"none of the {len(ids)} identities in {lists[0]} has an image in {self.root}/cam*")
+        if lost:
+            first = min(lost)
+            raise DataError(f"{ids[first]} lists identity {first}, but {self.root}/cam*/{first:04d} has no image")
         return records
 
     def protocol_names(self) -> list[str]:

@@ -29,7 +29,7 @@ def open_image(path: str, height: int, width: int) -> np.ndarray:
     It is turned as its EXIF tag says. Grey values of more than 8 bits (16- or 32-bit integers, floats) are scaled
     linearly, the picture's least to 0 and its greatest to 255.
 
-    raises   DataError naming a file that is missing, truncated or no picture
+    raises   DataError naming a file that is missing, unreadable, empty, truncated or no picture
     """
     try:
         with Image.open(path) as image:
@@ -40,6 +40,8 @@ def open_image(path: str, height: int, width: int) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
     except Exception as error:  # Pillow raises many kinds for broken files
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
+            raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
         raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
     return np.asarray(resized)
 

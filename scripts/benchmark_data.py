@@ -117,10 +117,9 @@ class JPEGs(Benchmark):
     name = "jpegs"
 
     def __init__(self, root: Path, number: int):
-        self.root, self.train = root, []
-        for i, image in enumerate(draw_images(number, 384, 160)):
-            Image.fromarray(image).save(root / f"{i}.jpg", quality=90)
-            self.train.append(Record(f"{root}/{i}.jpg", i, 1, False))
+        self.root, self.train = root, [Record(f"{root}/{i}.jpg", i, 1, False) for i in range(number)]
+        for record, image in zip(self.train, draw_images(number, 384, 160)):
+            Image.fromarray(image).save(record.path, quality=90)
 
 
 def reading(recipe: tuple, number: int, rounds: int) -> dict[str, float]:

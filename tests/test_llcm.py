@@ -46,11 +46,11 @@ def test_galleries_are_those_of_the_field_image_for_image(tmp_path, data_dir):
                     name = f"{identity}_c{int(camera):02d}_s{number:03d}_f{number}_{modality}.jpg"
                     text(tmp_path / f"test_{modality}" / f"cam{camera}" / identity / name, "")
     data = LLCM(tmp_path)
+    trials = {m: data.protocol(name).trials for m, name in zip(("vis", "nir"), data.default_protocols())}
     assert stored["gallery"]
     for key, expected in stored["gallery"].items():
         modality, trial = key.split("/")
-        protocol = data.protocol("llcm/ir-to-vis" if modality == "vis" else "llcm/vis-to-ir/natural")
-        rows = protocol.trials[int(trial)].gallery
+        rows = trials[modality][int(trial)].gallery
         assert [data.test[row].path.removeprefix(f"{data.root}/") for row in rows] == expected, key
 
 

@@ -1,11 +1,9 @@
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run
 from scipy.io import savemat
 from trees import sysu_tree, text
 
@@ -13,8 +11,6 @@ from data.dataset import open_benchmark
 from data.records import DataError
 from data.sysu import SYSU
 
-
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:the galleries of")
 
 
@@ -205,14 +201,14 @@ def test_the_stub_has_the_shape_of_its_split_files(tmp_path):
     savemat(split / "rand_perm_cam.mat", {"rand_perm_cam": permutations(3)})
     text(split / "train_id.txt", "1,2")
     text(split / "test_id.txt", "5,6")
-    command = [sys.executable, "scripts/make_sysu_stub.py", "--split", split, "--output", tmp_path / "stub"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["scripts/make_sysu_stub.py", "--split", split, "--output", tmp_path / "stub"]
+    done = run(*command)
     assert done.stdout.startswith("108 images"), done.stderr  # 6 cameras x 6 identities x 3
     data = SYSU(tmp_path / "stub")
     assert {r.identity for r in data.train} == {1, 2, 3, 4}  # 3 and 4 are in no list, so they stand in for val_id.txt
     assert len(data.train) == 72 and len(data.protocol("sysu/all/multi-shot/official").trials[0].gallery) == 2 * 4 * 3
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    again = run(*command, check=False)
     assert again.returncode == 1 and "exists already" in again.stderr
     (split / "test_id.txt").unlink()
-    lacking = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lacking = run(*command, check=False)
     assert lacking.returncode == 1 and "there is no" in lacking.stderr and "split/test_id.txt" in lacking.stderr
