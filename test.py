@@ -159,9 +159,9 @@ def evaluate(
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
     with joined(ranks, device):
-        features = embed_records(model, benchmark.test, cfg, device, ranks)
-        if cfg.EMBEDDING.DIM:
+        if cfg.EMBEDDING.DIM:  # first, for it refuses more numbers than there are
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
+        features = embed_records(model, benchmark.test, cfg, device, ranks)
     if not ranks.first:
         return {}
     identities, infrared = ([getattr(record, name) for record in benchmark.test] for name in ("identity", "infrared"))

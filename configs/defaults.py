@@ -111,7 +111,8 @@ _C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on 
 
 
 OPTIONS = options_of(_C)  # by key, such as SOLVER.EPOCHS
+_DEFAULTS = defaults_of(_C)
 
 
 def get_defaults() -> CfgNode:
-    return defaults_of(_C)
+    return _DEFAULTS.clone()

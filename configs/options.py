@@ -1,6 +1,5 @@
 """How an option is declared: default, explanation and what is allowed, in one line. The check and its words follow."""
 
-import copy
 import math
 import re
 import unicodedata
@@ -65,7 +64,8 @@ class Option:
         if self.kind == "str":
             if self.form:
                 return self.form[1]
-            return f"a text on one line{'' if self.default == '' else ', not empty'}, {TEXT} bytes at most, {NAME} of a name"
+            empty = "" if self.default == "" else ", not empty"
+            return f"a text on one line{empty}, {TEXT} bytes at most, {NAME} between slashes"
         bounds = [
             words for number, words in (
                 (self.at_least, f"{self.at_least} at least"), (self.above, f"above {self.above}"),
@@ -129,16 +129,24 @@ def option(default: bool | int | float | str | list, explanation: str, **allowed
 
 
 def options_of(section: Section, prefix: str = "") -> dict[str, Option]:
-    """All options of a section and of those in it, by name from the section on, such as MFA.POSITIONS."""
+    """The options of a section and of those in it, by name from the section on, such as MFA.POSITIONS.
+
+    raises   TypeError for an entry that is no option
+    """
     found = {}
     for name, entry in vars(section).items():
-        found |= options_of(entry, f"{prefix}{name}.") if isinstance(entry, Section) else {f"{prefix}{name}": entry}
+        if isinstance(entry, Section):
+            found |= options_of(entry, f"{prefix}{name}.")
+        elif isinstance(entry, Option):
+            found[prefix + name] = entry
+        else:
+            raise TypeError(f"{prefix}{name} is {entry!r}; declare it by option(default, explanation, ...)")
     return found
 
 
 def defaults_of(section: Section) -> CfgNode:
     return CfgNode({
-        name: defaults_of(entry) if isinstance(entry, Section) else copy.deepcopy(entry.default)
+        name: defaults_of(entry) if isinstance(entry, Section) else entry.default
         for name, entry in vars(section).items()
     })
 
