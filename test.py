@@ -202,7 +202,7 @@ def evaluate(
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
     with joined(ranks, device):
-        if cfg.EMBEDDING.DIM:  # first: a copy without training images is refused before anything is embedded
+        if cfg.EMBEDDING.DIM:  # first: it refuses a copy without training images, and more numbers than there are
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
         features = embed_records(model, benchmark.test, cfg, device, ranks)
     if not ranks.first:

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from data.transforms import train_transforms
 from losses.labels import full_precision
 from losses.total import TotalLoss
 from models.backbone import PretrainedError
-from models.build import build_model
+from models.build import build_model, class_of
 from models.head import Output
 from models.mfa import ImageSizeError
 from models.two_stream import MethodError
@@ -96,8 +97,8 @@ def streams_of(cfg) -> int:
     return 2 if cfg.DATA.EXCHANGE == "none" else 3
 
 
-def weightings_of(model: nn.Module, cfg) -> list[str]:
-    """Of pooled and neck features: those that TEST.WEIGHTINGS asks for, or all that the network has.
+def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
+    """Of pooled and neck features: those that TEST.WEIGHTINGS asks for, or all that the network (or its class) has.
 
     raises   ConfigError
     """
@@ -114,6 +115,12 @@ class Trainer:
     """
 
     def __init__(self, cfg, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
+        weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before any work
+        if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
+            raise ConfigError(
+                f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the "
+                "best epoch is chosen by one of them; set that to false, or SOLVER.VALIDATION_IDS to 0"
+            )
         self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.last, self.best = self.folder / "last.pth", self.folder / "best.pth"
         if self.last.exists() and not resume:
@@ -135,6 +142,8 @@ class Trainer:
         fingerprint = self.benchmark.fingerprint()
         if saved is not None and saved["data"] != fingerprint:
             raise CheckpointError(f"{self.last} was trained on other data than {cfg.DATA.ROOT} now holds")
+        for name in {*cfg.TEST.PROTOCOLS} - {"all"}:
+            self.benchmark.protocol(name)  # refuses an unknown one
         cache = None
         if cfg.DATA.CACHE:
             cache = prepared(
@@ -154,7 +163,6 @@ class Trainer:
             cfg.defrost()
             cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
         model = build_model(cfg.MODEL, len(self.batches.identities))
-        weightings_of(model, cfg)  # what the test cannot do is said before the training
         if cfg.SOLVER.SYNC_BN:
             if device.type != "cuda":
                 raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
@@ -281,11 +289,11 @@ class Trainer:
     def loader(self) -> DataLoader:
         """One loader for all batches to come, so that workers start once and prefetch across epochs."""
         first = (self.state["epoch"], self.state["step"] * self.cfg.SOLVER.ACCUMULATION)
-        keys = [(epoch, batch) for epoch in range(self.cfg.SOLVER.EPOCHS) for batch in range(len(self.batches))]
+        epochs, batches = range(first[0], self.cfg.SOLVER.EPOCHS), range(len(self.batches))
         return DataLoader(
             self.batches,
             batch_size=None,
-            sampler=[key for key in keys if key >= first],
+            sampler=(key for key in itertools.product(epochs, batches) if key >= first),
             num_workers=self.cfg.DATA.WORKERS,
             worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
@@ -302,8 +310,8 @@ class Trainer:
             disable=None if self.ranks.first else True,  # None: where there is no terminal
         )
         for step in steps:
-            batches = [next(loader) for _ in range(min(each, len(self.batches) - step * each))]
             with memory_advice(self.less_memory()):
+                batches = [next(loader) for _ in range(min(each, len(self.batches) - step * each))]
                 terms, stopping = self.train_step(batches, epoch, step, bool(stop))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value

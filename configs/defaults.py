@@ -1,116 +1,118 @@
-"""Every option, one line of explanation each; the yaml files in this folder override them."""
+"""Every option: its default, one line of explanation, what is allowed. The yaml files in this folder override them."""
 
 from yacs.config import CfgNode
 
-_C = CfgNode()
+from configs.options import MOST_EPOCHS, Section, defaults_of, option, options_of
 
-_C.SEED = 0                         # of weights, sampling, augmentation and validation split
-_C.DEVICE = "auto"                  # cuda, cpu, cuda:1, ...; auto takes CUDA if there is one
-_C.DETERMINISTIC = False            # only operators that give the same bits in every run; slower on CUDA
-_C.OUTPUT = "runs/cmfn"             # the run's folder: checkpoints, log, metrics, results
+_C = Section()
 
-_C.DATA = CfgNode()
-_C.DATA.NAME = "sysu"               # sysu, regdb, llcm or synthetic (the embedded data set)
-_C.DATA.ROOT = "datasets/SYSU-MM01"  # the folder that the data set's owners ship
-_C.DATA.SPLIT = 1                   # RegDB: which of its ten splits, 1 to 10
-_C.DATA.HEIGHT = 384                # image height in pixels, for training and test
-_C.DATA.WIDTH = 192                 # image width in pixels
-_C.DATA.JITTER = True               # colour jitter (0.5, 0.5, 0.5, 0.5) in training
-_C.DATA.GREY = 0.5                  # probability that a training image loses its colours
-_C.DATA.ERASING = 0.5               # probability of random erasing
-_C.DATA.ERASING_AREA = [0.2, 0.8]   # smallest and largest part of the image that it takes
-_C.DATA.ERASING_FILL = [0.485, 0.456, 0.406]  # what it leaves in the normalised image, by channel
-_C.DATA.EXCHANGE = "none"           # of caj: channels, or channels_and_grey: VIS images shown a second time, exchanged
-_C.DATA.CACHE = ""                  # folder of resized images (scripts/prepare.py), memory-mapped; empty: none
-_C.DATA.WORKERS = 8                 # processes that load images; changes no batch
+_C.SEED = option(0, "of weights, sampling, augmentation and validation split", at_least=0, at_most=2**63 - 1)
+_C.DEVICE = option("auto", "cuda, cpu, cuda:1, ...; auto takes CUDA if there is one",
+                   form=(r"auto|cpu|(cuda|mps|xpu)(:\d\d?)?", "auto, cpu, cuda, mps or xpu, or with a number: cuda:1"))
+_C.DETERMINISTIC = option(False, "only operators that give the same bits in every run; slower on CUDA")
+_C.OUTPUT = option("runs/cmfn", "the run's folder: checkpoints, log, metrics, results")
 
-_C.MODEL = CfgNode()
-_C.MODEL.NAME = "cmfn"              # the network, an entry of models/build.py
-_C.MODEL.BACKBONE = "resnet50"      # resnet50 (the paper's), resnet34 or resnet18
-_C.MODEL.STAGES = 4                 # shared ResNet stages: 4, or 3 for RegDB's shorter network
-_C.MODEL.PRETRAINED = "imagenet"    # imagenet, none, or the path of a torchvision state dict
-_C.MODEL.RECOMPUTE = []             # parts computed again in the backward pass, to save memory
-_C.MODEL.POOL = "average"           # of the last map: average, gem (p = 3) or gem_learned (p of each channel)
-_C.MODEL.NON_LOCAL = "one"          # of agw and caj: one inner channel (the authors'), half of the channels, or none
-_C.MODEL.HCE = CfgNode()
-_C.MODEL.HCE.ENABLED = True         # the context branch and its fusion (MFA); off builds neither
-_C.MODEL.HCE.DILATIONS = [2, 3, 5]  # of the three chained convolutions; as drawn: 1, 2, 3
-_C.MODEL.HCE.THIRD = "bottleneck"   # third context stage: bottleneck (dilated), or hce as drawn
-_C.MODEL.MFA = CfgNode()
-_C.MODEL.MFA.POSITIONS = "halves"   # position non-local: halves of the image apart, or all as drawn
-_C.MODEL.MBUE = CfgNode()
-_C.MODEL.MBUE.ENABLED = True        # the two branches that make three views; off leaves the plain view
-_C.MODEL.MBUE.TOKEN_LAYOUT = "reference"     # global block: reference (the authors' memory order), or aligned as drawn
-_C.MODEL.MBUE.SEPARATE_COMPRESSIONS = False  # branch 1 has two compressions, as drawn, instead of a shared one
-_C.MODEL.MBUE.CONTEXT_PATH = False  # a third path (conv3) in each branch, as drawn; needs CSC_CMA
-_C.MODEL.MBUE.DROPOUT = 0.01        # on the three stacked views
-_C.MODEL.MBUE.DROP_PATH = 0.1       # on the residuals of the global block
-_C.MODEL.CSC_CMA = CfgNode()
-_C.MODEL.CSC_CMA.ENABLED = True     # off: local and global map are averaged
-_C.MODEL.CSC_CMA.KEYS = "local"     # map of the cross attention's keys: local, or global as drawn
-_C.MODEL.DEE = CfgNode()
-_C.MODEL.DEE.DROPOUT = 0.01         # of deen: on the three stacked views
+_C.DATA = Section()
+_C.DATA.NAME = option("sysu", "sysu, regdb, llcm or synthetic (the embedded data set); a name of data/dataset.py")
+_C.DATA.ROOT = option("datasets/SYSU-MM01", "the folder that the data set's owners ship")
+_C.DATA.SPLIT = option(1, "RegDB: which of its ten splits", at_least=1, at_most=10)
+_C.DATA.HEIGHT = option(384, "image height in pixels, for training and test", at_least=16, at_most=4096)
+_C.DATA.WIDTH = option(192, "image width in pixels", at_least=16, at_most=4096)
+_C.DATA.JITTER = option(True, "colour jitter (0.5, 0.5, 0.5, 0.5) in training")
+_C.DATA.GREY = option(0.5, "probability that a training image loses its colours", at_least=0, at_most=1)
+_C.DATA.ERASING = option(0.5, "probability of random erasing", at_least=0, at_most=1)
+_C.DATA.ERASING_AREA = option([0.2, 0.8], "smallest and largest part of the image that it takes",
+                              above=0, below=1, rising=True)
+_C.DATA.ERASING_FILL = option([0.485, 0.456, 0.406], "what it leaves in the normalised image, by channel",
+                              at_least=-10, at_most=10)
+_C.DATA.EXCHANGE = option("none", "of caj: VIS images shown a second time, their channels (or grey too) exchanged",
+                          one_of=("none", "channels", "channels_and_grey"))
+_C.DATA.CACHE = option("", "folder of resized images (scripts/prepare.py), memory-mapped; empty: none")
+_C.DATA.WORKERS = option(8, "processes that load images; changes no batch", at_least=0, at_most=256)
 
-_C.LOSS = CfgNode()
-_C.LOSS.TRIPLET = "batch_hard"      # or weighted (agw), weighted_softmax (its paper), squared_difference (caj)
-_C.LOSS.TRIPLET_WEIGHT = 1.0        # of it
-_C.LOSS.TRIPLET_MARGIN = 0.3        # of batch_hard: nearest negative farther than farthest positive
-_C.LOSS.CPM_WEIGHT = 0.8            # cross-modal centre alignment, λ1
-_C.LOSS.CPM_MARGIN = 0.2            # m of its hinges
-_C.LOSS.ORTHOGONAL_WEIGHT = 0.01    # branch diversity, λ2
-_C.LOSS.DCL_WEIGHTS = [[0, 0.1], [11, 0.01], [21, 0.0]]  # centre contrast: [first epoch, weight from then on], ...
-_C.LOSS.DIVERGENCE_WEIGHT = 0.0     # of caj: visible logits from infrared ones (KL)
+_C.MODEL = Section()
+_C.MODEL.NAME = option("cmfn", "the network, an entry of models/build.py")
+_C.MODEL.BACKBONE = option("resnet50", "resnet50 is the paper's", one_of=("resnet50", "resnet34", "resnet18"))
+_C.MODEL.STAGES = option(4, "shared ResNet stages: 4, or 3 for RegDB's shorter network", one_of=(3, 4))
+_C.MODEL.PRETRAINED = option("imagenet", "imagenet, none, or the path of a torchvision state dict")
+_C.MODEL.RECOMPUTE = option([], "parts computed again in the backward pass, to save memory")
+_C.MODEL.POOL = option("average", "of the last map: average, gem (p = 3) or gem_learned (p of each channel)",
+                       one_of=("average", "gem", "gem_learned"))
+_C.MODEL.NON_LOCAL = option("one", "of agw and caj: one inner channel (the authors'), half of the channels, or none",
+                            one_of=("one", "half", "none"))
+_C.MODEL.HCE = Section()
+_C.MODEL.HCE.ENABLED = option(True, "the context branch and its fusion (MFA); off builds neither")
+_C.MODEL.HCE.DILATIONS = option([2, 3, 5], "of the three chained convolutions; as drawn: 1, 2, 3",
+                                at_least=1, at_most=64)
+_C.MODEL.HCE.THIRD = option("bottleneck", "third context stage: bottleneck (dilated), or hce as drawn",
+                            one_of=("bottleneck", "hce"))
+_C.MODEL.MFA = Section()
+_C.MODEL.MFA.POSITIONS = option("halves", "position non-local: halves of the image apart, or all as drawn",
+                                one_of=("halves", "all"))
+_C.MODEL.MBUE = Section()
+_C.MODEL.MBUE.ENABLED = option(True, "the two branches that make three views; off leaves the plain view")
+_C.MODEL.MBUE.TOKEN_LAYOUT = option("reference", "global block: reference (the authors' memory order), or as drawn",
+                                    one_of=("reference", "aligned"))
+_C.MODEL.MBUE.SEPARATE_COMPRESSIONS = option(False, "branch 1 has two compressions, as drawn, not a shared one")
+_C.MODEL.MBUE.CONTEXT_PATH = option(False, "a third path (conv3) in each branch, as drawn; nothing without CSC_CMA")
+_C.MODEL.MBUE.DROPOUT = option(0.01, "on the three stacked views", at_least=0, below=1)
+_C.MODEL.MBUE.DROP_PATH = option(0.1, "on the residuals of the global block", at_least=0, below=1)
+_C.MODEL.CSC_CMA = Section()
+_C.MODEL.CSC_CMA.ENABLED = option(True, "off: local and global map are averaged")
+_C.MODEL.CSC_CMA.KEYS = option("local", "map of the cross attention's keys: local, or global as drawn",
+                               one_of=("local", "global"))
+_C.MODEL.DEE = Section()
+_C.MODEL.DEE.DROPOUT = option(0.01, "of deen: on the three stacked views", at_least=0, below=1)
 
-_C.SOLVER = CfgNode()
-_C.SOLVER.EPOCHS = 151              # number of epochs
-_C.SOLVER.IDENTITIES = 6            # P, identities in a batch
-_C.SOLVER.IMAGES = 4                # K, images of each identity and modality in a batch
-_C.SOLVER.ACCUMULATION = 1          # batches whose mean gradient makes an update
-_C.SOLVER.SYNC_BN = False           # batch norm over all processes' images instead of each one's own; CUDA only
-_C.SOLVER.BASE_LR = 0.1             # learning rate of neck and classifier
-_C.SOLVER.BACKBONE_LR_FACTOR = 0.1  # everything else learns at this fraction of it
-_C.SOLVER.MOMENTUM = 0.9            # of SGD with Nesterov's rule
-_C.SOLVER.WEIGHT_DECAY = 5e-4       # on every trained parameter
-_C.SOLVER.WARMUP_EPOCHS = 10        # epoch e < this: rate × (e + 1) / this
-_C.SOLVER.LR_STEPS = [[20, 0.1], [80, 0.01]]  # [first epoch, factor from then on], ...
-_C.SOLVER.PRECISION = "float32"     # float32, bfloat16 or float16 (both autocast); losses are float32 always
-_C.SOLVER.LOG_PERIOD = 10           # steps between updates of the progress bar
-_C.SOLVER.VALIDATION_IDS = 0        # training identities held out to choose the best epoch; 0: the last one counts
-_C.SOLVER.EVAL_PERIOD = 5           # epochs between validations, where there is one
-_C.SOLVER.CHOOSE_BEST_ON_TEST_DATA = False  # as the field's code does; inflates the figures, so never the default
+_C.LOSS = Section()
+_C.LOSS.TRIPLET = option("batch_hard", "or weighted (agw), weighted_softmax (its paper), squared_difference (caj)",
+                         one_of=("batch_hard", "weighted", "weighted_softmax", "squared_difference"))
+_C.LOSS.TRIPLET_WEIGHT = option(1.0, "of it", at_least=0, at_most=1000)
+_C.LOSS.TRIPLET_MARGIN = option(0.3, "of batch_hard: nearest negative farther than farthest positive",
+                                at_least=0, at_most=100)
+_C.LOSS.CPM_WEIGHT = option(0.8, "cross-modal centre alignment, λ1", at_least=0, at_most=1000)
+_C.LOSS.CPM_MARGIN = option(0.2, "m of its hinges", at_least=0, at_most=100)
+_C.LOSS.ORTHOGONAL_WEIGHT = option(0.01, "branch diversity, λ2", at_least=0, at_most=1000)
+_C.LOSS.DCL_WEIGHTS = option([[0, 0.1], [11, 0.01], [21, 0.0]], "centre contrast: [first epoch, weight from then on]",
+                             at_least=0, at_most=1000, from_start=True)
+_C.LOSS.DIVERGENCE_WEIGHT = option(0.0, "of caj: visible logits from infrared ones (KL)", at_least=0, at_most=1000)
 
-_C.TEST = CfgNode()
-_C.TEST.PROTOCOLS = []              # names as test.py prints them, all, or empty for the data set's usual ones
-_C.TEST.FLIP = True                 # add the features of the mirrored image
-_C.TEST.WEIGHTINGS = []             # of pooled and neck features; empty: each that the network has, the reported first
-_C.TEST.BATCH = 64                  # images in a forward pass
-_C.TEST.RERANK = False              # k-reciprocal re-ranking (Zhong et al. 2017)
+_C.SOLVER = Section()
+_C.SOLVER.EPOCHS = option(151, "number of epochs", at_least=1, at_most=MOST_EPOCHS)
+_C.SOLVER.IDENTITIES = option(6, "P, identities in a batch", at_least=1, at_most=1000)
+_C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch", at_least=1, at_most=100)
+_C.SOLVER.ACCUMULATION = option(1, "batches whose mean gradient makes an update", at_least=1, at_most=10_000)
+_C.SOLVER.SYNC_BN = option(False, "batch norm over all processes' images instead of each one's own; CUDA only")
+_C.SOLVER.BASE_LR = option(0.1, "learning rate of neck and classifier", at_least=0)
+_C.SOLVER.BACKBONE_LR_FACTOR = option(0.1, "everything else learns at this fraction of it", at_least=0, at_most=100)
+_C.SOLVER.MOMENTUM = option(0.9, "of SGD with Nesterov's rule", above=0, below=1)
+_C.SOLVER.WEIGHT_DECAY = option(5e-4, "on every trained parameter", at_least=0, at_most=1)
+_C.SOLVER.WARMUP_EPOCHS = option(10, "epoch e < this: rate × (e + 1) / this", at_least=0, at_most=MOST_EPOCHS)
+_C.SOLVER.LR_STEPS = option([[20, 0.1], [80, 0.01]], "[first epoch, factor from then on]", at_least=0, at_most=100)
+_C.SOLVER.PRECISION = option("float32", "bfloat16 and float16 are autocast; losses are float32 always",
+                             one_of=("float32", "bfloat16", "float16"))
+_C.SOLVER.LOG_PERIOD = option(10, "steps between updates of the progress bar", at_least=1, at_most=1_000_000)
+_C.SOLVER.VALIDATION_IDS = option(0, "training identities held out to choose the best epoch; 0: the last one counts",
+                                  at_least=0, at_most=100_000)
+_C.SOLVER.EVAL_PERIOD = option(5, "epochs between validations, where there is one", at_least=1, at_most=MOST_EPOCHS)
+_C.SOLVER.CHOOSE_BEST_ON_TEST_DATA = option(
+    False, "as the field's code does; inflates the figures, so never the default")
 
-_C.EMBEDDING = CfgNode()
-_C.EMBEDDING.DIM = 0                # numbers of a compressed embedding (PCA learned on the training set); 0: none
+_C.TEST = Section()
+_C.TEST.PROTOCOLS = option([], "names as test.py prints them, all, or empty for the data set's usual ones")
+_C.TEST.FLIP = option(True, "add the features of the mirrored image")
+_C.TEST.WEIGHTINGS = option([], "of pooled and neck features; empty: each that the network has, the reported first")
+_C.TEST.BATCH = option(64, "images in a forward pass", at_least=1, at_most=4096)
+_C.TEST.RERANK = option(False, "k-reciprocal re-ranking (Zhong et al. 2017)")
+
+_C.EMBEDDING = Section()
+_C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on the training set); 0: none",
+                          at_least=0, at_most=100_000)
+
+
+OPTIONS = options_of(_C)  # by key, such as SOLVER.EPOCHS
+_DEFAULTS = defaults_of(_C)
 
 
 def get_defaults() -> CfgNode:
-    return _C.clone()
-
-
-# The options that take one of a few words, or some of them.
-CHOICES = {
-    "DATA.EXCHANGE": ("none", "channels", "channels_and_grey"),
-    "MODEL.BACKBONE": ("resnet50", "resnet34", "resnet18"),
-    "MODEL.STAGES": (3, 4),
-    "MODEL.POOL": ("average", "gem", "gem_learned"),
-    "MODEL.NON_LOCAL": ("one", "half", "none"),
-    "MODEL.HCE.THIRD": ("bottleneck", "hce"),
-    "MODEL.MFA.POSITIONS": ("halves", "all"),
-    "MODEL.MBUE.TOKEN_LAYOUT": ("reference", "aligned"),
-    "MODEL.CSC_CMA.KEYS": ("local", "global"),
-    "LOSS.TRIPLET": ("batch_hard", "weighted", "weighted_softmax", "squared_difference"),
-    "SOLVER.PRECISION": ("float32", "bfloat16", "float16"),
-}
-
-# The options that count something there must be one of.
-COUNTS = (
-    "DATA.HEIGHT", "DATA.WIDTH", "SOLVER.EPOCHS", "SOLVER.IDENTITIES", "SOLVER.IMAGES", "SOLVER.ACCUMULATION",
-    "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.BATCH",
-)
+    return _DEFAULTS.clone()

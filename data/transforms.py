@@ -68,8 +68,6 @@ class RandomErasing:
     def __init__(self, area: tuple[float, float], fill: tuple[float, float, float] = MEAN, probability: float = 0.5):
         self.low, self.high = area
         self.fill, self.probability = fill, probability
-        if not 0 <= probability <= 1:
-            raise DataError(f"DATA.ERASING is {probability}; it is a probability, 0 to 1")
         if not 0 < self.low <= self.high < 1:
             raise DataError(f"DATA.ERASING_AREA is {list(area)}; it needs 0 < smallest <= largest < 1")
 
@@ -136,10 +134,7 @@ def train_transforms(options) -> tuple[list[TrainTransform], TrainTransform]:
     """The pipelines of each showing of a visible image (once, or plain and exchanged) and of an infrared image.
 
     options   the DATA section of the configuration
-    raises    DataError for an erasing that no image can have
     """
-    if not 0 <= options.GREY <= 1:
-        raise DataError(f"DATA.GREY is {options.GREY}; it is a probability, 0 to 1")
     erase = None
     if options.ERASING:
         erase = RandomErasing(options.ERASING_AREA, options.ERASING_FILL, options.ERASING)

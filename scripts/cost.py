@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over both files'")
     args = parser.parse_intermixed_args()
 
-    cfg, reference = (load_config(file, [*args.overrides, "OUTPUT", ""]) for file in (args.config, args.reference))
+    cfg, reference = (load_config(file, [*args.overrides, "OUTPUT", "unused"]) for file in (args.config, args.reference))
     device = select_device(cfg.DEVICE)
     measured_on = {
         "config": yaml.safe_load(cfg.dump()),

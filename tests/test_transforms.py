@@ -337,12 +337,3 @@ def test_caj_shows_visible_images_twice_and_exchanges_the_erased_part_with_the_r
         assert any((values[:, None] - colours[:, k]).abs().amin(1).max() < 1e-5 for k in range(3))  # of one channel
     assert infrared.exchange is adapt_channels and plain.exchange is None
     assert exchanged.erase.fill == [0.4914, 0.4822, 0.4465]
-
-
-@pytest.mark.parametrize("overrides, complaint", [
-    (["DATA.GREY", "2"], "DATA.GREY is 2.0; it is a probability"),
-    (["DATA.ERASING", "-0.5"], "DATA.ERASING is -0.5; it is a probability"),
-])
-def test_wrong_augmentations_are_refused(overrides, complaint):
-    with pytest.raises(DataError, match=complaint):
-        pipelines("sysu_cmfn", *overrides)

@@ -35,7 +35,9 @@ def memory_advice(mend: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        of_a_loader = "DataLoader worker" in str(error)  # which utils/loaders.py explains
+        on_the_cpu = "DefaultCPUAllocator" in str(error) and not of_a_loader
+        if not isinstance(error, torch.OutOfMemoryError) and not on_the_cpu:
             raise
         raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {mend}") from None
 

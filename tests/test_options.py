@@ -1,0 +1,208 @@
+"""What is outside an option's declared range is refused by name; what is inside can be built."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from configs.defaults import OPTIONS, get_defaults
+from configs.load import ConfigError, flatten, from_dump, set_option
+from configs.options import MOST_EPOCHS, Section, option
+from data.records import DataError
+from data.transforms import train_transforms
+from models.build import MODELS, build_model, class_of
+from models.two_stream import MethodError
+from train import build_loss, build_optimizer, lr_factor_at, weightings_of
+
+ANYTHING = (None, True, 3, 2.5, "word", b"bytes", [], ["word"], [True], [["word"]], [[]], {}, {"a": 1}, {1}, 1j)
+TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=20)
+UNPRINTABLE = st.sampled_from(["\0", "a\0b", "two\nlines", "\x1b[0m", "\udcff", "a" * 256, "é" * 128, "a/" * 1500])
+
+
+def numbers_within(declared, whole_numbers):
+    """Numbers that a declaration allows, those at its bounds among them."""
+    low, high = max(declared.at_least, declared.above), min(declared.at_most, declared.below)
+    if whole_numbers:
+        return st.integers(low, high) | st.sampled_from([low, high])
+    return st.floats(
+        low, high if high < math.inf else 1e6, exclude_min=low == declared.above, exclude_max=high == declared.below,
+    )
+
+
+def numbers_outside(declared, whole_numbers):
+    low, high = max(declared.at_least, declared.above), min(declared.at_most, declared.below)
+    if whole_numbers:
+        return st.integers(max_value=low - 1) | st.integers(min_value=high + 1) | st.sampled_from([-10**30, 10**30])
+    outside = [st.floats(max_value=low, exclude_max=low == declared.at_least), st.sampled_from([math.nan, math.inf])]
+    if high < math.inf:
+        outside.append(st.floats(min_value=high, exclude_min=high == declared.at_most))
+    return st.one_of(outside)
+
+
+def outside(declared):
+    """Values that the declaration does not allow, of any type."""
+    default = declared.default
+    accepted = (int, float) if isinstance(default, float) else (type(default),)
+    wrong = [st.sampled_from([value for value in ANYTHING if type(value) not in accepted])]
+    if declared.one_of:
+        other = st.integers() if isinstance(default, int) else TEXTS
+        wrong.append(other.filter(lambda value: value not in declared.one_of))
+    elif declared.kind == "str":
+        wrong += [UNPRINTABLE] + [st.just("")] * (default != "")
+        if declared.form:
+            wrong.append(st.sampled_from(["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:100", "cpu:1", "meta", " cpu"]))
+    elif declared.kind == "words":
+        wrong += [TEXTS.map(lambda word: [word, word]), UNPRINTABLE.map(lambda word: [word]),
+                  st.sampled_from([[""], [1], [True], [["word"]], [None], "word"])]
+    elif declared.kind in ("int", "float"):
+        wrong.append(numbers_outside(declared, isinstance(default, int)))
+    elif declared.kind == "numbers":
+        wrong += [
+            numbers_outside(declared, isinstance(default[0], int)).map(lambda x: [*default[:-1], x]),
+            st.sampled_from([default[1:], [*default, default[-1]], [default], ["a", *default[1:]], [True, *default[1:]]]),
+        ]
+        if declared.rising:
+            wrong.append(st.just(default[::-1]))
+    elif declared.kind == "schedule":
+        first, *_, last = default
+        epoch = last[0]
+        wrong += [
+            numbers_outside(declared, False).map(lambda x: [*default, [epoch + 1, x]]),
+            st.integers(max_value=epoch).map(lambda e: [*default, [e, 0.0]]),  # not after the one before
+            st.integers(min_value=MOST_EPOCHS + 1).map(lambda e: [*default, [e, 0.0]]),
+            st.sampled_from([[first, [epoch, 0.1, 0]], [[0]], [[0.0, 0.1]], [[True, 0.1]], [0, 0.1], [[-1, 0.1]]]),
+        ]
+        if declared.from_start:
+            wrong += [st.just([]), st.integers(1, MOST_EPOCHS).map(lambda e: [[e, 0.1]])]
+    return st.one_of(wrong)
+
+
+def inside(declared):
+    """Values that the declaration allows."""
+    default = declared.default
+    if declared.kind == "bool":
+        return st.booleans()
+    if declared.one_of:
+        return st.sampled_from(declared.one_of)
+    if declared.kind == "str":
+        return st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]) if declared.form else TEXTS | st.just(default)
+    if declared.kind == "words":
+        return st.lists(TEXTS, unique=True, max_size=3)
+    if declared.kind in ("int", "float"):
+        return numbers_within(declared, isinstance(default, int))
+    if declared.kind == "numbers":
+        part = numbers_within(declared, isinstance(default[0], int))
+        drawn = st.lists(part, min_size=len(default), max_size=len(default))
+        return drawn.map(sorted) if declared.rising else drawn
+    epochs = st.lists(st.integers(0, MOST_EPOCHS), unique=True, max_size=4)
+    epochs = epochs.map(lambda drawn: sorted({0, *drawn} if declared.from_start else drawn))
+    values = numbers_within(declared, False)
+    return epochs.flatmap(lambda drawn: st.tuples(*(st.tuples(st.just(e), values) for e in drawn)).map(list))
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_what_is_outside_is_refused_with_option_value_allowed_values_and_who_set_it(key, whole):
+    declared = OPTIONS[key]
+
+    @settings(max_examples=300 if whole else 15, derandomize=True, database=None)
+    @given(outside(declared))
+    def refused(value):
+        with pytest.raises(ConfigError) as error:
+            set_option(cfg, key, value, source="mine.yaml")
+        message = str(error.value)
+        written = repr(value) if len(repr(value)) <= 300 else repr(value)[:200]
+        assert message.startswith(f"mine.yaml sets {key} to {written}")
+        named = (f"it is {declared.allowed}", f"such as {declared.default!r}", "would do")
+        assert any(words in message for words in named)
+
+    cfg = get_defaults()
+    refused()
+    assert cfg == get_defaults()
+
+
+def configured(values):
+    """The configuration with all these values, by key."""
+    cfg = get_defaults()
+    for key, value in values.items():
+        set_option(cfg, key, value, source="mine.yaml")
+    return cfg
+
+
+def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
+    @settings(max_examples=300 if whole else 10, derandomize=True, database=None)
+    @given(st.fixed_dictionaries({key: inside(declared) for key, declared in OPTIONS.items()}))
+    def taken(values):
+        cfg = configured(values)
+        assert from_dump(cfg.dump()) == cfg
+
+    taken()
+
+
+# Small members of the ranges, so that a network is built in a tenth of a second; the sizes are the pipelines'.
+SMALL = {
+    "MODEL.NAME": st.sampled_from([*MODELS]),
+    "MODEL.BACKBONE": st.just("resnet18"), "MODEL.PRETRAINED": st.just("none"),
+    "MODEL.RECOMPUTE": st.lists(st.sampled_from(["early", "last", "mbue"]), unique=True),
+    "DATA.HEIGHT": st.integers(16, 64), "DATA.WIDTH": st.integers(16, 64),
+    "TEST.WEIGHTINGS": st.lists(st.sampled_from(["equal", "neck", "pooled"]), unique=True),
+}
+
+
+def test_any_configuration_within_the_ranges_can_be_built(whole):
+    @settings(max_examples=300 if whole else 4, derandomize=True, database=None)
+    @given(st.fixed_dictionaries({key: SMALL.get(key, inside(declared)) for key, declared in OPTIONS.items()}))
+    def built(values):
+        cfg = configured(values)
+        criterion = build_loss(cfg)
+        assert criterion.dcl_weights == cfg.LOSS.DCL_WEIGHTS
+        assert all(0 <= lr_factor_at(epoch, cfg.SOLVER) <= 100 for epoch in (0, 1, cfg.SOLVER.EPOCHS))
+        image = np.zeros((cfg.DATA.HEIGHT, cfg.DATA.WIDTH, 3), np.uint8)
+        visible, infrared = train_transforms(cfg.DATA)
+        for transform in (*visible, infrared):
+            out = np.full(image.shape, np.nan, np.float32)
+            try:
+                transform(image, out)
+            except DataError as error:
+                assert "no such part fits into" in str(error)
+            else:
+                assert np.isfinite(out).all()
+        try:
+            weightings_of(class_of(cfg.MODEL), cfg)
+            model = build_model(cfg.MODEL, classes=3)
+        except (ConfigError, MethodError) as error:
+            assert any(f"{key} " in str(error) for key in ("TEST.WEIGHTINGS", "MODEL.RECOMPUTE", "MODEL.STAGES"))
+        else:
+            optimizer = build_optimizer(model, cfg.SOLVER)
+            assert optimizer.param_groups[0]["momentum"] == cfg.SOLVER.MOMENTUM
+
+    built()
+
+
+def test_every_option_says_what_it_does_and_numbers_have_bounds():
+    assert {key for key, _ in flatten(get_defaults())} == {*OPTIONS}
+    for key, declared in OPTIONS.items():
+        assert declared.explanation and "  " not in declared.explanation, key
+        if declared.kind in ("int", "numbers", "schedule"):
+            bounds = (declared.at_least, declared.above, declared.at_most, declared.below)
+            assert sum(map(math.isfinite, bounds)) == 2 or declared.one_of, key
+
+
+def test_what_is_allowed_reads_as_a_phrase():
+    section = Section(
+        SHARE=option(0.5, "of all", at_least=0, below=1), COUNT=option(3, "of them", at_least=1, at_most=9),
+        RATE=option(0.1, "of change", above=0), WORD=option("a", "which", one_of=("a", "b")),
+        AREA=option([0.1, 0.2], "from, to", above=0, below=1, rising=True),
+        STEPS=option([[0, 1.0]], "when", at_least=0, at_most=2, from_start=True), SWITCH=option(True, "on"),
+    )
+    assert {name: declared.allowed for name, declared in vars(section).items()} == {
+        "SHARE": "0 at least and below 1", "COUNT": "1 at least and 9 at most", "RATE": "above 0 and finite",
+        "WORD": "one of a, b", "AREA": "2 numbers, ascending, each above 0 and below 1",
+        "STEPS": "[[epoch, value], ...], the epochs ascending from 0 to 100000, each value 0 at least and 2 at most",
+        "SWITCH": "true or false",
+    }
+
+
+def test_a_default_out_of_its_own_range_is_an_error_where_it_is_declared():
+    with pytest.raises(ValueError, match="the default of 'of all' is 2; it is 0 at least and 1 at most"):
+        option(2, "of all", at_least=0, at_most=1)
