@@ -42,6 +42,16 @@ def whole(request) -> bool:
     return request.config.getoption("--all")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the long tests whole")
+
+
+@pytest.fixture(scope="session")
+def whole(request) -> bool:
+    """Whether long tests run whole."""
+    return request.config.getoption("--all")
+
+
 @pytest.fixture
 def data_dir() -> Path:
     return ROOT / "tests" / "data"
