@@ -25,6 +25,14 @@ OPTIONS = {
     "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1", "DEVICE": "cpu",
 }
 SPEED = "images_per_second"
+pytestmark = pytest.mark.usefixtures("thin")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_drawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_curves", lambda folder: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def trainer(data, run, resume=False):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(data, thin, tmp_path_factory):
     """A run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert trainer(data, folder).run() == 0
