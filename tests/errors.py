@@ -23,6 +23,7 @@ has a test. `…` stands for what differs: a path, an option, a number. What to 
 [troubleshooting.md](troubleshooting.md).
 """
 GAP = "…"
+LONGEST = 6  # words in a row that are compared
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,29 @@ def tested() -> dict[str, str]:
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                     for part in re.split(r"\.\*|\.\+|\\n|\[\^?.*?\]|\{.*?\}|\n", inner.value):
                         texts.setdefault(" ".join(re.sub(r"\\(.)", r"\1", part).split()), f"{path.name}::{name}".rstrip(":"))
-    return {text: where for text, where in texts.items() if len(text) >= 8 and " " in text}
+    return texts
 
 
 def tests_of(found: list[Message]) -> dict[Message, str]:
-    """The messages that have a test."""
-    runs = {message: {run for part in message.parts() for run in word_runs(part)} for message in found}
-    places = {}
-    for text, where in tested().items():
-        named = set(word_runs(text))
-        meant = [message for message in found if runs[message] & named or any(text in p for p in message.parts())]
-        if len(meant) <= 3:  # a text that fits many messages tells none
-            for message in meant:
-                places.setdefault(message, where)
+    """The messages that have a test: a text means those with which it shares the most words in a row."""
+    left, places = tested(), {}
+    for count in range(LONGEST, 1, -1):
+        runs = {message: {run for part in message.parts() for run in word_runs(part, count)} for message in found}
+        for text, where in [*left.items()]:
+            named = {*word_runs(text, count)}
+            meant = [message for message in found if runs[message] & named]
+            if meant:
+                del left[text]
+            if len(meant) <= (3 if count > 2 else 1):  # what fits many tells none
+                for message in meant:
+                    places.setdefault(message, where)
     return places
 
 
-def word_runs(text: str) -> list[tuple[str, ...]]:
-    """Each three words that follow one another; of a shorter text all its words."""
-    words = re.findall(r"[\w.'-]+", text)
-    return [tuple(words[i:i + 3]) for i in range(max(1, len(words) - 2))] if len(words) > 1 else []
+def word_runs(text: str, count: int) -> list[tuple[str, ...]]:
+    """Each so many words that follow one another."""
+    words = re.findall(r"[\w'-]+", text)
+    return [tuple(words[i:i + count]) for i in range(len(words) - count + 1)]
 
 
 def page(found: list[Message], places: dict[Message, str]) -> str:
