@@ -63,7 +63,17 @@ def write_synthetic(
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         check_manifest(root, manifest)
         return False
+    if root.is_symlink() or os.path.ismount(root):  # the rename would fail, after all was drawn
+        raise DataError(f"{root} is a link or a mounted disk, which cannot be replaced: name a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
+    pictures = (train_identities + test_identities) * len(CAMERAS) * images_per_camera
+    room = pictures * (2.5 * height * width + 1024)  # the size of a picture's file at most: `draw_jpeg`
+    free = shutil.disk_usage(root.parent).free
+    if free < room:
+        raise DataError(
+            f"the embedded data set needs {room / 1e6:.0f} MB, and the disk of {root} has {free / 1e6:.0f} MB left: "
+            "make room, or choose another folder"
+        )
     unfinished = Path(tempfile.mkdtemp(prefix=f"{root.name}.unfinished-", dir=root.parent))
     try:
         write_pictures(unfinished, manifest, workers)
@@ -150,7 +160,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         written = write_synthetic(**vars(args))
-    except (DataError, OSError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"the embedded data set is in {args.root}" + ("" if written else ", as written before"))
 

@@ -18,6 +18,8 @@ from experiment import (  # noqa: E402
 )
 
 from configs.load import ConfigError, load_config  # noqa: E402
+from utils.output import OutputError, require_files  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 # By MODEL.NAME: variant -> (line of the table, options over those of the configuration). Each part adds to the line
 # before, up to the full method; behind it stand readings in which the authors' code and their paper part.
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's, for all variants")
     args = parser.parse_intermixed_args()
 
+    require_files(*(args.output / f"ablation.{kind}" for kind in ("md", "tex")), fix="choose another --output")
     shared = options_of(args.overrides)
     variants = variants_of(load_config(args.config, args.overrides).MODEL.NAME, args.variants)
     measured: dict[str, list[dict]] = {}
@@ -131,7 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ExperimentError, ConfigError) as error:
-        sys.exit(f"error: {error}")
+    fail_clearly(main, (ConfigError, ExperimentError, OutputError))

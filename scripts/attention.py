@@ -17,6 +17,7 @@ from models.csc_cma import SpatialAttention
 from models.deen import DEEBranch
 from models.hce import HCE, DilatedBottleneck
 from models.layers import WindowAttention
+from utils.drawing import plain_matplotlib
 from utils.sheets import Cell, sheet
 
 GRAD_CAM = "Grad-CAM"
@@ -185,13 +186,11 @@ def extent(values: Tensor) -> str:
 
 def overlay(picture: Image.Image, values: Tensor) -> Image.Image:
     """The picture in grey under the map (h, w): purple where that is least, yellow where it is greatest."""
-    import matplotlib  # not above: visualize.py is to say so where it is not installed
-
     low, high = values.min(), values.max()
     values = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
     size = picture.height, picture.width
     values = F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    colours = Image.fromarray(matplotlib.colormaps["viridis"](values.numpy(), bytes=True)).convert("RGB")
+    colours = Image.fromarray(plain_matplotlib().colormaps["viridis"](values.numpy(), bytes=True)).convert("RGB")
     return Image.blend(picture.convert("L").convert("RGB"), colours, 0.6)
 
 

@@ -20,8 +20,9 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 from reproduce_table import ResultsError, read_results, setting  # noqa: E402
 
 from utils.evaluator import FIGURES, format_table  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.report import only_a_warning, write_report  # noqa: E402
-from utils.run import fail_clearly, write_atomically  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 SPLITS = range(1, 11)
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each split")
     parser.add_argument("--output", type=Path, required=True, help="the results file of the mean")
     args = parser.parse_args()
+    require_files(args.output, fix="choose another --output")
     files = {}
     for path in args.results:
         split, saved = read_split(path)
@@ -108,8 +110,8 @@ def main() -> None:
             raise ResultsError(f"{path} and {files[split][0]} are both of split {split}")
         files[split] = (path, saved)
     averaged = average(files)
-    write_atomically(args.output, json.dumps(averaged, indent=1) + "\n")
     print(format_table(averaged["results"]))
+    write_or_keep({args.output: json.dumps(averaged, indent=1) + "\n"})
     print(f"mean ± standard deviation over the models of {len(SPLITS)} splits: {args.output}")
     with only_a_warning("there is no new report"):
         *_, page = write_report(args.output, averaged)
@@ -117,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ResultsError,))
+    fail_clearly(main, (OutputError, ResultsError))

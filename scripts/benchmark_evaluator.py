@@ -141,14 +141,14 @@ def peak_bytes(run: Callable, device: torch.device) -> float:
         run()
         return torch.cuda.max_memory_allocated(device) - before
 
-    def resident(name: str) -> int:
-        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
-        return 1024 * int(line.split()[1])
+    def resident(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next((1024 * float(line.split()[1]) for line in lines if line.startswith(name)), float("nan"))
 
     try:
         ctypes.CDLL(None).malloc_trim(0)                # give freed memory back, or its reuse would go unseen
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows wants a name
         return float("nan")
     before = resident("VmRSS")
     run()
@@ -227,7 +227,7 @@ def memory_table(device: torch.device, quick: bool) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--trials", type=int, default=10, help="of SYSU-MM01 and LLCM")
     parser.add_argument("--dimensions", type=int, default=12288, help="of the embeddings")

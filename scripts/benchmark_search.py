@@ -37,7 +37,9 @@ from utils.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_i
 from utils.nearest import (  # noqa: E402
     RECALL, FaissMissing, checked, faiss_index, import_faiss, preselected, search_exact,
 )
-from utils.run import fail_clearly, select_device  # noqa: E402
+from utils.output import OutputError, require_folder  # noqa: E402
+from utils.run import select_device  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings
 FACTORS = 1024            # directions in which people and pictures differ
@@ -69,10 +71,15 @@ class Gallery:
         return F.normalize((self.spread * own) @ self.basis + noise.mul_(0.3 / noise.shape[1] ** 0.5))
 
 
-def forget(path: Path) -> None:
-    """The next reader of the file gets it from the disk, not from what the system keeps in memory."""
+def forget(path: Path) -> bool:
+    """The next reader of the file gets it from the disk, not from what the system keeps in memory; False where the
+    system cannot be told so.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
 
 
 def seconds(function: Callable) -> float:
@@ -127,8 +134,8 @@ def measure_costs(args, folder: Path) -> None:
     searches = {f"exact, {kind}": partial(exactly, kind) for kind in indices}
     answers, memory, cold, checking = exactly("float32"), {}, {}, {}
     for kind, index in indices.items():  # before FAISS, which keeps its map of the file: what is mapped stays in memory
-        forget(index.folder / EMBEDDINGS)
-        cold[f"exact, {kind}"] = seconds(searches[f"exact, {kind}"])
+        if forget(index.folder / EMBEDDINGS):
+            cold[f"exact, {kind}"] = seconds(searches[f"exact, {kind}"])
 
     def by_faiss(kind: str, index, probes: int, some: slice = slice(None)) -> Tensor:
         matrix = indices[kind].matrix()
@@ -231,6 +238,8 @@ def main() -> None:
     torch.manual_seed(0)
     if args.checkpoint:
         return measure_accuracy(args.checkpoint, args.overrides, args.dims)
+    room = args.rows * (6 * args.numbers + 4 * sum(args.dims))  # float32 and float16 rows, and the compressed ones
+    require_folder(args.folder or tempfile.gettempdir(), fix="choose another --folder", room=room)
     folder = Path(tempfile.mkdtemp(prefix="benchmark-search-", dir=args.folder))
     try:
         measure_costs(args, folder)
@@ -239,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, SearchIndexError))
+    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, OutputError, SearchIndexError))

@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +37,8 @@ from models.build import build_model, class_of  # noqa: E402
 from models.mfa import ImageSizeError  # noqa: E402
 from models.two_stream import MethodError  # noqa: E402
 from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at, streams_of  # noqa: E402
-from utils.run import DeviceError, fail_clearly, select_device  # noqa: E402
+from utils.run import DeviceError, select_device  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 from utils.titles import method_title  # noqa: E402
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
@@ -197,7 +197,7 @@ def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode == 0:
         return json.loads(ended.stdout.splitlines()[-1])
-    if ended.returncode == -signal.SIGKILL:
+    if ended.returncode == -9:  # SIGKILL, which not every system has a name for
         return {"error": "killed, as happens where memory runs out"}
     return {"error": f"exit status {ended.returncode}: {' '.join(ended.stderr.split()[-20:])}"}
 

@@ -27,7 +27,8 @@ from experiment import (  # noqa: E402
     EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
 )
 from models.build import MODELS  # noqa: E402
-from utils.run import fail_clearly, write_atomically  # noqa: E402
+from utils.output import OutputError, require_files  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 
 def named(files: Sequence[str]) -> dict[str, str]:
@@ -239,6 +240,9 @@ def main() -> None:
     check_one_data_set(cfgs)
     reference = reference_of(args.reference, list(files))
 
+    table = args.output / "comparison"
+    require_files(*map(table.with_suffix, (".md", ".tex", ".json")), fix="choose another --output")
+
     costs, runs = {}, {name: [] for name in files}
     for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
         output = args.output / name / "cost.json"
@@ -258,15 +262,17 @@ def main() -> None:
     if not args.cost_only:
         notes += [figures_note(runs, args.seeds), *([verdicts(figures, len(args.seeds))] if len(runs) > 1 else [])]
     rows = [row(name, cfg, runs[name], costs.get(name), reference) for name, cfg in cfgs.items()]
-    text = write_table(args.output / "comparison", "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows])
     content = {"data": data, "seeds": args.seeds, "reference": reference, "notes": notes, "methods": [
         {"cells": cells, "cost": costs.get(name), "figures": [
             {"protocol": protocol, "metric": metric, "seeds": values} for (protocol, metric), values in found.items()
         ]} for cells, (name, found) in zip(rows, figures.items())
     ]}
-    write_atomically(args.output / "comparison.json", json.dumps(content, indent=1) + "\n")
-    print(f"\n{text}\nwritten: {args.output / 'comparison.md'}, comparison.tex, comparison.json")
+    text = write_table(
+        table, "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows],
+        others={table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"},
+    )
+    print(f"\n{text}\nwritten: {table}.md, comparison.tex, comparison.json")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ConfigError, ExperimentError))
+    fail_clearly(main, (ConfigError, ExperimentError, OutputError))

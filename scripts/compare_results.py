@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from reproduce_table import METRICS, ResultsError, read_results, setting  # noqa: E402
+
+from utils.stop import fail_clearly  # noqa: E402
 
 UNITS = ("identities", "queries", "trials")
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")  # as METRICS
@@ -212,7 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ResultsError as error:
-        sys.exit(f"error: {error}")
+    fail_clearly(main, (ResultsError,))

@@ -9,6 +9,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.output import OutputError, require_files  # noqa: E402
+from utils.sheets import SheetError, format_of, save  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
+
 VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
 CAMERAS = VISIBLE + INFRARED
 BLOCKS = 2                # people beside each other
@@ -45,12 +51,15 @@ def main() -> None:
     args = parser.parse_args()
     index = args.root / "exp" / "test_id.txt"
     if not index.is_file():
-        sys.exit(f"error: there is no {index}; write the set with: python -m data.synthetic --root FOLDER")
+        raise SheetError(f"there is no {index}; write the set with: python -m data.synthetic --root FOLDER")
+    if args.identities < 1 or args.height < 2:
+        raise SheetError("--identities is 1 at least, and --height 2")
+    format_of(args.output)
+    require_files(args.output, fix="choose another --output")
     people = [int(part) for part in index.read_text().split(",")][: args.identities]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(args.root, people, args.height, args.height // 2).save(args.output, quality=88)
+    save(contact_sheet(args.root, people, args.height, args.height // 2), args.output, quality=88)
     print(args.output)
 
 
 if __name__ == "__main__":
-    main()
+    fail_clearly(main, (OutputError, SheetError))

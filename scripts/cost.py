@@ -28,7 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import load_config  # noqa: E402
 from train import EXPECTED_ERRORS, Trainer  # noqa: E402
-from utils.run import fail_clearly, memory_advice, select_device, write_atomically  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.run import memory_advice, select_device  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 
 class Clock:
@@ -64,7 +66,7 @@ def resident(name: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return float("nan")
-    return 1024 * float(next(line for line in lines if line.startswith(name)).split()[1])
+    return next((1024 * float(line.split()[1]) for line in lines if line.startswith(name)), float("nan"))
 
 
 def peak_memory(device: torch.device, before: float) -> float:
@@ -187,11 +189,11 @@ def main() -> None:
     if kept:
         print(f"the costs were measured already: {args.output}")
         return
+    require_files(args.output, fix="choose another --output")
     costs = measure(cfg, reference, args.rounds, device)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output, json.dumps({**measured_on, **costs}, indent=1) + "\n")
+    write_or_keep({args.output: json.dumps({**measured_on, **costs}, indent=1) + "\n"})
     print(f"costs: {args.output}")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, EXPECTED_ERRORS)
+    fail_clearly(main, (*EXPECTED_ERRORS, OutputError))

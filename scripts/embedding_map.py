@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.records import Record
+from utils.drawing import plain_matplotlib
 from utils.metrics import inner_products
 
 
@@ -22,9 +23,10 @@ def require_tsne() -> type:
     """
     try:
         from sklearn.manifold import TSNE
-    except ImportError:
+    except Exception as error:  # it is absent, or it or what it stands on is broken
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingLibrary(
-            "the embedding map needs scikit-learn: pip install -r requirements-optional.txt, or leave the map out "
+            f"the embedding map needs scikit-learn ({why}): pip install -r requirements-optional.txt, or leave the map out "
             "with --parts ranking attention"
         ) from None
     return TSNE
@@ -55,7 +57,7 @@ def map_picture(panels: Sequence[tuple[str, Tensor]], records: Sequence[Record],
 
     panels   (heading, embeddings (N, E) of the records)
     """
-    import matplotlib  # not above: visualize.py is to say so where it is not installed
+    matplotlib = plain_matplotlib()  # not above: visualize.py is to say so where it is not installed
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

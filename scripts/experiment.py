@@ -4,13 +4,13 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.run import write_atomically  # noqa: E402
+from utils.output import write_or_keep  # noqa: E402
 
 METRICS = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
 EMBEDDED = "Figures of the embedded data set, which is not SYSU-MM01; they say nothing about a real one."
@@ -78,11 +78,16 @@ def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     ])
 
 
-def write_table(path: Path, note: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Write the table under its note as `path`.md and, the note as comments, `path`.tex; returns the former's text."""
+def write_table(
+    path: Path, note: str, header: Sequence[str], lines: Sequence[Sequence[str]], others: Mapping[Path, str] = {}
+) -> str:
+    """Write the table under its note as `path`.md and, the note as comments, `path`.tex; returns the former's text.
+
+    others   contents of further files, which are written with it
+    raises   OutputError, after all were tried
+    """
     text = f"{note}\n{markdown_table(header, lines)}"
     comment = "".join(f"% {line}".rstrip() + "\n" for line in note.splitlines())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_suffix(".md"), text)
-    write_atomically(path.with_suffix(".tex"), comment + latex_table(header, lines))
+    latex = comment + latex_table(header, lines)
+    write_or_keep({path.with_suffix(".md"): text, path.with_suffix(".tex"): latex, **others})
     return text

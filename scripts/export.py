@@ -36,11 +36,12 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.transforms import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
-from test import learned_directions, load_authors, load_run, weightings_of  # noqa: E402
+from test import find_checkpoint, learned_directions, load_authors, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import scaled  # noqa: E402
-from utils.run import fail_clearly  # noqa: E402
+from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 METADATA = "metadata.json"  # the extra file in a torchscript or pt2 file; an ONNX file has properties
 TOLERANCE = 1e-4
@@ -239,7 +240,8 @@ def export(
     model: nn.Module, cfg: CfgNode, name: str, modality: str, scale: Tensor, directions: Tensor | None, path: Path,
     metadata: dict[str, str],
 ) -> dict[int, float]:
-    """Write and verify the file; until it is verified, what `path` held before stays there.
+    """Write and verify the file; until it is verified, what `path` held before stays there. A file that the disk
+    refuses is verified in the system's temporary folder, and stays there.
 
     model     on the CPU
     name      of the format
@@ -254,16 +256,17 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise ExportError(f"--output {path} is a folder; name a file, such as {path / ('embedder' + kind.ending)}")
-    temporary, rejected = (path.with_name(f"{path.stem}.{word}{path.suffix}") for word in ("unverified", "rejected"))
+        temporary, rejected = (path.with_name(f"{path.stem}.{word}{path.suffix}") for word in ("unverified", "rejected"))
+        temporary.touch()  # what the disk refuses from the beginning is said before anything is traced
     try:
         with warnings.catch_warnings():
             # Sizes of maps are constants of the file, and torch.jit is what was asked for.
             warnings.simplefilter("ignore")
             content = kind.file(embedder, inputs, metadata)
             with writing(path):
-                temporary.write_bytes(content)
+                file, refused = write_somewhere(temporary, path.name, content)
             del content  # as large as the network
-            run, errors = kind.read(temporary), {}
+            run, errors = kind.read(file), {}
             for size in BATCHES:
                 pixels, is_infrared = example(size, cfg, modality)
                 expected = as_tested(model, pixels, is_infrared, flip, scale, directions)
@@ -271,7 +274,8 @@ def export(
                 errors[size] = relative_errors(found, expected).max().item()
         wrong = {size: error for size, error in errors.items() if not error <= TOLERANCE}
         with writing(path):
-            os.replace(temporary, rejected if wrong else path)
+            if not refused:
+                os.replace(temporary, rejected if wrong else path)
     finally:
         with suppress(OSError):  # most often it isn't there any more
             temporary.unlink()
@@ -279,9 +283,26 @@ def export(
         listed = ", ".join(f"{error:.1e} in a batch of {size}" for size, error in wrong.items())
         raise ExportError(
             f"the file differs from the network: {listed}, where {TOLERANCE:.0e} of the embedding's length is allowed; "
-            f"it is kept as {rejected} for inspection. Look at the checkpoint's weights, or try another --format"
+            f"it is kept as {file if refused else rejected} for inspection. Look at the checkpoint's weights, or try another --format"
+        )
+    if refused:
+        raise ExportError(
+            f"{path} could not be written ({refused}); what was there before is as it was. The file, verified, is "
+            f"{file}: make room and move it"
         )
     return errors
+
+
+def write_somewhere(path: Path, name: str, content: bytes) -> tuple[Path, OSError | None]:
+    """Write to `path` or, where its disk refuses, to a file of that name in the system's temporary folder.
+
+    returns   where the content is, and why it isn't in `path`
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        return keep(name, content), error
+    return path, None
 
 
 def main() -> None:
@@ -298,6 +319,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's or file's")
     args = parser.parse_intermixed_args()
     check_installed(args.format)
+    if args.output:
+        require_files(args.output, fix="choose another --output")
+    else:
+        require_folder(find_checkpoint(args.checkpoint or args.authors_checkpoint).parent, "choose another --output")
     if args.checkpoint:
         if args.config:
             raise ConfigError("--checkpoint brings its own configuration; leave --config out and set KEY VALUE pairs")
@@ -336,6 +361,8 @@ def main() -> None:
     metadata = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in metadata.items()}
     ending = FORMATS[args.format].ending
     path = args.output or Path(checkpoint["path"]).parent / f"{cfg.MODEL.NAME}-{args.modality}-{weighting}{ending}"
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    require_files(path, fix="choose another --output", room=size)
     torch.manual_seed(cfg.SEED)
     errors = export(model, cfg, args.format, args.modality, scale, directions, path, metadata)
     for size, error in errors.items():
@@ -344,4 +371,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, AuthorsCheckpointError, CompressionError, ExportError))
+    fail_clearly(main, (*EXPECTED_ERRORS, AuthorsCheckpointError, CompressionError, ExportError, OutputError))

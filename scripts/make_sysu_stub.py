@@ -12,11 +12,17 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.output import OutputError, require_folder  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 CAMERAS = range(1, 7)
 INFRARED = {3, 6}
@@ -45,8 +51,24 @@ def validation_ids(counts: dict[tuple[int, int], int], named: set[int]) -> set[i
     return {i for i, seen in cameras.items() if i not in named and seen & INFRARED and seen - INFRARED}
 
 
+class StubError(ValueError):
+    """The split files are absent, or the folder exists already."""
+
+
 def make_stub(split: Path, output: Path) -> int:
-    """Write the tree; returns the number of images."""
+    """Write the tree, whole or not at all; returns the number of images."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output.parent))
+    try:
+        number = write_tree(split, unfinished)
+        os.chmod(unfinished, 0o755)  # mkdtemp's is for its owner only
+        os.rename(unfinished, output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return number
+
+
+def write_tree(split: Path, output: Path) -> int:
     counts = count_images(split / "rand_perm_cam.mat")
     exp = output / "exp"
     exp.mkdir(parents=True)
@@ -75,11 +97,12 @@ def main() -> None:
     args = parser.parse_args()
     for name in NEEDED:
         if not (args.split / name).is_file():
-            sys.exit(f"error: there is no {args.split / name}; it comes with SYSU-MM01 and its evaluation code")
-    if args.output.exists():
-        sys.exit(f"error: {args.output} exists already; remove it or choose another --output")
+            raise StubError(f"there is no {args.split / name}; it comes with SYSU-MM01 and its evaluation code")
+    if os.path.lexists(args.output):
+        raise StubError(f"{args.output} exists already; remove it or choose another --output")
+    require_folder(args.output, fix="choose another --output")
     print(f"{make_stub(args.split, args.output)} images in {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    fail_clearly(main, (OSError, OutputError, StubError))

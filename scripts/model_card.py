@@ -30,8 +30,10 @@ from test import CHANGES_NO_FIGURE, find_checkpoint, load_run, weightings_of  # 
 from train import EXPECTED_ERRORS  # noqa: E402
 from utils.checkpoint import read_own_checkpoint, sha256  # noqa: E402
 from utils.evaluator import table_rows  # noqa: E402
-from utils.report import ReportError, notes, write  # noqa: E402
-from utils.run import Metrics, fail_clearly  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.report import ReportError, notes  # noqa: E402
+from utils.run import Metrics  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 from utils.titles import method_title  # noqa: E402
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"
@@ -181,11 +183,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the card; default: model_card.md in the run's folder")
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="default: docs/model_card.md")
     args = parser.parse_args()
+    output = args.output or args.run / "model_card.md"
+    if args.run.is_dir():  # else it is no run, which is said below
+        if not output.parent.is_dir():
+            raise ReportError(f"{output} cannot be written (there is no folder {output.parent}); make it first")
+        require_files(output, fix="choose another --output")
     values, warnings = card_values(args.run, args.template)
     for warning in warnings:
         print(f"warning: {warning}")
-    print(f"card: {write(args.output or args.run / 'model_card.md', fill(args.template, values))}")
+    write_or_keep({output: fill(args.template, values)})
+    print(f"card: {output}")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, CardError, ReportError, ResultsError))
+    fail_clearly(main, (*EXPECTED_ERRORS, CardError, OutputError, ReportError, ResultsError))

@@ -12,6 +12,8 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +23,16 @@ from data.cache import prepared  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import DataError  # noqa: E402
 from utils.lock import LockedError, only_one  # noqa: E402
-from utils.run import fail_clearly  # noqa: E402
+from utils.output import OutputError, require_folder  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Around the making of a cache: the folder can be written, and no other process makes one there."""
+    require_folder(folder, "choose another DATA.CACHE")
+    with only_one(folder, "cache"):
+        yield
 
 
 def main() -> None:
@@ -34,12 +45,11 @@ def main() -> None:
     cfg = load_config(args.config, args.overrides)
     if not cfg.DATA.CACHE:
         raise ConfigError("DATA.CACHE names no folder: add, for instance, DATA.CACHE cache")
+    if not Path(cfg.DATA.CACHE).is_dir():  # what is there may be valid, and is then only read
+        require_folder(cfg.DATA.CACHE, "choose another DATA.CACHE")
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     begun = time.perf_counter()
-    cache = prepared(
-        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers,
-        alone=lambda folder: only_one(folder, "cache"),
-    )
+    cache = prepared(cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers, alone=alone)
     size = len(cache) * cache.height * cache.width * 3 / 1e9
     print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
     if args.verify:
@@ -51,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ConfigError, DataError, LockedError))
+    fail_clearly(main, (ConfigError, DataError, LockedError, OutputError))

@@ -13,8 +13,9 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
 from reproduce_table import ResultsError, read_results  # noqa: E402
 
+from utils.output import OutputError, require_folder  # noqa: E402
 from utils.report import ReportError, write_curves, write_report  # noqa: E402
-from utils.run import fail_clearly  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 
 
 def main() -> None:
@@ -22,6 +23,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run, or a results file of test.py")
     run = parser.parse_args().run
     results, curves = run, None
+    if run.exists():
+        require_folder(run if run.is_dir() else run.parent, fix="copy the run to where you can write")
     if run.is_dir():
         results, curves = run / "results.json", write_curves(run)
         if curves is None and not results.exists():
@@ -35,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ReportError, ResultsError))
+    fail_clearly(main, (OutputError, ReportError, ResultsError))

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.load import ConfigError, flatten, from_dump, load_config  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 from utils.titles import method_title  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
@@ -318,6 +320,9 @@ def numbered_notes(rows: list[Row]) -> tuple[list[str], list[str]]:
     return numbers, notes
 
 
+WRITERS = {"tex": write_latex, "md": write_markdown, "csv": write_csv}  # by the file's suffix
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, help="results files of test.py on SYSU-MM01")
@@ -326,18 +331,15 @@ def main() -> None:
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="the cited figures")
     parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder of the three files")
     args = parser.parse_args()
+    files = {args.output / f"sysu_mm01.{suffix}": write for suffix, write in WRITERS.items()}
+    require_files(*files, fix="choose another --output")
     rows = sorted(read_published(args.published), key=lambda row: row.year)
     for path in args.results:
         rows += measured_rows(path, args.gallery, args.weighting)
-    args.output.mkdir(parents=True, exist_ok=True)
-    for suffix, write in (("tex", write_latex), ("md", write_markdown), ("csv", write_csv)):
-        (args.output / f"sysu_mm01.{suffix}").write_text(write(rows), encoding="utf-8")
     print(write_markdown(rows))
+    write_or_keep({file: write(rows) for file, write in files.items()})
     print(f"written: {args.output}/sysu_mm01.tex, .md and .csv")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ResultsError, OSError) as error:
-        sys.exit(f"error: {error}")
+    fail_clearly(main, (OutputError, ResultsError))

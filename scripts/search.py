@@ -42,10 +42,10 @@ from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import rows_not_finite, scaled  # noqa: E402
 from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
 from utils.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
-from utils.run import (  # noqa: E402
-    StopRequest, fail_clearly, leave_stopping_to_the_main_process, memory_advice, select_device, write_atomically,
-)
+from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
+from utils.run import memory_advice, select_device  # noqa: E402
 from utils.sheets import SheetError, ranking_sheet, save  # noqa: E402
+from utils.stop import StopRequest, fail_clearly, leave_stopping_to_the_main_process  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
@@ -264,7 +264,7 @@ def write_ranking(path: Path, ranking: list[tuple[Path, list[tuple[float, Path]]
         table.writerows(
             [shown(query), rank, f"{score:.5f}", shown(image)] for rank, (score, image) in enumerate(results, start=1)
         )
-    write_atomically(path, text.getvalue())
+    write_or_keep({path: text.getvalue()})
 
 
 def draw_ranking(
@@ -326,11 +326,14 @@ def main() -> None:
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
     queries = query_paths(args.query)
+    table, sheet = args.output / CSV, args.output / SHEET
+    folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
+    require_files(table, sheet, fix="choose another --output")
+    require_folder(folder, fix="choose another --index")
     embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
     queries, query_embeddings, left_out = embed_queries(queries, args.query_modality == "ir", embed, cfg)
 
     settings |= {"gallery": str(args.gallery.resolve()), "modality": args.gallery_modality, "dtype": args.dtype}
-    folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
     files = list_images(args.gallery)
     with open_index(folder, settings, args.rebuild) as index:
         left_out |= add_missing(index, args.gallery, files, args.gallery_modality == "ir", embed, cfg)
@@ -345,18 +348,18 @@ def main() -> None:
         (query, [(score, args.gallery / name) for score, name in zip(*result)])
         for query, *result in zip(queries, scores.tolist(), names)
     ]
-    table, sheet = args.output / CSV, args.output / SHEET
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_ranking(table, ranking)
-    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
     for query, results in ranking:
         print(f"\n{shown(query)}")
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
-    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
+    write_ranking(table, ranking)
+    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
+    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, FaissMissing, SearchError, SearchIndexError, SheetError))
+    fail_clearly(main, (
+        *EXPECTED_ERRORS, CompressionError, FaissMissing, OutputError, SearchError, SearchIndexError, SheetError,
+    ))

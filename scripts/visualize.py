@@ -32,9 +32,11 @@ from train import EXPECTED_ERRORS, embed_records  # noqa: E402
 from utils.checkpoint import read_own_checkpoint  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import scaled  # noqa: E402
+from utils.output import OutputError, require_files  # noqa: E402
 from utils.report import ReportError, import_plots  # noqa: E402
-from utils.run import fail_clearly, select_device  # noqa: E402
+from utils.run import select_device  # noqa: E402
 from utils.sheets import SheetError, save  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 from utils.titles import method_title  # noqa: E402
 
 PARTS = ("ranking", "attention", "map")
@@ -96,6 +98,8 @@ def main() -> None:
     import_plots()  # what is not installed is named before minutes are spent on the rest
     if "map" in args.parts:
         require_tsne()
+    folder = args.output or (args.run if args.run.is_dir() else args.run.parent) / "pictures"
+    require_files(*(folder / f"{part}.{args.format}" for part in args.parts), fix="choose another --output")
     model, cfg, checkpoint = load_run(args.run, args.overrides, complete=False)
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
@@ -105,7 +109,6 @@ def main() -> None:
     if cfg.EMBEDDING.DIM and {"ranking", "map"} & {*args.parts}:
         learned = learned_directions(model, [weighting], lambda: benchmark.train, cfg, checkpoint, device)
         directions = learned[weighting].to(device)
-    folder = args.output or (args.run if args.run.is_dir() else args.run.parent) / "pictures"
 
     def keep(picture, name: str) -> None:
         path = folder / f"{name}.{args.format}"
@@ -158,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, ReportError, SheetError, MissingLibrary))
+    fail_clearly(main, (*EXPECTED_ERRORS, CompressionError, MissingLibrary, OutputError, ReportError, SheetError))

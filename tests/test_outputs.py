@@ -8,10 +8,13 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from programs import run
 
-from utils import output
+from data import synthetic
+from data.records import DataError
+from utils import output, sheets
 from utils.output import OutputError, require_files, require_folder, write_or_keep
-
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,6 +107,100 @@ def test_text_is_printed_where_every_disk_is_full(tmp_path, monkeypatch, capsys)
     with pytest.raises(OutputError, match="nor could it be kept"):
         write_or_keep({tmp_path / "b.png": b"\x89PNG"})
     assert content_of(tmp_path) == []
+
+
+CONFIG = "configs/quickstart.yaml"
+PROGRAMS = {  # {file} stands where a folder is wanted; what else is named is missing or broken too, and comes later
+    "visualize": ["{place}", "--parts", "ranking", "--output", "{file}/pictures"],
+    "export": ["--checkpoint", "{place}", "--format", "torchscript", "--output", "{file}/network.ts"],
+    "search": ["--checkpoint", "{place}", "--gallery", "{place}", "--query", "{file}", "--output", "{file}/found"],
+    "search.py --index": [
+        "--checkpoint", "{place}", "--gallery", "{place}", "--query", "{file}", "--output", "{place}", "--index", "{file}",
+    ],
+    "model_card": ["{place}", "--output", "{file}/card.md"],
+    "prepare": ["--config", CONFIG, "DATA.ROOT", "{place}", "DATA.CACHE", "{file}/cache"],
+    "average_splits": ["{place}/1.json", "--output", "{file}/results.json"],
+    "reproduce_table": ["{place}/results.json", "--output", "{file}/tables"],
+    "compare_methods": ["--configs", CONFIG, "--output", "{file}"],
+    "ablation": ["--config", CONFIG, "--output", "{file}/in/it"],
+    "cost": ["--config", CONFIG, "--reference", CONFIG, "--output", "{file}/cost.json", "DATA.ROOT", "{place}"],
+    "contact_sheet": ["--root", "{place}", "--output", "{file}/sheet.jpg"],
+    "make_sysu_stub": ["--split", "{place}/exp", "--output", "{file}/stub"],
+    "benchmark_search": ["--folder", "{file}"],
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a file, and with what some programs look for before they look at where they write."""
+    place = tmp_path / "place"
+    (place / "exp").mkdir(parents=True)
+    for name in ("file", "exp/test_id.txt", "exp/train_id.txt", "exp/rand_perm_cam.mat"):
+        (place / name).touch()
+    return place
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_names_a_place_that_refuses_before_it_computes(program, place):
+    before = content_of(place)
+    arguments = [word.format(place=place, file=place / "file") for word in PROGRAMS[program]]
+    done = run(f"scripts/{program.split('.')[0]}.py", *arguments, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: {place / 'file'}") and "cannot be written (" in done.stderr
+    assert done.stdout == "" and content_of(place) == before
+
+
+def test_a_report_is_not_begun_where_it_cannot_be_written():
+    if not Path("/proc/self").exists():
+        pytest.skip("this system has no /proc")
+    done = run("scripts/report.py", "/proc/self", check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: /proc/self cannot be written (")
+
+
+def test_a_table_that_a_full_disk_refuses_is_printed_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(output.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(output, "write_atomically", full)
+    done = run("scripts/reproduce_table.py", "--output", tmp_path / "tables", check=False)
+    assert done.returncode == 1 and "| Method | Venue |" in done.stdout and "written:" not in done.stdout
+    for suffix in ("tex", "md", "csv"):
+        kept, = tmp_path.rglob(f"sysu_mm01.{suffix}")
+        assert f"it is kept as {kept}" in done.stderr and kept.stat().st_size > 1000
+
+
+def test_a_sheet_that_a_full_disk_refuses_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(output.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(output, "write_atomically", full)
+    with pytest.raises(sheets.SheetError, match="No space left on device.*it is kept as"):
+        sheets.save(Image.new("RGB", (2, 3)), tmp_path / "sheet.png")
+    kept, = tmp_path.rglob("sheet.png")
+    assert Image.open(kept).size == (2, 3)
+    with pytest.raises(sheets.SheetError, match="no format of pictures has its suffix"):
+        sheets.save(Image.new("RGB", (2, 3)), tmp_path / "sheet.text")
+
+
+def test_an_exported_file_that_a_full_disk_refuses_is_kept(tmp_path, monkeypatch):
+    from export import write_somewhere
+
+    monkeypatch.setattr(output.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "full").symlink_to("/dev/full")
+    file, refused = write_somewhere(tmp_path / "full", "network.ts", b"weights")
+    assert file.name == "network.ts" and file.read_bytes() == b"weights" and refused.errno == errno.ENOSPC
+    assert write_somewhere(tmp_path / "free", "network.ts", b"weights") == (tmp_path / "free", None)
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda root: root.touch(), "is no embedded data set"),
+    (lambda root: root.symlink_to("nowhere"), "is a link"),
+    (lambda root: root.symlink_to("."), "is no embedded data set"),
+])
+def test_the_embedded_data_set_is_not_drawn_where_it_cannot_stand(make, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "write_pictures", lambda *_: pytest.fail("drawn"))
+    make(tmp_path / "root")
+    with pytest.raises(DataError, match=said):
+        synthetic.write_synthetic(tmp_path / "root")
+    monkeypatch.setattr(synthetic.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(free=10**6))
+    with pytest.raises(DataError, match=r"needs 24 MB, and the disk of \S+ has 1 MB left"):
+        synthetic.write_synthetic(tmp_path / "another")
 
 
 @pytest.mark.parametrize("shell, printed", [

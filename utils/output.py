@@ -91,20 +91,29 @@ def write_or_keep(contents: Mapping[Path, str | bytes]) -> None:
 
 
 def kept(name: str, content: str | bytes) -> str:
-    """Keep the content somewhere else; returns where it is."""
-    folder = None
+    """Keep the content somewhere else; returns where it is, for the message."""
     try:
-        folder = tempfile.mkdtemp(prefix="kept-")
-        with open(Path(folder, name), "wb") as file:
-            file.write(as_bytes(content))
-    except (OSError, ValueError) as error:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        return f"it is kept as {keep(name, content)}: make room and move it"
+    except OSError as error:
         if isinstance(content, str):
             print(content, flush=True)
             return "its text is printed above"
-        return f"nor could it be kept in the temporary folder ({reason(error, Path(folder or '.'))}): run this again"
-    return f"it is kept as {Path(folder, name)}: make room and move it"
+        return f"nor could it be kept in the temporary folder ({error.strerror}): make room, and run this again"
+
+
+def keep(name: str, content: str | bytes) -> Path:
+    """A file with the content in the system's temporary folder.
+
+    raises   OSError
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kept-"))
+    try:
+        with open(folder / name, "wb") as file:
+            file.write(as_bytes(content))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder / name
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -12,7 +12,8 @@ from string import Template
 
 from utils.checkpoint import sha256
 from utils.evaluator import FIGURES, table_rows
-from utils.run import LOG, Metrics, write_atomically
+from utils.output import reason, write_atomically
+from utils.run import LOG, Metrics
 from utils.titles import method_title
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -86,6 +87,12 @@ def import_plots():
         from utils import plots
     except ModuleNotFoundError as error:
         raise ReportError(f"{error.name} is not installed: pip install -r requirements.txt") from None
+    except Exception as error:  # whatever a broken installation or the user's settings of it lead to
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ReportError(
+            f"matplotlib cannot be used here ({why}); look for a matplotlibrc file that is damaged, or install it anew: "
+            "pip install --force-reinstall matplotlib"
+        ) from None
     return plots
 
 
@@ -97,8 +104,9 @@ def curves_of(folder: Path) -> bytes | None:
 def write(path: Path, content: str | bytes) -> Path:
     try:
         write_atomically(path, content)
-    except OSError as error:
-        raise ReportError(f"{path} cannot be written ({error.strerror}); make it writable, or free its disk") from None
+    except (OSError, ValueError) as error:
+        why = reason(error, path.parent)
+        raise ReportError(f"{path} cannot be written ({why}); make it writable, or free its disk") from None
     return path
 
 

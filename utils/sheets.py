@@ -1,9 +1,10 @@
 """Sheets of pictures with captions and frames, drawn with Pillow: rankings (`ranking_sheet`), other grids (`sheet`).
 
 Text is in the DejaVu Sans that comes with matplotlib: most alphabets, but no Chinese, Japanese or Korean characters,
-which it shows as boxes.
+which it shows as boxes. Where matplotlib is broken, Pillow's own font takes its place, which has Latin letters.
 """
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from itertools import zip_longest
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.run import replacing
+from utils.drawing import plain_matplotlib
+from utils.output import OutputError, write_or_keep
 
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
 GAP = 10       # pixels between pictures; twice that behind a row's label and a ranking's query
@@ -20,7 +22,7 @@ BORDER = 3     # pixels that a frame is wide
 
 
 class SheetError(ValueError):
-    """A sheet without rows or without its font, or one that cannot be written."""
+    """A sheet without rows or without a format, or one that cannot be written."""
 
 
 class Cell(NamedTuple):
@@ -131,30 +133,43 @@ def draw_cell(canvas: Image.Image, cell: Cell, x: int, y: int, height: int, widt
             draw.line([(u + side * a, v + side * b) for a, b in stroke], "white", max(2, side // 7), "curve")
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(picture: Image.Image, path: Path, quality: int = 75) -> None:
     """Write the picture whole or not at all, in the format that the file's suffix names.
+
+    quality   of a JPEG
+    raises    SheetError, which says where the picture is kept if it cannot be written there
+    """
+    file = io.BytesIO()
+    try:
+        picture.save(file, format_of(path), quality=quality)
+        write_or_keep({path: file.getvalue()})
+    except OutputError as error:
+        raise SheetError(str(error)) from None
+    except (OSError, ValueError) as error:  # of the format: JPEG has 65,535 pixels on a side at most
+        raise SheetError(f"{path} cannot be written ({error}); choose another format, or fewer pictures") from None
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name for the format of a file that is to be written.
 
     raises   SheetError
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            picture.save(temporary)
-    except OSError as error:
-        raise SheetError(f"{path} cannot be written ({error}); choose another folder") from None
+    name = Image.registered_extensions().get(path.suffix.lower())
+    if name not in Image.SAVE:
+        raise SheetError(f"{path} cannot be written (no format of pictures has its suffix); name it .png or .jpg")
+    return name
 
 
 @cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
     """
-    size     in pixels
-    raises   SheetError
+    size   in pixels
     """
     try:
-        import matplotlib  # not above: who draws no sheet doesn't need it
-    except ModuleNotFoundError as error:
-        raise SheetError(f"{error.name} is not installed: pip install -r requirements.txt") from None
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+        folder = Path(plain_matplotlib().get_data_path())
+        return ImageFont.truetype(folder / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    except Exception:  # whatever is wrong with matplotlib: a sheet needs no more of it than the font
+        return ImageFont.load_default(size)
 
 
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
