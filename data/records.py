@@ -277,8 +277,8 @@ def check_both_modalities(records: Iterable[Record], source: Path) -> None:
     if len({record.infrared for record in records}) == 1:
         only, missing = ("infrared", "visible") if records[0].infrared else ("visible", "infrared")
         raise DataError(
-            f"{source}: the copy has only {only} training images, of cameras {sorted({r.camera for r in records})}, and "
-            f"no {missing} one: complete it"
+            f"{source}: the copy has only {only} training images, of cameras {sorted({r.camera for r in records})}, "
+            f"and no {missing} one: complete it"
         )
     seen: dict[int, Record] = {}
     both = set()

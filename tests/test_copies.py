@@ -3,11 +3,15 @@
 import os
 import re
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
 from programs import run
 from trees import llcm_tree, picture, regdb_tree, sysu_tree, text
 
+from configs.load import load_config
 from data.dataset import hold_out, open_benchmark
 from data.files import list_pictures, read_ids
 from data.llcm import LLCM
@@ -16,6 +20,9 @@ from data.regdb import RegDB
 from data.sampler import IdentitySampler
 from data.sysu import SYSU
 from data.transforms import open_image
+from test import learned_directions, load_run
+from train import Trainer
+from utils.checkpoint import CheckpointError, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:the galleries of")
 TREES = {"sysu": sysu_tree, "regdb": regdb_tree, "llcm": llcm_tree}
@@ -64,7 +71,7 @@ def test_a_copy_for_the_test_alone_has_the_same_protocols(tmp_path, name, lists)
     assert "note: this copy has no training images, so it serves for test alone" in data.summary()
     assert "train, " not in data.summary() and data.fingerprint() != complete.fingerprint()
     assert data.training_identities() == {"sysu": 395, "regdb": 206, "llcm": 713}[name]
-    with pytest.raises(DataError, match="has no training images, which training, DATA.CACHE and EMBEDDING.DIM need: .+"):
+    with pytest.raises(DataError, match="no training images, which training, DATA.CACHE and EMBEDDING.DIM need: .+"):
         data.train
 
 
@@ -96,41 +103,38 @@ def test_a_list_that_its_images_need_is_missed(tmp_path):
     assert "there is no folder" in complaint("llcm", llcm)
 
 
-def test_the_programs_on_partial_copies(tmp_path):
+def trainer(root, run, *options, resume=False):
+    small = ["DEVICE", "cpu", "DATA.WORKERS", "0", "SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2"]
+    cfg = load_config("configs/quickstart.yaml", [*small, "DATA.ROOT", str(root), "OUTPUT", str(run), *options])
+    return Trainer(cfg, resume, torch.device("cpu"))
+
+
+def test_the_programs_on_partial_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.report.write_report", lambda *_: [tmp_path])  # drawing it takes seconds
     test_only, train_only = without("train", "sysu", tmp_path / "test"), without("test", "sysu", tmp_path / "train")
-    train = [
-        "train.py", "--config", "configs/quickstart.yaml", "DEVICE", "cpu", "DATA.WORKERS", 0, "OUTPUT", tmp_path / "run",
-        "SOLVER.EPOCHS", 1, "SOLVER.IDENTITIES", 4, "SOLVER.IMAGES", 4, "SOLVER.BASE_LR", 1e-4,
-    ]
-    test = ["test.py", "--checkpoint", tmp_path / "run"]
-    search = ["scripts/search.py", "--checkpoint", tmp_path / "run", "--gallery", test_only / "cam1", "--query",
-              test_only / "cam1", "--output", tmp_path / "found"]
+    folder = tmp_path / "run"
+    with pytest.raises(DataError, match="no training images, which training"):
+        trainer(test_only, folder)
+    with pytest.raises(DataError, match="no test images"):
+        trainer(train_only, folder, "SOLVER.CHOOSE_BEST_ON_TEST_DATA", "true")
+    trainer(train_only, folder).save()
+    with pytest.raises(DataError, match="no training images, which training"):
+        trainer(test_only, folder, resume=True)
 
-    def refused(program, root, *options):
-        done = run(*program, *options, "DATA.ROOT", root, check=False)
-        assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
-        return done.stderr
-
-    assert "no training images, which training" in refused(train, test_only)
-    assert "no test images" in refused(train, train_only, "SOLVER.CHOOSE_BEST_ON_TEST_DATA", True)
-    assert not (tmp_path / "run" / "last.pth").exists()
-    run(*train, "DATA.ROOT", train_only)
-    assert "no training images" in refused(train, test_only, "--resume", "SOLVER.EPOCHS", 2)
-    assert "no test images" in refused(test, train_only)
-    run(*test, "DATA.ROOT", test_only)
-    for program in (test, search):
-        assert "DATA.CACHE and EMBEDDING.DIM need" in refused(program, test_only, "EMBEDDING.DIM", 4)
+    run("test.py", "--checkpoint", folder, "DATA.ROOT", test_only)
+    cfg = load_config("configs/quickstart.yaml", ["EMBEDDING.DIM", "4", "OUTPUT", str(folder)])
+    with pytest.raises(DataError, match="no training images, .* EMBEDDING.DIM need"):  # of test.py and search.py alike
+        learned_directions(None, ["equal"], lambda: SYSU(test_only).train, cfg, {}, torch.device("cpu"))
 
 
 def test_training_is_refused_where_validation_would_have_no_query(tmp_path):
     sysu_tree(tmp_path / "data", cameras=(2, 3))
-    refused = run("train.py", "--config", "configs/quickstart.yaml", "DEVICE", "cpu", "OUTPUT", tmp_path / "run",
-                  "DATA.ROOT", tmp_path / "data", "SOLVER.VALIDATION_IDS", 2, "SOLVER.IDENTITIES", 2, check=False)
-    assert "synthetic/validation has no valid query" in refused.stderr and not (tmp_path / "run/last.pth").exists()
+    with pytest.raises(DataError, match="synthetic/validation has no valid query"):
+        trainer(tmp_path / "data", tmp_path / "run", "SOLVER.VALIDATION_IDS", "2")
 
 
 @pytest.mark.parametrize("cameras, reason", [
-    ((2, 3), r"has no valid query: its queries are of cameras \[3\], its gallery of cameras \[2\], and each query ignores"),
+    ((2, 3), r"has no valid query: its queries are of cameras \[3\], its gallery of cameras \[2\], and each query ign"),
     ((1, 2, 4, 5), r"has an empty query: there are images of cameras \[1, 2, 4, 5\] alone"),
     ((3, 6), r"has an empty gallery: there are images of cameras \[3, 6\] alone"),
 ])
@@ -141,7 +145,9 @@ def test_cameras_that_no_query_can_be_answered_with_are_named(tmp_path, cameras,
             data.protocol(f"sysu/{search}/single-shot/random")
 
 
-@pytest.mark.parametrize("cameras, only, missing", [((1, 2, 4, 5), "visible", "infrared"), ((3, 6), "infrared", "visible")])
+@pytest.mark.parametrize("cameras, only, missing", [
+    ((1, 2, 4, 5), "visible", "infrared"), ((3, 6), "infrared", "visible"),
+])
 def test_training_images_of_one_modality_are_named(tmp_path, cameras, only, missing):
     said = complaint("sysu", sysu_tree(tmp_path, cameras=cameras))
     assert f"only {only} training images, of cameras {[*cameras]}, and no {missing} one" in said
@@ -173,6 +179,33 @@ def test_a_split_of_regdb_that_the_copy_lacks_is_named_with_those_it_has(tmp_pat
     assert len(open_benchmark("regdb", tmp_path, split=7).test) == 12
 
 
+@pytest.mark.parametrize("trained, then, refused", [
+    ("regdb", {"DATA.SPLIT": "3"}, True),
+    ("sysu", {"DATA.SPLIT": "3"}, False),
+    ("sysu", {"DATA.NAME": "regdb", "DATA.SPLIT": "3"}, False),
+    ("regdb", {"DATA.NAME": "sysu", "DATA.SPLIT": "3"}, False),
+])
+def test_the_split_check_is_for_models_of_regdbs_splits(tmp_path, monkeypatch, trained, then, refused):
+    for name in ("build_without_pretraining", "load_weights"):  # they come after the check, and take seconds
+        monkeypatch.setattr(f"test.{name}", lambda *_, **__: None)
+    cfg = load_config(overrides=["DATA.NAME", trained])
+    save_checkpoint(tmp_path / "last.pth", {"config": cfg.dump(), "identities": [], "model": {}, "epoch": 1, "step": 0})
+    options = [word for pair in then.items() for word in pair]
+    if refused:
+        with pytest.raises(CheckpointError, match="trained on RegDB's split 1; split 3 has a model of its own"):
+            load_run(tmp_path, options, complete=False)
+    else:
+        assert load_run(tmp_path, options, complete=False)[1].DATA.SPLIT == 3
+
+
+@pytest.mark.parametrize("name, refused", [("regdb", True), ("sysu", False)])
+def test_a_resumed_training_may_have_another_split_of_what_has_none(name, refused):
+    before, now = (load_config(overrides=["DATA.NAME", name, "DATA.SPLIT", split]) for split in "13")
+    resumed = SimpleNamespace(cfg=now, last="last.pth")
+    with pytest.raises(CheckpointError, match="DATA.SPLIT: 1, 3") if refused else nullcontext():
+        Trainer.check_same_run(resumed, {"config": before.dump()})
+
+
 def test_a_split_means_nothing_to_other_data_sets(tmp_path):
     records = open_benchmark("sysu", sysu_tree(tmp_path / "sysu")).test
     assert open_benchmark("sysu", tmp_path / "sysu", split=99).test == records
@@ -198,7 +231,9 @@ def test_a_camera_for_the_data_set(tmp_path):
         assert complaint("sysu", tmp_path / asked).endswith(f"Did you mean DATA.ROOT {tmp_path}?")
 
 
-@pytest.mark.parametrize("name, other", [("sysu", "regdb"), ("regdb", "llcm"), ("llcm", "sysu"), ("synthetic", "llcm")])
+@pytest.mark.parametrize("name, other", [
+    ("sysu", "regdb"), ("regdb", "llcm"), ("llcm", "sysu"), ("synthetic", "llcm"),
+])
 def test_another_data_set_is_recognised(tmp_path, name, other):
     assert f"It looks like another data set: DATA.NAME {other}." in complaint(name, TREES[other](tmp_path))
 
@@ -268,9 +303,10 @@ def test_two_folders_of_one_number_are_named(tmp_path, twin):
 
 
 @pytest.mark.parametrize("name, before, after", [
-    ("sysu", "exp", "Exp"), ("sysu", "exp/test_id.txt", "exp/Test_ID.txt"), ("sysu", "exp/train_id.txt", "train_id.txt"),
-    ("sysu", "exp", "splits"), ("regdb", "idx", "IDX"), ("regdb", "idx", "index"), ("llcm", "test_nir", "Test_NIR"),
-    ("llcm", "idx/train_vis.txt", "train_vis.txt"), ("llcm", "idx/test_id.txt", "test_id.txt"),
+    ("sysu", "exp", "Exp"), ("sysu", "exp/test_id.txt", "exp/Test_ID.txt"), ("sysu", "exp", "splits"),
+    ("sysu", "exp/train_id.txt", "train_id.txt"), ("regdb", "idx", "IDX"), ("regdb", "idx", "index"),
+    ("llcm", "test_nir", "Test_NIR"), ("llcm", "idx/train_vis.txt", "train_vis.txt"),
+    ("llcm", "idx/test_id.txt", "test_id.txt"),
 ])
 def test_what_is_under_another_name_is_named_with_the_right_one(tmp_path, name, before, after):
     root = TREES[name](tmp_path)
@@ -345,7 +381,8 @@ def test_an_index_in_utf_16_is_named(tmp_path):
 
 
 def test_what_systems_leave_beside_images_is_left_out(tmp_path):
-    for name in ("Thumbs.db", ".DS_Store", "._0001.jpg", "desktop.ini", "0001.jpg.part", "0002.JPG", "0001.jpeg", "3.png"):
+    beside = ("Thumbs.db", ".DS_Store", "._0001.jpg", "desktop.ini", "0001.jpg.part")
+    for name in (*beside, "0002.JPG", "0001.jpeg", "3.png"):
         text(tmp_path / name, "")
     assert list_pictures(tmp_path) == ["0001.jpeg", "0002.JPG", "3.png"]
 
@@ -379,7 +416,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        assert "cam1/0001 should be a readable folder of pictures, but: Permission denied" in complaint("sysu", tmp_path)
+        assert "0001 should be a readable folder of pictures, but: Permission denied" in complaint("sysu", tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert f"the folder {tmp_path} may not be read" in complaint("sysu", tmp_path)
 
