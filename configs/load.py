@@ -36,9 +36,18 @@ def load_config(file: str | Path | None = None, overrides: list[str] = (), base:
 
 
 def from_dump(text: str) -> CfgNode:
-    """The configuration that `cfg.dump()` wrote, e.g. into a checkpoint."""
+    """The configuration that `cfg.dump()` wrote, e.g. into a checkpoint.
+
+    raises   ConfigError
+    """
+    try:
+        options = yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError):  # of no text
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigError("the checkpoint's configuration is damaged: it is no yaml of sections and keys")
     cfg = get_defaults()
-    for key, value in flatten(yaml.safe_load(text)):
+    for key, value in flatten(options):
         set_option(cfg, key, value, source="the checkpoint's configuration")
     cfg.freeze()
     return cfg

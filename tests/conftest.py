@@ -13,6 +13,16 @@ settings.register_profile("any machine", deadline=None)  # a busy one takes long
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the long tests whole")
+
+
+@pytest.fixture(scope="session")
+def whole(request) -> bool:
+    """Whether tests of many examples take all of them."""
+    return request.config.getoption("--all")
+
+
 @pytest.fixture
 def data_dir() -> Path:
     return ROOT / "tests" / "data"
