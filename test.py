@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
+from files.weights import described, named_tensors
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records, weightings_of
@@ -83,12 +84,16 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
 def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
     """The network of a checkpoint in the authors' format, which brings its number of classes."""
     theirs = read_checkpoint(path)
-    weights = theirs.get("net", theirs)
-    classifier = weights.get("classifier.weight", weights.get("module.classifier.weight"))
-    if not isinstance(classifier, torch.Tensor):
-        raise CheckpointError(f"{path} is no checkpoint of the authors': it has no classifier.weight")
+    classifier = named_tensors(theirs).get("classifier.weight")
+    if classifier is None or classifier.ndim != 2:
+        raise CheckpointError(
+            f"{path} is no checkpoint of the authors' but {described(theirs)}: it has no classifier.weight"
+        )
     model = build_without_pretraining(cfg, classes=len(classifier))
-    model.load_state_dict(from_authors(theirs, model))
+    try:
+        model.load_state_dict(from_authors(theirs, model))
+    except AuthorsCheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     return model, {"path": str(path), "sha256": sha256(path), "format": "authors"}
 
 

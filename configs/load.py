@@ -45,6 +45,8 @@ def from_dump(text: str) -> CfgNode:
     raises   ConfigError as `load_config`
     """
     cfg, source = get_defaults(), "the checkpoint's configuration"
+    if not isinstance(text, str):
+        raise ConfigError(f"{source} is damaged: it is no text")
     for key, value in read_yaml(text, source):
         set_option(cfg, key, value, source)
     cfg.freeze()

@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor
 
+from files.weights import described, named_tensors
 from models.layers import haar, relative_position_index
 
 # Rewritten from the left: the first entry that matches the start of one of our names gives the start of theirs. A
@@ -99,11 +100,11 @@ def authors_name(name: str, model: torch.nn.Module) -> str:
 def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
     """Our state dict from the authors'.
 
-    checkpoint   a state dict by the authors' names, or a dict that holds one as "net"
+    checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (files/weights.py)
     model        the network to fill (not changed here)
-    raises       AuthorsCheckpointError naming every entry that is missing, unexpected or of another shape
+    raises       AuthorsCheckpointError naming entries that are missing, unexpected or of another shape
     """
-    theirs = {name.removeprefix("module."): value for name, value in checkpoint.get("net", checkpoint).items()}
+    theirs = named_tensors(checkpoint)
     ours = model.state_dict()
     unused = UNUSED + (UNUSED_IN_THREE_STAGES if len(model.backbone.stages) == 3 else [])
     problems, state, expected = [], {}, set()
@@ -127,9 +128,10 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
         elif name not in expected and not any(re.match(pattern, name) for pattern in unused):
             problems.append(f"unexpected: {name}")
     if problems:
-        listed = "\n  ".join(problems)
+        listed = "\n  ".join(problems[:20] + [f"and {len(problems) - 20} more"] * (len(problems) > 20))
         raise AuthorsCheckpointError(
-            f"this is not the authors' checkpoint of the network that the configuration describes:\n  {listed}"
+            "this is not the authors' checkpoint of the network that the configuration describes but "
+            f"{described(checkpoint)}:\n  {listed}"
         )
     return state
 
@@ -141,5 +143,5 @@ def is_constant_of_the_method(name: str, value: Tensor) -> bool:
         return value.shape == index.shape and torch.equal(value.long().cpu(), index)
     unit_images = torch.eye(4, dtype=torch.float64).reshape(4, 1, 2, 2)
     filters = haar(unit_images).reshape(4, 4).T.reshape(4, 1, 2, 2)  # one filter per sub-band
-    expected = filters.repeat(len(value) // 4, 1, 1, 1)
+    expected = filters.repeat(value.numel() // 16, 1, 1, 1)
     return value.shape == expected.shape and torch.allclose(value.double().cpu(), expected, atol=1e-6)

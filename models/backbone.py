@@ -7,6 +7,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from files.weights import WeightsFileError, described, named_tensors, read_weights_file
+
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 
 
@@ -62,35 +64,39 @@ def remove_stride(block: nn.Module) -> None:
 def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     """A torchvision state dict of the named ResNet.
 
-    source   "imagenet", or a file written by torch.save
+    source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (files/weights.py)
     raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
+    again = ""
     if source == "imagenet":
         weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
         file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
         try:
-            return weights.get_state_dict(progress=True, check_hash=True)
+            if not file.exists():
+                return weights.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, a proxy's refusal, a broken download
             raise PretrainedError(
                 f"MODEL.PRETRAINED is 'imagenet', but {name}'s weights could not be downloaded ({error}). Download "
                 f"{weights.url} on a machine with a network and put it at {file}, or set MODEL.PRETRAINED to the path "
                 "where you put it. To train from random weights instead, set MODEL.PRETRAINED to none"
             ) from None
-    if not os.path.isfile(source):
+        source, again = str(file), ". Remove that file, and it is downloaded again"
+    if not os.path.exists(source):
         raise PretrainedError(
             f"MODEL.PRETRAINED is {source!r}, and there is no such file: set it to imagenet, to none, or to the path "
             f"of a torchvision state dict of {name}"
         )
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise PretrainedError(f"MODEL.PRETRAINED: {source} could not be read as a state dict ({error})") from None
+        content = read_weights_file(source)
+    except WeightsFileError as error:
+        raise PretrainedError(f"MODEL.PRETRAINED: {error}{again}") from None
+    state = named_tensors(content)
     wanted = torchvision.models.get_model(name, weights=None).state_dict()
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     wrong = [key for key in wrong if not key.startswith("fc.")]
     if wrong:
         raise PretrainedError(
-            f"MODEL.PRETRAINED: {source} is not a state dict of torchvision's {name}: missing or of another shape are "
-            f"{', '.join(wrong[:5])}{' and more' if len(wrong) > 5 else ''}"
+            f"MODEL.PRETRAINED: {source} is not a state dict of torchvision's {name}: it holds {described(content)}; "
+            f"missing or of another shape are {', '.join(wrong[:5])}{' and more' if len(wrong) > 5 else ''}{again}"
         )
     return {key: state[key] if not key.startswith("fc.") else wanted[key] for key in wanted}

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from files.weights import WeightsFileError, described, read_weights_file, save_sealed
+
 FORMAT = 1
 
 
@@ -14,18 +16,29 @@ class CheckpointError(ValueError):
     """A checkpoint is absent, broken or of another run; the message says which and what to do."""
 
 
+class OwnCheckpoint(dict):
+    """What train.py wrote to a file; looking for what the file lacks raises CheckpointError."""
+
+    def __init__(self, state: dict, path: str | Path):
+        super().__init__(state)
+        self.path = path
+
+    def __missing__(self, key: str):
+        raise CheckpointError(f"{self.path} is no whole checkpoint of train.py: it lacks {key!r}")
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write the state so that `path` holds either the older file or the whole new one, whatever happens.
 
-    A temporary file beside it, fsync, rename, fsync of the folder.
+    A temporary file beside it, fsync, rename, fsync of the folder. Reading it again compares a checksum of the file.
 
     raises   CheckpointError where the disk refuses; the older file stays
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+        with open(temporary, "w+b") as file:
+            save_sealed({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -49,21 +62,18 @@ def sync_folder(folder: Path) -> None:
 def read_checkpoint(path: str | Path) -> dict:
     """The tensors and plain values of a checkpoint file, on the CPU.
 
-    raises   CheckpointError where the file is absent or unreadable
+    raises   CheckpointError where the file is absent, damaged, or of another kind
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is truncated, corrupt or no checkpoint at all ({reason})") from None
+        state = read_weights_file(path)
+    except WeightsFileError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds no checkpoint but a {type(state).__name__}")
+        raise CheckpointError(f"{path} holds no checkpoint but {described(state)}")
     return state
 
 
-def read_own_checkpoint(path: str | Path) -> dict:
+def read_own_checkpoint(path: str | Path) -> OwnCheckpoint:
     """A checkpoint that train.py wrote.
 
     raises   CheckpointError as `read_checkpoint` does, and for another program's file
@@ -71,10 +81,10 @@ def read_own_checkpoint(path: str | Path) -> dict:
     state = read_checkpoint(path)
     if state.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} was not written by this version of train.py (format {state.get('format')!r}, not {FORMAT}); "
-            "a checkpoint of the method's authors is read with --authors-checkpoint"
+            f"{path} was not written by this version of train.py (format {state.get('format')!r}, not {FORMAT}); it is "
+            f"{described(state)}. A checkpoint of the method's authors is read with --authors-checkpoint"
         )
-    return state
+    return OwnCheckpoint(state, path=path)
 
 
 def load_weights(model: nn.Module, weights: dict, path: str | Path) -> None:
@@ -83,6 +93,7 @@ def load_weights(model: nn.Module, weights: dict, path: str | Path) -> None:
     raises   CheckpointError listing what is missing, unexpected or of another shape
     """
     ours = model.state_dict()
+    weights = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
     problems = [f"missing: {key}" for key in ours if key not in weights]
     problems += [f"unexpected: {key}" for key in weights if key not in ours]
     problems += [

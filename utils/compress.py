@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from utils.metrics import inner_products
 
 CHUNK_BYTES = 256 << 20  # of rows in float64
@@ -76,9 +76,15 @@ def save_directions(path: Path, learned_from: dict, directions: Tensor) -> None:
 
 
 def load_directions(path: Path, learned_from: dict) -> Tensor | None:
-    """The directions in a file of `save_directions`, if there is one and it says all that `learned_from` says."""
+    """The directions in a file of `save_directions`, if there is one and it says all that `learned_from` says.
+
+    raises   CheckpointError where the file is damaged
+    """
     if not path.exists():
         return None
-    saved = read_checkpoint(path)
+    try:
+        saved = read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Without {path.name}, the directions are learned again") from None
     found = saved.get("learned_from", {})
     return saved["directions"] if all(found.get(key) == value for key, value in learned_from.items()) else None

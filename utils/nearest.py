@@ -1,6 +1,5 @@
 """The best gallery rows of each query: exactly, in chunks of a memory map, or by FAISS with exact scores."""
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from files.checksum import is_sealed, read_sealed_json, seal, sealed_json
 from utils.compress import principal_directions
 from utils.index import FAISS, FAISS_CHECK
 from utils.metrics import inner_products, ranking_keys
@@ -94,7 +94,7 @@ def faiss_search(
     check = kept_check(folder, len(matrix), len(queries), top, kind)
     if check is None:
         check = checked(faiss, index, queries, matrix, current, top) | {"kind": kind}
-        write_atomically(folder / FAISS_CHECK, json.dumps(check) + "\n")
+        write_atomically(folder / FAISS_CHECK, sealed_json(check))
     sentence = (
         f"FAISS gives {100 * check['recall']:.1f} % of the exact answers of {check['queries']} queries "
         f"({check['probes']} lists)"
@@ -127,7 +127,7 @@ def kept_check(folder: Path, rows: int, queries: int, top: int, kind: str) -> di
     rows   of the matrix now
     """
     try:
-        check = json.loads((folder / FAISS_CHECK).read_text(encoding="utf-8"))
+        check = read_sealed_json(folder / FAISS_CHECK)
         holds = (
             check["rows"] <= rows < GROWTH * check["rows"] and check["queries"] >= min(queries, SAMPLE)
             and check["top"] >= top and check["kind"] == kind and check["probes"] in PROBES
@@ -171,14 +171,17 @@ def faiss_index(faiss, matrix: np.ndarray, folder: Path, report: Callable[[str],
             index.add(np.asarray(matrix[start:start + ROWS], np.float32))
         with replacing(file) as temporary:
             faiss.write_index(index, str(temporary))
+            seal(temporary)
     return index
 
 
 def read_index(faiss, file: Path, rows: int, width: int):
     """FAISS's index in the file; None where that is missing, damaged, of another matrix or of a much smaller set."""
     try:
+        if not is_sealed(file):  # FAISS would trust the bytes with the process's memory
+            return None
         index = faiss.read_index(str(file))
-    except (RuntimeError, MemoryError):
+    except (OSError, RuntimeError, MemoryError):
         return None
     fits = isinstance(index, faiss.IndexPreTransform) and index.d == width and rows / 2 <= index.ntotal <= rows
     return index if fits else None

@@ -135,13 +135,20 @@ class Metrics:
 
     @staticmethod
     def read(folder: Path) -> list[dict]:
-        path, lines = folder / "metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        """The lines; one that is damaged is left out with a warning, one that was cut off without."""
+        path, found = folder / "metrics.jsonl", []
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines, start=1):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # cut off while it was written: its epoch has no checkpoint either
-        return lines
+                figures = json.loads(line)
+                whole = isinstance(figures["epoch"], int) and all(isinstance(x, int | float) for x in figures.values())
+            except (ValueError, KeyError, TypeError, AttributeError):
+                whole = False
+            if whole:
+                found.append(figures)
+            elif line.endswith(b"\n"):  # else it was cut off while it was written: its epoch has no checkpoint either
+                LOG.warning("warning: %s, line %d is damaged and left out", path, number)
+        return found
 
     def write(self, epoch: int, figures: dict[str, float]) -> None:
         try:
