@@ -21,3 +21,13 @@ def data_dir() -> Path:
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the long tests whole")
+
+
+@pytest.fixture(scope="session")
+def whole(request) -> bool:
+    """Whether the long tests are to run whole."""
+    return request.config.getoption("--all")
