@@ -39,7 +39,7 @@ from data.transforms import eval_transform, open_image  # noqa: E402
 from test import learned_directions, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
-from utils.evaluator import rows_not_finite, scaled  # noqa: E402
+from utils.evaluator import rows_not_finite  # noqa: E402
 from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
 from utils.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
 from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
@@ -68,14 +68,16 @@ class Embedder:
     """
 
     def __init__(self, model: nn.Module, scale: Tensor, directions: Tensor | None, flip: bool, device: torch.device):
-        self.model, self.flip, self.device, self.scale = model, flip, device, scale.to(device)
+        self.model, self.flip, self.device = model, flip, device
+        columns = scale.nonzero().flatten()  # here, once: a device would be waited for
+        self.columns, self.scale = columns.to(device), scale[columns].to(device)
         self.directions = None if directions is None else directions.to(device)
-        self.numbers = int(scale.count_nonzero()) if directions is None else directions.shape[1]
+        self.numbers = len(columns) if directions is None else directions.shape[1]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, infrared: bool) -> Tensor:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        embeddings = scaled(self.model.embed(images, infrared, self.flip).float(), self.scale)
+        embeddings = self.model.embed(images, infrared, self.flip).float()[:, self.columns] * self.scale
         if self.directions is not None:
             embeddings = project(embeddings, self.directions)
         return F.normalize(embeddings)

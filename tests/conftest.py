@@ -1,8 +1,11 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split alike here and in every process that a test starts
 
 import pytest
 import torch
@@ -29,26 +32,6 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def whole(request) -> bool:
     """Whether what is long by nature runs whole: many kills, many examples, a README's commands as printed."""
-    return request.config.getoption("--all")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="the long tests whole")
-
-
-@pytest.fixture(scope="session")
-def whole(request) -> bool:
-    """Whether long tests run whole."""
-    return request.config.getoption("--all")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="the long tests whole")
-
-
-@pytest.fixture(scope="session")
-def whole(request) -> bool:
-    """Whether long tests run whole."""
     return request.config.getoption("--all")
 
 
