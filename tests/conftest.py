@@ -1,8 +1,11 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split alike here and in every process that a test starts
 
 import pytest
 import torch

@@ -12,8 +12,9 @@ from programs import ROOT, Done, run
 
 # Hands the repository's programs over, and starts an interpreter for all else.
 PYTHON = """#!/bin/sh
-case "$1 $2" in
-*.py\\ * | "-m data."*) ;;
+case "$1" in
+*.py) ;;
+-m) case "$2" in data.*) ;; *) exec "{python}" "$@" ;; esac ;;
 *) exec "{python}" "$@" ;;
 esac
 printf '%s\\0' $# "$PWD" "$@" > "{folder}/call"
@@ -27,14 +28,16 @@ exit "$status"
 class Shell:
     """Runs commands of a shell; the folder is made the virtual environment that scripts/environment.sh finds complete.
 
-    change   of the words of each program before it is run here, such as options that make it small
+    change   of the words of each program before it is run here, such as options that make it small; None: every
+             `python` is an interpreter of its own instead
     """
 
-    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] = list):
+    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] | None = list):
         self.folder, self.change = folder, change
         (folder / "bin").mkdir(parents=True)
         python = folder / "bin" / "python"
-        python.write_text(PYTHON.format(python=sys.executable, folder=folder))
+        script = PYTHON if change else '#!/bin/sh\nexec "{python}" "$@"\n'
+        python.write_text(script.format(python=sys.executable, folder=folder))
         python.chmod(0o755)
         for path in ROOT.glob("requirements*.txt"):
             shutil.copy(path, folder / f"installed-{path.name}")
