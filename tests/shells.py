@@ -28,6 +28,8 @@ exit "$status"
 class Shell:
     """Runs commands of a shell; the folder is made the virtual environment that scripts/environment.sh finds complete.
 
+    Programs that run here draw no curves (`programs.run`).
+
     change   of the words of each program before it is run here, such as options that make it small; None: every
              `python` is an interpreter of its own instead
     """
@@ -67,7 +69,7 @@ class Shell:
         while not received.count(b"\0") or received.count(b"\0") < int(received.split(b"\0")[0]) + 2:
             received += os.read(calls, 2**16)
         _, folder, *words = (os.fsdecode(word) for word in received.split(b"\0")[:-1])
-        done = run(*self.change(words), check=False, folder=Path(folder))
+        done = run(*self.change(words), check=False, folder=Path(folder), drawn=False)
         (self.folder / "stdout").write_text(done.stdout)
         (self.folder / "stderr").write_text(done.stderr)
         (self.folder / "status").write_text(f"{done.returncode}\n")
