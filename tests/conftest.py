@@ -1,5 +1,6 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -94,6 +95,13 @@ def thin():
 
 
 @pytest.fixture(scope="module")
-def trained(shared, thin) -> Callable[[str], Path]:
+def thin_by_default(whole):
+    """The same, but with --all the network that the config asks for."""
+    with contextlib.nullcontext() if whole else thin_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(shared, thin_by_default) -> Callable[[str], Path]:
     """Takes a method of shared.METHODS, returns the folder of its trained and tested run, for reading."""
     return shared.run

@@ -13,7 +13,7 @@ import benchmark_training
 from configs.load import load_config
 
 
-pytestmark = pytest.mark.usefixtures("thin")
+pytestmark = pytest.mark.usefixtures("thin_by_default")
 
 
 @pytest.fixture(scope="module", params=METHODS)
