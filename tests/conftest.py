@@ -1,6 +1,5 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -33,26 +32,6 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def whole(request) -> bool:
     """Whether what is long by nature runs whole: many kills, many examples, a README's commands as printed."""
-    return request.config.getoption("--all")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="the long tests whole")
-
-
-@pytest.fixture(scope="session")
-def whole(request) -> bool:
-    """Whether long tests run whole."""
-    return request.config.getoption("--all")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="the long tests whole")
-
-
-@pytest.fixture(scope="session")
-def whole(request) -> bool:
-    """Whether long tests run whole."""
     return request.config.getoption("--all")
 
 
@@ -95,13 +74,6 @@ def thin():
 
 
 @pytest.fixture(scope="module")
-def thin_by_default(whole):
-    """The same, but with --all the network that the config asks for."""
-    with contextlib.nullcontext() if whole else thin_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(shared, thin_by_default) -> Callable[[str], Path]:
+def trained(shared, thin) -> Callable[[str], Path]:
     """Takes a method of shared.METHODS, returns the folder of its trained and tested run, for reading."""
     return shared.run

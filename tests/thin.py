@@ -33,6 +33,10 @@ def thin() -> Iterator[None]:
         yield
 
 
+def is_thin() -> bool:
+    return _api.BUILTIN_MODELS["resnet18"] is thin_resnet18
+
+
 start = subprocess.run
 
 
