@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.stop import STOPPING
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 if str(SCRIPTS) not in sys.path:
@@ -114,7 +116,7 @@ def left_as_found() -> Iterator[None]:
     """Undoes what a program changes of its process, which is the tests' process here."""
     log, environment = logging.getLogger("cmfn"), dict(os.environ)
     handlers, disabled, level = [*log.handlers], log.disabled, log.level
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)}
+    signals = {number: signal.getsignal(number) for number in STOPPING}
     deterministic = torch.are_deterministic_algorithms_enabled()
     fastest, threads, dtype = torch.backends.cudnn.benchmark, torch.get_num_threads(), torch.get_default_dtype()
     flash, lean = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()

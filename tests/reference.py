@@ -1,5 +1,6 @@
 """The rules by which the reference numbers in tests/data were made: weights by name and shape, images by seed."""
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -67,6 +68,13 @@ def entries(variant: str) -> list[dict]:
     return json.loads((DATA / f"state_dict_{variant}.json").read_text())
 
 
+def last_one_kept(make):
+    """Drawing a network's weights takes a second, and tests that want the same ones follow each other."""
+    kept = functools.lru_cache(maxsize=1)(make)
+    return functools.wraps(make)(lambda *arguments: {**kept(*arguments)})
+
+
+@last_one_kept
 def authors_state(variant: str) -> dict[str, Tensor]:
     """The entries that the authors' network computes with, by the rule, rounded to float32."""
     state = {}
@@ -109,6 +117,7 @@ def watch_stages(model: nn.Module) -> dict[str, Tensor]:
     return seen
 
 
+@last_one_kept
 def baseline_state(keys: str, last_stage: str) -> dict[str, Tensor]:
     """A compared method's whole state dict by the rule: what the network never uses has values too.
 

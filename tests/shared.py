@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from programs import run
+from thin import is_thin
 
 from data.synthetic import write_synthetic
 from utils.checkpoint import read_own_checkpoint, save_checkpoint, sha256
@@ -73,7 +74,7 @@ class Shared:
             run("test.py", "--checkpoint", path)
 
         data = self.data()
-        return self.once(method, make)
+        return self.once(method if is_thin() else f"{method}-wide", make)
 
     def changed(self) -> list[Path]:
         """What is no longer as it was made, each told once."""

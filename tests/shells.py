@@ -12,8 +12,9 @@ from programs import ROOT, Done, run
 
 # Hands the repository's programs over, and starts an interpreter for all else.
 PYTHON = """#!/bin/sh
-case "$1 $2" in
-*.py\\ * | "-m data."*) ;;
+case "$1" in
+*.py) ;;
+-m) case "$2" in data.*) ;; *) exec "{python}" "$@" ;; esac ;;
 *) exec "{python}" "$@" ;;
 esac
 printf '%s\\0' $# "$PWD" "$@" > "{folder}/call"
@@ -27,14 +28,18 @@ exit "$status"
 class Shell:
     """Runs commands of a shell; the folder is made the virtual environment that scripts/environment.sh finds complete.
 
-    change   of the words of each program before it is run here, such as options that make it small
+    Programs that run here draw no curves (`programs.run`).
+
+    change   of the words of each program before it is run here, such as options that make it small; None: every
+             `python` is an interpreter of its own instead
     """
 
-    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] = list):
+    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] | None = list):
         self.folder, self.change = folder, change
         (folder / "bin").mkdir(parents=True)
         python = folder / "bin" / "python"
-        python.write_text(PYTHON.format(python=sys.executable, folder=folder))
+        script = PYTHON if change else '#!/bin/sh\nexec "{python}" "$@"\n'
+        python.write_text(script.format(python=sys.executable, folder=folder))
         python.chmod(0o755)
         for path in ROOT.glob("requirements*.txt"):
             shutil.copy(path, folder / f"installed-{path.name}")
@@ -64,7 +69,7 @@ class Shell:
         while not received.count(b"\0") or received.count(b"\0") < int(received.split(b"\0")[0]) + 2:
             received += os.read(calls, 2**16)
         _, folder, *words = (os.fsdecode(word) for word in received.split(b"\0")[:-1])
-        done = run(*self.change(words), check=False, folder=Path(folder))
+        done = run(*self.change(words), check=False, folder=Path(folder), drawn=False)
         (self.folder / "stdout").write_text(done.stdout)
         (self.folder / "stderr").write_text(done.stderr)
         (self.folder / "status").write_text(f"{done.returncode}\n")

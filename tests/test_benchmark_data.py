@@ -1,14 +1,8 @@
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
+from programs import run
 
 
 def test_the_quick_run_prints_both_tables():
-    command = [sys.executable, "scripts/benchmark_data.py", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run("scripts/benchmark_data.py", "--quick")
     rows = [line.split() for line in done.stdout.splitlines() if line.endswith("x")]
     assert [row[0] for row in rows] == ["SYSU-MM01", "RegDB,", "SYSU-MM01", "RegDB,"]
     for row in rows:

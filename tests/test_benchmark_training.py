@@ -1,11 +1,13 @@
 """The literal network computes what the fast one does, and the benchmark of a training step prints its table."""
 
 import copy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import started_here
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +19,9 @@ from literal_network import LITERAL, make_literal, make_literal_optimizer  # noq
 from configs.load import ConfigError, load_config  # noqa: E402
 from models.build import build_model  # noqa: E402
 from train import build_loss, build_optimizer  # noqa: E402
+
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 def fast_and_literal(*overrides):
@@ -147,8 +152,9 @@ def test_the_quick_run_prints_its_table(capsys):
     assert images_per_second > 0 and 0.1 < peak < 4 and over_plain > 1 and literal_over > 0
 
 
-def test_a_failing_row_says_why():
+def test_a_failing_row_says_why(monkeypatch):
     size = ["DATA.HEIGHT", "36", "DATA.WIDTH", "36", "MODEL.BACKBONE", "resnet18"]
+    monkeypatch.setattr(subprocess, "run", started_here)
     error = benchmark.measured_apart(("method", "float32"), size)["error"]
     assert error.startswith("ImageSizeError: images of 36x36 give stage 1 a map of 9x9")
 

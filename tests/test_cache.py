@@ -296,8 +296,7 @@ def test_a_copy_for_another_process_carries_no_image(benchmark, base):
 
 
 def run_prepare(*arguments):
-    return subprocess.run([sys.executable, "scripts/prepare.py", "--config", "configs/quickstart.yaml", *arguments],
-                          cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return run("scripts/prepare.py", "--config", "configs/quickstart.yaml", *arguments, check=False)
 
 
 def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):

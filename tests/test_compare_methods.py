@@ -1,8 +1,9 @@
 """Methods side by side: from configs to the table, after a kill, and again; what its figures and verdicts mean."""
 
+import contextlib
+import io
 import json
 import os
-import runpy
 import signal
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from programs import BLANK, command, started_here
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,20 +44,13 @@ def write_config(folder, name, **sections):
 
 
 def main(*words):
-    """compare_methods.py with these arguments; the programs that it starts run here, as imports take seconds."""
-    def run_here(program, *arguments):
-        patch.setattr(sys, "argv", [program, *arguments])
-        try:
-            runpy.run_path(str(ROOT / program), run_name="__main__")
-        except SystemExit as end:
-            if end.code:
-                raise experiment.ExperimentError(end.code) from None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "run", run_here)
-        patch.setattr(compare, "run", run_here)
+    """What compare_methods.py prints with these arguments, or its error."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(subprocess, "run", started_here)
+        patch.setattr("utils.plots.png", lambda figure: BLANK)
         patch.setattr(sys, "argv", ["compare_methods.py", *map(str, words)])
         compare.main()
+    return printed.getvalue()
 
 
 def table(output):
@@ -72,7 +67,7 @@ def written(output):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(tmp_path_factory, thin):
     """A comparison of one method that was killed, and went on as one of two: (arguments, its folder, what was left)."""
     folder = tmp_path_factory.mktemp("compared")
     output, root = folder / "out", folder / "synthetic"
@@ -82,7 +77,7 @@ def compared(tmp_path_factory):
     options = ["--seeds", "0,1", "--rounds", "2", "--reference", "cmfn", "--output", output, "DATA.ROOT", root]
 
     process = subprocess.Popen(
-        [sys.executable, "scripts/compare_methods.py", "--configs", cmfn, *map(str, options)], cwd=ROOT,
+        command("scripts/compare_methods.py", "--configs", cmfn, *options), cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, start_new_session=True,
     )
     deadline = time.time() + 120
@@ -105,11 +100,10 @@ def test_a_killed_comparison_keeps_what_it_had_and_goes_on(compared):
     assert len(written(output)) == 2 * (2 + 2 + 1)  # of each method: two checkpoints, two results, the costs
 
 
-def test_a_second_run_computes_nothing_and_writes_the_same_table(compared, capsys):
+def test_a_second_run_computes_nothing_and_writes_the_same_table(compared):
     arguments, output, _ = compared
     before, text = written(output), (output / "comparison.md").read_text()
-    main("--configs", *arguments)
-    printed = capsys.readouterr().out
+    printed = main("--configs", *arguments)
     assert printed.count("the training was complete already") == 4 and printed.count("measured already") == 2
     assert written(output) == before and (output / "comparison.md").read_text() == text and text in printed
 
@@ -159,13 +153,13 @@ def test_a_training_needs_room_for_weights_gradients_and_momentum(compared):
     assert 3 * 4 * cost["parameters"] < cost["peak"] < 2e9
 
 
-def test_costs_or_figures_alone_and_one_seed(compared, capsys):
+def test_costs_or_figures_alone_and_one_seed(compared):
     (cmfn, deen, _, _, *options), output, _ = compared
     main("--configs", cmfn, deen, "--cost-only", *options)
     assert all("GFLOPs" in line and f"{PROTOCOLS[0]} mAP" not in line for line in table(output).values())
-    main("--configs", cmfn, deen, *options[-2:], "--no-cost", "--output", output, "--seeds", "1")
+    printed = main("--configs", cmfn, deen, *options[-2:], "--no-cost", "--output", output, "--seeds", "1")
     assert all("GFLOPs" not in line and "±" not in line[f"{PROTOCOLS[0]} mAP"] for line in table(output).values())
-    assert "One seed: no deviation" in capsys.readouterr().out
+    assert "One seed: no deviation" in printed
 
 
 def test_a_config_on_other_data_is_refused_before_anything_runs(tmp_path):

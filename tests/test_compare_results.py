@@ -2,12 +2,12 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
+from programs import Done
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "compare_results.py"
 spec = importlib.util.spec_from_file_location("compare_results", SCRIPT)
@@ -39,12 +39,12 @@ def write(path, trials, identities=None, fingerprint="f" * 64, name="sysu", **ch
     return path
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+def run(*arguments, check=True) -> Done:
+    return programs.run(SCRIPT, *arguments, check=check)
 
 
 def refused(*arguments) -> str:
-    done = run(*arguments)
+    done = run(*arguments, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
 

@@ -5,12 +5,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
+from thin import thin
 from torch import nn
 
 from configs.load import load_config
@@ -23,6 +24,7 @@ from train import build_loss, gathered
 from utils.distributed import Ranks, gather_rows, joined
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "MODEL.MBUE.DROPOUT": "0.0",
     "MODEL.MBUE.DROP_PATH": "0.0", "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
@@ -50,7 +52,7 @@ def start(*command, world, **options):
     common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, command), *pairs], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            programs.command(*command, *pairs), cwd=ROOT, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(world)
@@ -103,21 +105,30 @@ def batch_of(options, data, rank, world):
     return batches[0, 0]
 
 
-def rank_main(rank, world, port, method, data, folder):
+def rank_main(rank, world, port, data, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
-    with joined(Ranks(rank, world, rank), torch.device("cpu")):
-        options = options_of(method)
-        torch.save(gradients(options, world, batch_of(options, data, rank, world)), folder / f"{rank}.pt")
+    with thin(), joined(Ranks(rank, world, rank), torch.device("cpu")):
+        for method in METHODS:
+            options = options_of(method)
+            found = gradients(options, world, batch_of(options, data, rank, world))
+            torch.save(found, folder / f"{method}-{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def found_by_two(data, tmp_path_factory):
+    """The folder of what two processes found, which start but once for all methods."""
+    folder = tmp_path_factory.mktemp("gradients")
+    torch.multiprocessing.spawn(rank_main, (2, free_port(), data, folder), nprocs=2)
+    return folder
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_have_the_gradients_of_one_with_the_same_batch(method, data, tmp_path):
+def test_two_processes_have_the_gradients_of_one_with_the_same_batch(method, data, found_by_two):
     options = options_of(method)
     expected = gradients(options, 1, batch_of(options, data, 0, 1))
-    torch.multiprocessing.spawn(rank_main, (2, free_port(), method, data, tmp_path), nprocs=2)
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+        found = torch.load(found_by_two / f"{method}-{rank}.pt")
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             difference = (found[name] - value).norm()
@@ -151,13 +162,12 @@ def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data
     assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
         "best.pth", "config.yaml", "curves.png", "last.pth", "metrics.jsonl", "train.log"
     ]
-    results = []
-    for world, name in ((1, "one.json"), (2, "two.json")):
-        outputs = finish(start("test.py", "--checkpoint", run, "--output", tmp_path / name, world=world,
-                               **{"DATA.ROOT": data, "OUTPUT": run}))
-        assert all(out == "" for out, _ in outputs[1:])
-        results.append(json.loads((tmp_path / name).read_text())["results"])
-    assert results[0] == results[1]
+    programs.run("test.py", "--checkpoint", run, "--output", tmp_path / "one.json", drawn=False)
+    outputs = finish(start("test.py", "--checkpoint", run, "--output", tmp_path / "two.json", world=2,
+                           **{"DATA.ROOT": data, "OUTPUT": run}))
+    assert all(out == "" for out, _ in outputs[1:])
+    one, two = (json.loads((tmp_path / name).read_text())["results"] for name in ("one.json", "two.json"))
+    assert one == two
 
 
 def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):

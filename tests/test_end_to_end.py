@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from reference import authors_state, baseline_state
@@ -30,18 +31,16 @@ def data(tmp_path_factory):
     return root
 
 
-def command(program, data, run, *arguments, **options):
+pytestmark = pytest.mark.usefixtures("thin")
+
+
+def pairs(data, run, **options):
     options = OPTIONS | {"DATA.ROOT": data, "OUTPUT": run} | options
-    pairs = [str(part) for pair in options.items() for part in pair]
-    return [sys.executable, program, *arguments, *pairs]
+    return [str(part) for pair in options.items() for part in pair]
 
 
-def run_program(*arguments, check=True, **options):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}  # sums are split alike whatever else the machine does
-    done = subprocess.run(command(*arguments, **options), cwd=ROOT, env=env, capture_output=True, text=True)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
+def run_program(program, data, run, *arguments, check=True, **options):
+    return programs.run(program, *arguments, *pairs(data, run, **options), check=check, drawn=False)
 
 
 def train(data, run, *flags, check=True, **options):
@@ -68,13 +67,25 @@ def assert_equal_runs(a, b):
         assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][i]["momentum_buffer"])
 
 
+def test_both_programs_in_interpreters_of_their_own(data, tmp_path):
+    run = tmp_path / "run"
+    options = pairs(data, run, **{"SOLVER.EPOCHS": "1", "MODEL.STAGES": "3"})
+    for words in (["train.py", "--config", "configs/quickstart.yaml", *options], ["test.py", "--checkpoint", run]):
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((run / "results.json").read_text())
+    assert results["checkpoint"]["epochs"] == 1 and results["results"][0]["protocol"] in done.stdout
+    assert all((run / name).stat().st_size > 1000 for name in ("curves.png", "report.html"))
+
+
 def test_a_training_with_a_broken_image_ends_though_its_workers_ignore_signals(data, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(data, broken)
     for image in broken.glob("cam3/*/*.jpg"):
         image.write_bytes(image.read_bytes()[:300])
-    run = command("train.py", broken, tmp_path / "run", "--config", "configs/quickstart.yaml", **{"DATA.WORKERS": "2"})
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    options = pairs(broken, tmp_path / "run", **{"DATA.WORKERS": "2"})
+    command = programs.command("train.py", "--config", "configs/quickstart.yaml", *options)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "jpg is broken or no image" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -100,14 +111,15 @@ def test_a_run_from_cached_images_equals_one_from_the_files(data, trained, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_path, number):
     run = tmp_path / "stopped"
+    options = pairs(data, run, **{"DATA.WORKERS": "1"})
     process = subprocess.Popen(
-        command("train.py", data, run, "--config", "configs/quickstart.yaml", **{"DATA.WORKERS": "1"}), cwd=ROOT,
+        programs.command("train.py", "--config", "configs/quickstart.yaml", *options), cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )
     deadline = time.time() + 120
     while not (run / "train.log").exists() or "epoch 0:" not in (run / "train.log").read_text():
         assert time.time() < deadline and process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.005)
     os.killpg(process.pid, number)  # as a terminal or a job scheduler does: the workers get it too
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number

@@ -1,14 +1,12 @@
 """From loaders to figures: every image embedded once, trials sharing their products, results ready for JSON."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from programs import run
 
 import utils.evaluator
 from utils.evaluator import EvaluationError, embed_images, evaluate_protocol, format_table
@@ -197,9 +195,5 @@ def test_the_table_says_what_each_number_is():
 
 
 def test_the_benchmark_runs_and_agrees_with_the_loop_over_queries():
-    script = Path(__file__).resolve().parent.parent / "scripts" / "benchmark_evaluator.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--quick", "--device", "cpu"], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = run("scripts/benchmark_evaluator.py", "--quick", "--device", "cpu")
     assert done.stdout.count(" equal ") == 4

@@ -1,5 +1,6 @@
 """Each method's small config, as shipped, through every program: training, test, tables, costs, pictures, search."""
 
+import contextlib
 import csv
 import json
 
@@ -8,12 +9,20 @@ import torch
 from PIL import Image
 from programs import run as program
 from shared import METHODS, SMALL, copy_of
+from thin import thin as thin_network
 
 import benchmark_training
 from configs.load import load_config
 
 
 pytestmark = pytest.mark.usefixtures("thin")
+
+
+@pytest.fixture(scope="module")
+def thin(whole):
+    """With --all, the networks are those that the configs ask for."""
+    with contextlib.nullcontext() if whole else thin_network():
+        yield
 
 
 @pytest.fixture(scope="module", params=METHODS)

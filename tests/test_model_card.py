@@ -18,6 +18,7 @@ import test as evaluation  # noqa: E402
 import train as training  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.synthetic import write_synthetic  # noqa: E402
+from programs import BLANK  # noqa: E402
 from model_card import TEMPLATE, CardError, card_values, count_table  # noqa: E402
 from models.build import build_model  # noqa: E402
 from reproduce_table import ResultsError  # noqa: E402
@@ -26,12 +27,14 @@ from utils.evaluator import FIGURES  # noqa: E402
 from utils.report import ReportError  # noqa: E402
 
 
+pytestmark = pytest.mark.usefixtures("thin")
+
+
 def program(module, *arguments) -> None:
-    argv, sys.argv = sys.argv, ["program", *map(str, arguments)]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        patch.setattr("utils.plots.png", lambda figure: BLANK)
         module.main()
-    finally:
-        sys.argv = argv
 
 
 def card(run: Path, *arguments) -> str:
@@ -44,11 +47,11 @@ def words(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, thin) -> Path:
     """What train.py and test.py leave, two epochs of two steps."""
     root = tmp_path_factory.mktemp("card")
     data, run = root / "data", root / "my run"
-    write_synthetic(data, seed=1, train_identities=6, test_identities=3, images_per_camera=2, height=64, width=32)
+    write_synthetic(data, seed=1, train_identities=6, test_identities=3, images_per_camera=1, height=64, width=32)
     program(training, "--config", ROOT / "configs" / "quickstart.yaml", "DATA.ROOT", data, "OUTPUT", run, "SEED", 5,
             "DEVICE", "cpu", "DATA.WORKERS", 0, "SOLVER.EPOCHS", 2, "SOLVER.IDENTITIES", 3)
     program(evaluation, "--checkpoint", run)
@@ -92,7 +95,7 @@ def test_the_card_says_what_was_trained_on_what_and_how(trained):
     assert "$" not in text and "> **" not in text
     assert f"| SHA-256 | `{sha256(trained / 'last.pth')}` |" in text
     assert f"| parameters | {saved['parameters']:,} |" in text
-    assert "| embedding | 1,536 numbers, weighting `equal`, mirrored image added;" in text  # 2 · 3 views · 256 channels
+    assert "| embedding | 768 numbers, weighting `equal`, mirrored image added;" in text  # 2 · 3 views · 128 channels
     assert f"`{saved['data']['fingerprint']}`" in text
     for line in saved["data_summary"].splitlines()[1:]:
         assert line in text
@@ -179,8 +182,8 @@ def test_other_data_and_options_at_the_test_are_named(run):
 
 
 @pytest.mark.parametrize("config, data, embedding", [
-    ("quickstart.yaml", "sysu", "1,536"), ("quickstart_deen.yaml", "llcm", "3,072"),
-    ("quickstart_agw.yaml", "regdb", "512"), ("quickstart_caj.yaml", "synthetic", "512"),
+    ("quickstart.yaml", "sysu", "768"), ("quickstart_deen.yaml", "llcm", "1,152"),
+    ("quickstart_agw.yaml", "regdb", "192"), ("quickstart_caj.yaml", "synthetic", "192"),
 ])
 def test_every_method_and_data_set_has_its_card(tmp_path, config, data, embedding):
     cfg = load_config(ROOT / "configs" / config, ["DATA.NAME", data])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from thin import thin
 from torch import nn
 
 from configs.load import load_config
@@ -51,7 +52,8 @@ def parameters(model):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_embeds(variant):
-    model = build(*VARIANTS[variant]).train()
+    with thin():
+        model = build(*VARIANTS[variant]).train()
     for module in model.modules():
         if isinstance(module, NonLocal):  # a zero-initialised way out lets no gradient into its block
             nn.init.ones_(module.out[1].weight)

@@ -57,6 +57,7 @@ def test_sums_over_many_positions_stay_in_range_and_exact():
         assert y.dtype == torch.float32 and torch.equal(y, torch.full((1, 2, 3), 320_000.0))
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("name, part", [
     (name, part) for name, network in MODELS.items() if name != "caj" for part in network.parts  # caj's is agw's
 ])

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from programs import run as run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -306,22 +306,15 @@ def test_the_page_in_a_browser(tmp_path):
 # In a run
 
 
-def test_training_and_test_leave_the_pictures_and_a_report(tmp_path):
+def test_training_and_test_leave_the_pictures_and_a_report(tmp_path, thin):
     root, run = tmp_path / "synthetic", tmp_path / "run"
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
     options = ["DATA.ROOT", root, "DATA.HEIGHT", "32", "DATA.WIDTH", "16", "DATA.WORKERS", "0", "DEVICE", "cpu",
                "SOLVER.EPOCHS", "2", "SOLVER.IDENTITIES", "2", "DATA.ERASING_AREA", "[0.1, 0.3]", "OUTPUT", run]
 
-    def program(*command, check=True):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *map(str, command)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    program("train.py", "--config", "configs/quickstart.yaml", *options)
+    run_program("train.py", "--config", "configs/quickstart.yaml", *options)
     assert Image.open(run / "curves.png").format == "PNG"
-    done = program("test.py", "--checkpoint", run, "SOLVER.EPOCHS", "3")
+    done = run_program("test.py", "--checkpoint", run, "SOLVER.EPOCHS", "3")
     assert f"The training of {run / 'last.pth'} is unfinished: 2 of 3 epochs." in done.stdout
     assert f"report:  {run / 'report.html'}" in done.stdout
     saved = json.loads((run / "results.json").read_text())
@@ -336,7 +329,7 @@ def test_training_and_test_leave_the_pictures_and_a_report(tmp_path):
     pictures = {name: (run / name).read_bytes() for name in ("curves.png", "cmc.png", "distances.png", "report.html")}
     for name in pictures:
         (run / name).unlink()
-    program("scripts/report.py", run)
+    run_program("scripts/report.py", run)
     assert {name: (run / name).read_bytes() for name in pictures} == pictures
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import utils.rerank
@@ -45,7 +45,6 @@ def plain_reranking(query, gallery, k1, k2, weight):
     return result
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     queries=st.integers(1, 20),

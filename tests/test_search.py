@@ -23,8 +23,10 @@ import benchmark_search  # noqa: E402
 import search  # noqa: E402
 import test as evaluation  # noqa: E402
 from configs.load import load_config  # noqa: E402
+from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
 from models.build import MODELS, build_model  # noqa: E402
+from programs import BLANK, command  # noqa: E402
 from trees import picture, sysu_tree  # noqa: E402
 from utils import nearest  # noqa: E402
 from utils.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
@@ -35,7 +37,7 @@ from utils.index import SearchIndexError, open_index  # noqa: E402
 from utils.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
 from utils.run import replacing  # noqa: E402
 
-SETTINGS = {"checkpoint": "0" * 64, "numbers": 3, "dtype": "float32"}
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 # The command
@@ -55,7 +57,7 @@ def checkpoint(folder: Path, name: str = "cmfn", seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cmfn(tmp_path_factory):
+def cmfn(tmp_path_factory, thin):
     return checkpoint(tmp_path_factory.mktemp("run"))
 
 
@@ -66,11 +68,10 @@ def pictures(folder: Path, numbers) -> Path:
 
 
 def run(program, *arguments) -> None:
-    argv, sys.argv = sys.argv, ["program", *map(str, arguments)]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        patch.setattr("utils.plots.png", lambda figure: BLANK)
         program.main()
-    finally:
-        sys.argv = argv
 
 
 def find(checkpoint, gallery, query, output, *more) -> dict[str, list[tuple[str, float]]]:
@@ -164,21 +165,21 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
 
 
 def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded):
-    gallery, query = pictures(tmp_path / "gallery", range(80)), pictures(tmp_path / "query", [9]) / "09.png"
+    gallery, query = pictures(tmp_path / "gallery", range(40)), pictures(tmp_path / "query", [9]) / "09.png"
     entries = search.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
-    process = subprocess.Popen([
-        sys.executable, ROOT / "scripts" / "search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query,
-        "--output", tmp_path / "out", "TEST.BATCH", "2",
-    ], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(
+        "scripts/search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query, "--output",
+        tmp_path / "out", "TEST.BATCH", "2",
+    ), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and not (entries.exists() and entries.stat().st_size):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     done = entries.read_bytes().count(b"\n")
-    assert 0 < done < 80
+    assert 0 < done < 40
     find(cmfn, gallery, query, tmp_path / "out", "TEST.BATCH", "2")
-    assert sum(embedded) == 1 + 80 - done
+    assert sum(embedded) == 1 + 40 - done
     find(cmfn, gallery, query, tmp_path / "undisturbed", "TEST.BATCH", "2")
     tables = [(tmp_path / name / "ranking.csv").read_bytes() for name in ("out", "undisturbed")]
     assert tables[0] == tables[1]
@@ -269,7 +270,7 @@ def test_a_file_name_with_a_line_end_is_printed_in_one(cmfn, tmp_path, capsys):
 
 @pytest.mark.parametrize("lines", [1, 10**5])
 def test_a_program_whose_output_nobody_reads_ends_without_a_word(lines):
-    code = f"from utils.run import fail_clearly\nfail_clearly(lambda: print('line\\n' * {lines}), (OSError,))"
+    code = f"from utils.stop import fail_clearly\nfail_clearly(lambda: print('line\\n' * {lines}), (OSError,))"
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
@@ -303,18 +304,6 @@ def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(cmfn, tmp_pa
 # The index
 
 
-def numbered(rows) -> np.ndarray:
-    """Each row made of its own number."""
-    return np.repeat(np.asarray(rows, np.float32)[:, None], SETTINGS["numbers"], axis=1)
-
-
-def fill(folder: Path, rows: int) -> Path:
-    with open_index(folder, SETTINGS) as index:
-        for row in range(rows):
-            index.append([(f"{row}.jpg", (row, 7))], numbered([row]))
-    return folder
-
-
 def test_a_row_counts_when_it_and_its_line_are_whole(tmp_path):
     folder = fill(tmp_path / "index", 3)
     lines, rows = (folder / "entries.jsonl").read_bytes(), (folder / "embeddings.bin").read_bytes()
@@ -334,7 +323,7 @@ def test_a_row_counts_when_it_and_its_line_are_whole(tmp_path):
 def test_killed_while_writing_it_holds_whole_rows_in_order(tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_search import fill; fill(Path(sys.argv[3]), 10**9)"
+        "from indices import fill; fill(Path(sys.argv[3]), 10**9)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(ROOT / "tests"), str(tmp_path / "index")])
     deadline = time.time() + 60
@@ -524,9 +513,9 @@ def test_faiss_is_taken_for_much_work_for_little_memory_and_once_it_is_checked(c
 
     assert not by_faiss("small")
     with monkeypatch.context() as patch:
-        patch.setitem(nearest.FAISS_FROM, "cpu", 5 * 5 * 1536)
+        patch.setitem(nearest.FAISS_FROM, "cpu", 5 * 5 * 768)
         assert by_faiss("work")
-    for bytes_left, expected in ((5 * 1536 * 4, False), (5 * 1536 * 4 - 1, True)):
+    for bytes_left, expected in ((5 * 768 * 4, False), (5 * 768 * 4 - 1, True)):
         with monkeypatch.context() as patch:
             patch.setattr(nearest, "available_memory", lambda: bytes_left)
             assert by_faiss("memory") == expected
@@ -670,7 +659,7 @@ def test_the_benchmark_compares_compressions_by_their_map(cmfn, tmp_path, capsys
     data = sysu_tree(tmp_path / "data")
     run(benchmark_search, "--checkpoint", cmfn, "DATA.ROOT", data, "--dims", 4, 48)
     numbers = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
-    assert [row[0] for row in numbers] == ["1536 (whole)", "48", "4"]
+    assert [row[0] for row in numbers] == ["768 (whole)", "48", "4"]
     run(evaluation, "--checkpoint", cmfn, "DATA.ROOT", data, "EMBEDDING.DIM", 4, "--output", tmp_path / "results.json")
     mean = json.loads((tmp_path / "results.json").read_text())["results"][0]["mean"]
     assert numbers[2][1:3] == [f"{100 * mean[key]:.2f}" for key in ("rank1", "mAP")]

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from thin import thin
 
 from configs.load import load_config
 from data.synthetic import write_synthetic
@@ -14,11 +15,11 @@ from train import Trainer
 from utils.checkpoint import read_own_checkpoint
 from utils.run import Metrics, OutOfMemory
 
-EPOCHS, KILLS = 60, 20
+pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "DATA.NAME": "synthetic",
     "DATA.HEIGHT": "32", "DATA.WIDTH": "16", "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]",
-    "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "2", "SOLVER.EPOCHS": str(EPOCHS), "DEVICE": "cpu",
+    "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "2", "SOLVER.EPOCHS": "60", "DEVICE": "cpu",
 }
 
 
@@ -35,16 +36,17 @@ def trainer(data, run, resume=False, **options):
     return Trainer(cfg, resume, torch.device("cpu"))
 
 
-def train(data, run):
+def train(data, run, epochs):
     torch.set_num_threads(1)
-    trainer(data, run, resume=True).run()
+    with thin():
+        trainer(data, run, resume=True, **{"SOLVER.EPOCHS": str(epochs)}).run()
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Starts processes from one that has imported everything: fast, and none of them inherits threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train"])
+    context.set_forkserver_preload(["train", "thin"])
     return context
 
 
@@ -61,18 +63,21 @@ def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, t
     assert (tmp_path / "run" / "train.log").read_text().count("curves.png was not drawn: no picture today") == 2
 
 
-def test_a_training_killed_twenty_times_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, processes):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = processes.Process(target=train, args=(data, whole))
+def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
+    data, tmp_path, processes, whole
+):
+    epochs, kills = (60, 20) if whole else (15, 4)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    process = processes.Process(target=train, args=(data, undisturbed, epochs))
     process.start()
     process.join()
     assert process.exitcode == 0
 
     moments, progress, during_write = random.Random(0), [], 0
     last, temporary = killed / "last.pth", killed / "last.pth.tmp"
-    for number in range(KILLS):
+    for number in range(kills):
         before = last.stat().st_mtime_ns if last.exists() else 0
-        process = processes.Process(target=train, args=(data, killed))
+        process = processes.Process(target=train, args=(data, killed, epochs))
         process.start()
         if number % 2:  # while a checkpoint is being written
             wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before and temporary.exists(), process)
@@ -85,19 +90,19 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_of_an_undisturbed_
         during_write += temporary.exists()  # which a write that ends takes away
         saved = read_own_checkpoint(last)
         progress.append((saved["epoch"], saved["step"]))
-    assert progress == sorted(progress) and progress[0] < progress[-1] and during_write >= KILLS // 4
+    assert progress == sorted(progress) and progress[0] < progress[-1] and during_write >= kills // 4
 
-    process = processes.Process(target=train, args=(data, killed))
+    process = processes.Process(target=train, args=(data, killed, epochs))
     process.start()
     process.join()
     assert process.exitcode == 0
-    expected, found = (read_own_checkpoint(run / "last.pth") for run in (whole, killed))
-    assert found["epoch"] == expected["epoch"] == EPOCHS
+    expected, found = (read_own_checkpoint(run / "last.pth") for run in (undisturbed, killed))
+    assert found["epoch"] == expected["epoch"] == epochs
     for name, value in expected["model"].items():
         assert torch.equal(found["model"][name], value), name
     for i, state in expected["optimizer"]["state"].items():
         assert torch.equal(found["optimizer"]["state"][i]["momentum_buffer"], state["momentum_buffer"])
-    assert [line.count('"epoch"') for line in (killed / "metrics.jsonl").read_text().splitlines()] == [1] * EPOCHS
+    assert [line.count('"epoch"') for line in (killed / "metrics.jsonl").read_text().splitlines()] == [1] * epochs
 
 
 def wait_until(condition, process):

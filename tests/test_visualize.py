@@ -34,6 +34,7 @@ from utils.evaluator import evaluate_protocol  # noqa: E402
 from utils.run import fail_clearly  # noqa: E402
 from utils.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
 NETWORKS = ("cmfn", "deen", "agw", "caj")
 
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,21 @@ def thin() -> Iterator[None]:
         yield
 
 
+def is_thin() -> bool:
+    return _api.BUILTIN_MODELS["resnet18"] is thin_resnet18
+
+
+start = subprocess.run
+
+
+def start_thin(args, **options):
+    """Takes the place of `subprocess.run`: programs that a program starts have the thin network, too."""
+    is_program = args[0] == sys.executable and str(args[1]).endswith(".py")
+    return start([sys.executable, __file__, *args[1:]] if is_program else args, **options)
+
+
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
-    with thin():
+    with thin(), mock.patch("subprocess.run", start_thin):
         runpy.run_path(sys.argv[0], run_name="__main__")
