@@ -108,6 +108,21 @@ def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
     return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
+def check_together(cfg, device: torch.device) -> None:
+    """Refuse options that are allowed alone, but not with the others; before any work.
+
+    raises   ConfigError, MethodError
+    """
+    weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
+    if cfg.SOLVER.SYNC_BN and device.type != "cuda":
+        raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
+    if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
+        raise ConfigError(
+            f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the best "
+            "epoch is chosen by one of them; set that to false, or SOLVER.VALIDATION_IDS to 0"
+        )
+
+
 class Trainer:
     """Everything a training holds, assembled once; `run` is the loop.
 
@@ -115,12 +130,7 @@ class Trainer:
     """
 
     def __init__(self, cfg, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
-        weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before any work
-        if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
-            raise ConfigError(
-                f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the "
-                "best epoch is chosen by one of them; set that to false, or SOLVER.VALIDATION_IDS to 0"
-            )
+        check_together(cfg, device)
         self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.last, self.best = self.folder / "last.pth", self.folder / "best.pth"
         if self.last.exists() and not resume:
@@ -164,8 +174,6 @@ class Trainer:
             cfg.MODEL.PRETRAINED = "none"  # the checkpoint's weights replace them anyway
         model = build_model(cfg.MODEL, len(self.batches.identities))
         if cfg.SOLVER.SYNC_BN:
-            if device.type != "cuda":
-                raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.criterion = build_loss(cfg)

@@ -4,16 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
+import test as evaluation
 from configs.defaults import OPTIONS, get_defaults
-from configs.load import ConfigError, flatten, from_dump, set_option
+from configs.load import ConfigError, flatten, from_dump, load_config, set_option
 from configs.options import MOST_EPOCHS, Section, option
 from data.records import DataError
+from data.synthetic import write_synthetic
 from data.transforms import train_transforms
 from models.build import MODELS, build_model, class_of
 from models.two_stream import MethodError
-from train import build_loss, build_optimizer, lr_factor_at, weightings_of
+from train import Trainer, build_loss, build_optimizer, lr_factor_at, weightings_of
+from utils.compress import CompressionError
 
 ANYTHING = (None, True, 3, 2.5, "word", b"bytes", [], ["word"], [True], [["word"]], [[]], {}, {"a": 1}, {1}, 1j)
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=20)
@@ -60,7 +64,7 @@ def outside(declared):
     elif declared.kind == "numbers":
         wrong += [
             numbers_outside(declared, isinstance(default[0], int)).map(lambda x: [*default[:-1], x]),
-            st.sampled_from([default[1:], [*default, default[-1]], [default], ["a", *default[1:]], [True, *default[1:]]]),
+            st.sampled_from([default[1:], [*default, 0.5], [default], ["a", *default[1:]], [True, *default[1:]]]),
         ]
         if declared.rising:
             wrong.append(st.just(default[::-1]))
@@ -130,7 +134,7 @@ def configured(values):
 
 
 def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
-    @settings(max_examples=300 if whole else 10, derandomize=True, database=None)
+    @settings(max_examples=300 if whole else 5, derandomize=True, database=None)
     @given(st.fixed_dictionaries({key: inside(declared) for key, declared in OPTIONS.items()}))
     def taken(values):
         cfg = configured(values)
@@ -206,3 +210,58 @@ def test_what_is_allowed_reads_as_a_phrase():
 def test_a_default_out_of_its_own_range_is_an_error_where_it_is_declared():
     with pytest.raises(ValueError, match="the default of 'of all' is 2; it is 0 at least and 1 at most"):
         option(2, "of all", at_least=0, at_most=1)
+
+
+# What a data set or a network allows besides.
+
+TINY = {
+    "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16", "DATA.WORKERS": "0", "SOLVER.IDENTITIES": "2",
+    "SOLVER.IMAGES": "1", "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "DEVICE": "cpu",
+}
+
+SMALLEST = {"MODEL.NAME": "agw", "MODEL.NON_LOCAL": "none", "MODEL.STAGES": "3"}  # of the networks
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "synthetic"
+    write_synthetic(root, seed=3, train_identities=3, test_identities=2, images_per_camera=1, height=32, width=16)
+    return root
+
+
+def trainer(data, folder, **options):
+    options = TINY | {"DATA.ROOT": str(data), "OUTPUT": str(folder)} | options
+    cfg = load_config(overrides=[word for pair in options.items() for word in pair])
+    return Trainer(cfg, resume=False, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("options, complaint", [
+    ({"TEST.PROTOCOLS": "['x']"}, "synthetic has no protocol 'x'; the nearest is 'synthetic/"),
+    ({"TEST.PROTOCOLS": "['all', 'x']"}, "synthetic has no protocol 'x'; the nearest is 'synthetic/"),
+    ({"TEST.WEIGHTINGS": "['x']"}, "TEST.WEIGHTINGS has 'x'; cmfn has equal, neck"),
+    ({"MODEL.NAME": "x"}, "MODEL.NAME is 'x'; known are cmfn, "),
+    ({"DATA.NAME": "x"}, "DATA.NAME is 'x'; known are sysu, "),
+    ({"SOLVER.VALIDATION_IDS": "3"}, "SOLVER.VALIDATION_IDS is 3, and the training set has 3 identities"),
+    ({"SOLVER.VALIDATION_IDS": "1", "SOLVER.CHOOSE_BEST_ON_TEST_DATA": "true"}, "chosen by one of them"),
+    ({"SOLVER.SYNC_BN": "true"}, "SOLVER.SYNC_BN works on CUDA devices only"),
+])
+def test_what_doesnt_fit_the_data_or_the_network_is_refused_before_any_work(data, tmp_path, options, complaint):
+    with pytest.raises((ConfigError, DataError, MethodError)) as error:
+        trainer(data, tmp_path / "run", **options, **{"DATA.CACHE": str(tmp_path / "cache")})
+    assert complaint in str(error.value) and not (tmp_path / "cache").exists()
+
+
+def test_all_is_a_protocol_and_the_longest_training_starts_at_once(data, tmp_path):
+    training = trainer(data, tmp_path / "run", **SMALLEST, **{"TEST.PROTOCOLS": "['all']", "SOLVER.EPOCHS": "100000"})
+    training.state |= {"epoch": 7, "step": len(training.batches) - 1}
+    positions = iter(training.loader().sampler)
+    assert [next(positions), next(positions)] == [(7, len(training.batches) - 1), (8, 0)]
+
+
+def test_a_compression_to_more_numbers_than_there_are_is_refused_before_embedding(data, tmp_path, monkeypatch):
+    training = trainer(data, tmp_path / "run", **SMALLEST, **{"EMBEDDING.DIM": "10000"})
+    monkeypatch.setattr(evaluation, "embed_records", None)
+    with pytest.raises(CompressionError, match="EMBEDDING.DIM is 10000; .* allow 1 to"):
+        evaluation.evaluate(
+            training.model, training.benchmark, [], training.cfg, {}, training.device, training.ranks, per_query=False,
+        )
