@@ -6,6 +6,7 @@
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
-from files.weights import described, named_tensors
+from files import weights
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records, weightings_of
@@ -84,10 +85,10 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
 def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
     """The network of a checkpoint in the authors' format, which brings its number of classes."""
     theirs = read_checkpoint(path)
-    classifier = named_tensors(theirs).get("classifier.weight")
+    classifier = weights.named_tensors(theirs).get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
         raise CheckpointError(
-            f"{path} is no checkpoint of the authors' but {described(theirs)}: it has no classifier.weight"
+            f"{path} is no checkpoint of the authors' but {weights.described(theirs)}: it has no classifier.weight"
         )
     model = build_without_pretraining(cfg, classes=len(classifier))
     try:
@@ -148,8 +149,9 @@ def put_aside(path: Path, checkpoint: dict) -> None:
         same, name = False, "older"
     if same:
         return
-    free = (path.with_name(f"{path.stem}-{name}{end}{path.suffix}") for end in ("", *(f"-{n}" for n in range(2, 10**6))))
-    aside = next(other for other in free if not other.exists())
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    places = (path.with_name(f"{path.stem}-{name}{ending}{path.suffix}") for ending in endings)
+    aside = next(place for place in places if not place.exists())
     path.rename(aside)
     print(f"{path} held what is not of this checkpoint; it is {aside} now")
 

@@ -285,7 +285,7 @@ class Trainer:
             raise Stopped(stop.by or "SIGTERM")
 
     def room(self) -> int:
-        """Bytes that the checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
+        """Bytes that checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
         trained = [p for p in self.model.parameters() if p.requires_grad]  # which have a momentum each
         one = sum(t.nbytes for t in [*self.model.state_dict().values(), *trained])
         return (2 + bool(self.judges)) * one - sum(f.stat().st_size for f in (self.last, self.best) if f.exists())

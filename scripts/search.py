@@ -41,11 +41,12 @@ from train import EXPECTED_ERRORS  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import rows_not_finite  # noqa: E402
 from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
+from utils.loaders import loader_advice, start_worker  # noqa: E402
 from utils.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
 from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
 from utils.run import memory_advice, select_device  # noqa: E402
 from utils.sheets import SheetError, ranking_sheet, save  # noqa: E402
-from utils.stop import StopRequest, fail_clearly, leave_stopping_to_the_main_process  # noqa: E402
+from utils.stop import StopRequest, fail_clearly  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
@@ -137,11 +138,11 @@ def embedded(
     pictures = Pictures(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
     loader = DataLoader(
         pictures, cfg.TEST.BATCH, num_workers=cfg.DATA.WORKERS, collate_fn=collate,
-        pin_memory=embed.device.type == "cuda", worker_init_fn=leave_stopping_to_the_main_process,
+        pin_memory=embed.device.type == "cuda", worker_init_fn=start_worker,
     )
     done, told = 0, time.monotonic()
     with tqdm(desc=what, total=len(paths), unit="image", disable=None) as bar, \
-            memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"):
+            memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"), loader_advice(cfg.DATA.WORKERS):
         for numbers, images, broken in loader:
             bar.update(len(numbers) + len(broken))
             done += len(numbers) + len(broken)

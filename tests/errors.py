@@ -94,7 +94,8 @@ def tested() -> dict[str, str]:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                     for part in re.split(r"\.\*|\.\+|\\n|\[\^?.*?\]|\{.*?\}|\n", inner.value):
-                        texts.setdefault(" ".join(re.sub(r"\\(.)", r"\1", part).split()), f"{path.name}::{name}".rstrip(":"))
+                        text = " ".join(re.sub(r"\\(.)", r"\1", part).split())
+                        texts.setdefault(text, f"{path.name}::{name}".rstrip(":"))
     return texts
 
 

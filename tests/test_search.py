@@ -35,7 +35,7 @@ from utils.compress import (  # noqa: E402
 )
 from utils.index import SearchIndexError, open_index  # noqa: E402
 from utils.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
-from utils.run import replacing  # noqa: E402
+from utils.output import replacing  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
 

@@ -127,9 +127,10 @@ def test_the_second_signal_stops_at_once_and_what_was_saved_before_is_whole(data
     assert_equal_runs(whole, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["data.dataset.open_benchmark", "models.build.build_model", "configs.load.load_config"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-@pytest.mark.parametrize("program", ["train.py", "test.py"])
+@pytest.mark.parametrize("program, number, place", [
+    ("train.py", signal.SIGTERM, "data.dataset.open_benchmark"), ("train.py", signal.SIGINT, "models.build.build_model"),
+    ("test.py", signal.SIGTERM, "configs.load.load_config"), ("test.py", signal.SIGINT, "data.dataset.open_benchmark"),
+])
 def test_a_stop_before_the_loop_is_one_line(data, whole, tmp_path, monkeypatch, program, number, place):
     module, name = place.rsplit(".", 1)
     monkeypatch.setattr(place, signalling(number, getattr(sys.modules[module], name)))
@@ -171,3 +172,13 @@ def test_a_disk_without_room_for_the_checkpoints_is_noticed_before_the_training(
     done = run("train.py", "--config", "configs/quickstart.yaml", *words(data, tmp_path), check=False)
     assert done.returncode == 1 and "2.1 MB are free on its disk" in done.stderr and "OUTPUT" in done.stderr
     assert "epoch 0" not in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize("program", ["train.py", "test.py"])
+def test_a_stop_while_a_program_is_imported_is_one_line(tmp_path, program, number):
+    """What takes the seconds of an import is torch; a stand-in of it sends the signal."""
+    (tmp_path / "torch.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(60)\n")
+    done = subprocess.run([sys.executable, ROOT / program], env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"stopped by {number.name}\n")

@@ -9,7 +9,8 @@ import torch
 from configs.load import load_config
 from models.build import build_model
 from train import build_optimizer, lr_factor_at
-from utils.run import DeviceError, HostCopy, Metrics, StopRequest, fail_clearly, seed_step, select_device, start_log
+from utils.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
+from utils.stop import StopRequest, fail_clearly
 
 
 def test_the_schedule_of_the_paper():

@@ -31,7 +31,7 @@ from models.layers import WindowAttention  # noqa: E402
 from utils.checkpoint import save_checkpoint  # noqa: E402
 from utils.distributed import Ranks  # noqa: E402
 from utils.evaluator import evaluate_protocol  # noqa: E402
-from utils.run import fail_clearly  # noqa: E402
+from utils.stop import fail_clearly  # noqa: E402
 from utils.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")

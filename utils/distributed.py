@@ -46,8 +46,8 @@ class Ranks:
             if {"RANK", "WORLD_SIZE"} & {*there}:
                 missing = [name for name in TORCHRUN if name not in there]
                 print(
-                    f"warning: {', '.join(there)} set, but not {', '.join(missing)}, so torchrun did not start this: it "
-                    "is one process of its own. For several, start it with torchrun", file=sys.stderr,
+                    f"warning: {', '.join(there)} set, but not {', '.join(missing)}, so torchrun did not start this: "
+                    "it is one process of its own. For several, start it with torchrun", file=sys.stderr,
                 )
             return Ranks()
         number = {name: os.environ[name] for name in TORCHRUN if name != "MASTER_ADDR"}

@@ -22,7 +22,7 @@ import numpy as np
 
 from files.checksum import read_sealed_json, row_sums, sealed_json
 from utils.lock import only_one
-from utils.run import write_atomically
+from utils.output import write_atomically
 
 VERSION = 2  # of the files: raise it when their meaning changes
 SETTINGS, EMBEDDINGS, ENTRIES = "index.json", "embeddings.bin", "entries.jsonl"

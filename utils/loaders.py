@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.stop import leave_stopping_to_the_main_process
+from utils.stop import STOPPING
 
 MEMORY = "the machine's memory is used up: lower DATA.WORKERS, which is {workers}"
 SHARED_MEMORY = (
@@ -41,9 +41,10 @@ class LoaderError(RuntimeError):
     """A process that loads images died, or could not be started; the message says why and what to change."""
 
 
-def start_worker(worker: int) -> None:
+def start_worker(_worker: int) -> None:
     """For DataLoader's `worker_init_fn`."""
-    leave_stopping_to_the_main_process(worker)
+    for number in STOPPING:  # Ctrl-C and schedulers signal the whole process group, and the last batch is wanted
+        signal.signal(number, signal.SIG_IGN)
     # Python's own handler prints a trace and goes on, while the main process waits for the lost batch for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_worker)
 

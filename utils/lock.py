@@ -1,4 +1,4 @@
-"""One process at a time in a folder, by a lock of the system's: it is free again when its process dies, however that is.
+"""One process at a time in a folder, by a lock of the system's: it is free again when its process dies.
 
 On Linux and macOS a lock belongs to the process that took it, so a loader's workers that outlive a killed training do
 not hold its folder.

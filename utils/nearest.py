@@ -13,7 +13,7 @@ from files.checksum import is_sealed, read_sealed_json, seal, sealed_json
 from utils.compress import principal_directions
 from utils.index import FAISS, FAISS_CHECK
 from utils.metrics import inner_products, ranking_keys
-from utils.run import replacing, write_atomically
+from utils.output import replacing, write_atomically
 
 CHUNK_BYTES = {"cpu": 32 << 20}  # of gallery rows and similarities held at once; the CPU's caches like few
 DEFAULT_CHUNK_BYTES = 512 << 20

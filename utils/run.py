@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.output import replacing, write_atomically  # noqa: F401
-from utils.stop import StopRequest, fail_clearly, leave_stopping_to_the_main_process  # noqa: F401
+from utils.output import write_atomically
 
 LOG = logging.getLogger("cmfn")
 

@@ -79,17 +79,11 @@ class StopRequest:
         restore(self.previous)
 
 
-def leave_stopping_to_the_main_process(_worker: int) -> None:
-    """For a loader's workers: Ctrl-C and schedulers signal the whole process group, and the last batch is wanted."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
     """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
 
-    A signal ends it with one line and the status that shells give it. Where nobody reads its output any more (`| head`),
-    it ends without a word, with the status of a broken pipe.
+    A signal ends it with one line and the status that shells give it. Where nobody reads its output any more
+    (`| head`), it ends without a word, with the status of a broken pipe.
     """
     safe_streams()
     previous = listen(raise_stopped)
