@@ -12,13 +12,13 @@ from configs.defaults import OPTIONS, get_defaults
 from configs.load import ConfigError, flatten, from_dump, load_config, set_option
 from configs.options import MOST_EPOCHS, Section, option
 from data.records import DataError
-from data.synthetic import write_synthetic
 from data.transforms import train_transforms
 from models.build import MODELS, build_model, class_of
 from models.two_stream import MethodError
 from train import Trainer, build_loss, build_optimizer, lr_factor_at, weightings_of
 from utils.compress import CompressionError
 
+pytestmark = pytest.mark.usefixtures("thin")
 ANYTHING = (None, True, 3, 2.5, "word", b"bytes", [], ["word"], [True], [["word"]], [[]], {}, {"a": 1}, {1}, 1j)
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=20)
 UNPRINTABLE = st.sampled_from(["\0", "a\0b", "two\nlines", "\x1b[0m", "\udcff", "a" * 256, "é" * 128, "a/" * 1500])
@@ -109,7 +109,7 @@ def inside(declared):
 def test_what_is_outside_is_refused_with_option_value_allowed_values_and_who_set_it(key, whole):
     declared = OPTIONS[key]
 
-    @settings(max_examples=300 if whole else 15, derandomize=True, database=None)
+    @settings(max_examples=300 if whole else 15)
     @given(outside(declared))
     def refused(value):
         with pytest.raises(ConfigError) as error:
@@ -134,7 +134,7 @@ def configured(values):
 
 
 def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
-    @settings(max_examples=300 if whole else 5, derandomize=True, database=None)
+    @settings(max_examples=300 if whole else 5)
     @given(st.fixed_dictionaries({key: inside(declared) for key, declared in OPTIONS.items()}))
     def taken(values):
         cfg = configured(values)
@@ -154,7 +154,7 @@ SMALL = {
 
 
 def test_any_configuration_within_the_ranges_can_be_built(whole):
-    @settings(max_examples=300 if whole else 4, derandomize=True, database=None)
+    @settings(max_examples=300 if whole else 4)
     @given(st.fixed_dictionaries({key: SMALL.get(key, inside(declared)) for key, declared in OPTIONS.items()}))
     def built(values):
         cfg = configured(values)
@@ -219,15 +219,6 @@ TINY = {
     "SOLVER.IMAGES": "1", "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "DEVICE": "cpu",
 }
 
-SMALLEST = {"MODEL.NAME": "agw", "MODEL.NON_LOCAL": "none", "MODEL.STAGES": "3"}  # of the networks
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic(root, seed=3, train_identities=3, test_identities=2, images_per_camera=1, height=32, width=16)
-    return root
-
 
 def trainer(data, folder, **options):
     options = TINY | {"DATA.ROOT": str(data), "OUTPUT": str(folder)} | options
@@ -241,25 +232,26 @@ def trainer(data, folder, **options):
     ({"TEST.WEIGHTINGS": "['x']"}, "TEST.WEIGHTINGS has 'x'; cmfn has equal, neck"),
     ({"MODEL.NAME": "x"}, "MODEL.NAME is 'x'; known are cmfn, "),
     ({"DATA.NAME": "x"}, "DATA.NAME is 'x'; known are sysu, "),
-    ({"SOLVER.VALIDATION_IDS": "3"}, "SOLVER.VALIDATION_IDS is 3, and the training set has 3 identities"),
+    ({"SOLVER.VALIDATION_IDS": "4"}, "SOLVER.VALIDATION_IDS is 4, and the training set has 4 identities"),
     ({"SOLVER.VALIDATION_IDS": "1", "SOLVER.CHOOSE_BEST_ON_TEST_DATA": "true"}, "chosen by one of them"),
     ({"SOLVER.SYNC_BN": "true"}, "SOLVER.SYNC_BN works on CUDA devices only"),
 ])
-def test_what_doesnt_fit_the_data_or_the_network_is_refused_before_any_work(data, tmp_path, options, complaint):
+def test_what_doesnt_fit_data_or_network_is_refused_before_any_work(shared_data, tmp_path, options, complaint):
     with pytest.raises((ConfigError, DataError, MethodError)) as error:
-        trainer(data, tmp_path / "run", **options, **{"DATA.CACHE": str(tmp_path / "cache")})
+        trainer(shared_data, tmp_path / "run", **options, **{"DATA.CACHE": str(tmp_path / "cache")})
     assert complaint in str(error.value) and not (tmp_path / "cache").exists()
 
 
-def test_all_is_a_protocol_and_the_longest_training_starts_at_once(data, tmp_path):
-    training = trainer(data, tmp_path / "run", **SMALLEST, **{"TEST.PROTOCOLS": "['all']", "SOLVER.EPOCHS": "100000"})
+def test_all_is_a_protocol_and_the_longest_training_starts_at_once(shared_data, tmp_path):
+    options = {"TEST.PROTOCOLS": "['all']", "SOLVER.EPOCHS": str(MOST_EPOCHS)}
+    training = trainer(shared_data, tmp_path / "run", **options)
     training.state |= {"epoch": 7, "step": len(training.batches) - 1}
     positions = iter(training.loader().sampler)
     assert [next(positions), next(positions)] == [(7, len(training.batches) - 1), (8, 0)]
 
 
-def test_a_compression_to_more_numbers_than_there_are_is_refused_before_embedding(data, tmp_path, monkeypatch):
-    training = trainer(data, tmp_path / "run", **SMALLEST, **{"EMBEDDING.DIM": "10000"})
+def test_a_compression_to_more_numbers_than_there_are_is_refused_before_embedding(shared_data, tmp_path, monkeypatch):
+    training = trainer(shared_data, tmp_path / "run", **{"EMBEDDING.DIM": "10000"})
     monkeypatch.setattr(evaluation, "embed_records", None)
     with pytest.raises(CompressionError, match="EMBEDDING.DIM is 10000; .* allow 1 to"):
         evaluation.evaluate(
