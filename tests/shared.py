@@ -61,9 +61,9 @@ class Shared:
         return path
 
     def data(self) -> Path:
-        """A synthetic data set: 4 people to train on, 3 for the test, 2 images by each of 6 cameras."""
+        """A synthetic data set: 4 people to train on, 3 for the test, an image by each of 6 cameras."""
         def make(path: Path) -> None:
-            write_synthetic(path, seed=3, train_identities=4, test_identities=3, images_per_camera=2)
+            write_synthetic(path, seed=3, train_identities=4, test_identities=3, images_per_camera=1)
 
         return self.once("synthetic", make)
 

@@ -27,7 +27,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic(root, seed=3, train_identities=6, test_identities=4, images_per_camera=2, height=64, width=32)
+    write_synthetic(root, seed=3, train_identities=6, test_identities=4, images_per_camera=1, height=64, width=32)
     return root
 
 
