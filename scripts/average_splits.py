@@ -110,8 +110,8 @@ def main() -> None:
             raise ResultsError(f"{path} and {files[split][0]} are both of split {split}")
         files[split] = (path, saved)
     averaged = average(files)
-    print(format_table(averaged["results"]))
     write_or_keep({args.output: json.dumps(averaged, indent=1) + "\n"})
+    print(format_table(averaged["results"]))
     print(f"mean ± standard deviation over the models of {len(SPLITS)} splits: {args.output}")
     with only_a_warning("there is no new report"):
         *_, page = write_report(args.output, averaged)

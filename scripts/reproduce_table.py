@@ -336,8 +336,8 @@ def main() -> None:
     rows = sorted(read_published(args.published), key=lambda row: row.year)
     for path in args.results:
         rows += measured_rows(path, args.gallery, args.weighting)
-    print(write_markdown(rows))
     write_or_keep({file: write(rows) for file, write in files.items()})
+    print(write_markdown(rows))
     print(f"written: {args.output}/sysu_mm01.tex, .md and .csv")
 
 

@@ -351,15 +351,15 @@ def main() -> None:
         (query, [(score, args.gallery / name) for score, name in zip(*result)])
         for query, *result in zip(queries, scores.tolist(), names)
     ]
+    write_ranking(table, ranking)
+    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
     for query, results in ranking:
         print(f"\n{shown(query)}")
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
+    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
-    write_ranking(table, ranking)
-    save(draw_ranking(ranking, args.gallery, cfg.DATA.HEIGHT, cfg.DATA.WIDTH), sheet)
-    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
 
 
 if __name__ == "__main__":

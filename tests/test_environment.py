@@ -1,4 +1,5 @@
-"""The shell scripts' virtual environment, in the states that interruptions, moves and the caller's settings leave.
+"""The shell scripts' virtual environment, in the states that interruptions, moves and the caller's settings leave; and
+matplotlib, in those that its installation and its settings can be in.
 
 Interpreters are stubs: `-m venv` makes a folder with a stub in it, `-m pip` writes a line of its log.
 """
@@ -9,7 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import utils
+from utils import drawing, report, sheets
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -294,3 +300,36 @@ def test_a_missing_data_folder_is_said_before_anything_is_installed(script, tmp_
     )
     assert done.returncode == 1 and done.stderr.startswith("error: there is no folder no/such/folder in ")
     assert done.stdout == "" and not (tmp_path / "venv").exists()
+
+
+def test_settings_of_matplotlib_change_no_picture(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("font.size: 30\nbackend: nonsense\n")
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.drawing import plain_matplotlib; "
+        "matplotlib = plain_matplotlib(); print(matplotlib.get_backend(), matplotlib.rcParams['font.size'])"
+    )
+    environment = {"PATH": os.defpath, "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.lower() == "agg 10.0\n", done.stderr
+
+
+def broken():
+    raise RuntimeError("numpy.core.multiarray failed to import\nand more lines")
+
+
+def test_a_broken_matplotlib_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(drawing, "plain_matplotlib", broken)
+    monkeypatch.delitem(sys.modules, "utils.plots", raising=False)
+    monkeypatch.delattr(utils, "plots", raising=False)
+    with pytest.raises(report.ReportError, match=r"cannot be used here \(numpy.core.multiarray failed to import\);"):
+        report.import_plots()
+
+
+def test_a_sheet_does_without_matplotlib(monkeypatch):
+    monkeypatch.setattr(sheets, "plain_matplotlib", broken)
+    sheets.font_of.cache_clear()
+    try:
+        drawn = sheets.sheet([("a row", [sheets.Cell(Image.new("RGB", (64, 128), "white"), "a caption")])], title="title")
+        assert np.asarray(drawn).min() < 50
+    finally:
+        sheets.font_of.cache_clear()
