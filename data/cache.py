@@ -43,7 +43,7 @@ class ImageCache:
 
     def __init__(self, folder: Path, root: Path, manifest: dict):
         self.folder, self.height, self.width = folder, manifest["height"], manifest["width"]
-        self.rows = {f"{root}/{path}": row for row, (path, *_) in enumerate(manifest["images"])}
+        self.rows = {f"{root.as_posix()}/{path}": row for row, (path, *_) in enumerate(manifest["images"])}
         self.checksums = [checksum for *_, checksum in manifest["images"]]
         self.images: np.ndarray | None = None
 
@@ -219,7 +219,7 @@ def digest(content: dict) -> str:
 
 def relative_paths(records: Sequence[Record], root: Path) -> list[str]:
     """Each picture once, in the order of the records."""
-    return list(dict.fromkeys(record.path.removeprefix(f"{root}/") for record in records))
+    return list(dict.fromkeys(record.path.removeprefix(f"{root.as_posix()}/") for record in records))
 
 
 def size_and_time(path: Path) -> list[int | None]:

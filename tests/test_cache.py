@@ -341,9 +341,9 @@ def test_a_killed_build_does_not_look_whole(benchmark, base):
 
 
 def test_the_script_does_not_build_where_another_process_does(benchmark, base):
-    other, said = locks.start(cache_folder(base, benchmark, *SIZE), "cache")
+    other, said = locks.start(cache_folder(base, benchmark, 32, 16), "cache")
     done = run("scripts/prepare.py", "--config", "configs/quickstart.yaml", "DATA.ROOT", benchmark.root, "DATA.CACHE",
-               base, "DATA.HEIGHT", SIZE[0], "DATA.WIDTH", SIZE[1], check=False)
+               base, "DATA.HEIGHT", 32, "DATA.WIDTH", 16, check=False)
     other.communicate()
     assert said == "taken" and done.returncode == 1
     assert f"error: process {other.pid} on" in done.stderr and str(base) in done.stderr

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import locks
 import pytest
 from programs import run
 from shells import Shell
@@ -126,7 +127,12 @@ def place(tmp_path_factory, thin):
         path.write_bytes(path.read_bytes()[:300])
     (folder / "cut.pth").write_bytes(b"PK\x03\x04 and no more")
     provoke(folder, "train.py --config configs/quickstart.yaml OUTPUT {place}/done", fails=False)
-    return folder
+    content = bytearray((folder / "done" / "last.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "damaged.pth").write_bytes(content)
+    holder, _ = locks.start(folder / "busy", "train")
+    yield folder
+    holder.communicate()
 
 
 def provoke(place, command, fails=True):
@@ -145,12 +151,16 @@ TRAIN = "train.py --config configs/quickstart.yaml"
 PROVOKED = {
     "there is no folder": f"{TRAIN} DATA.ROOT nowhere",
     "which is not an option; the nearest is": f"{TRAIN} SOLVER.EPOCH 3",
+    "; it is 0 at least": f"{TRAIN} SEED -1",
     "where int is wanted": f"{TRAIN} SOLVER.EPOCHS three",
     "there is no configuration file": "train.py --config configs/sysu.yaml",
     "holds a training already": f"{TRAIN} OUTPUT {{place}}/done",
+    "is at work in": f"{TRAIN} OUTPUT {{place}}/busy",
+    "cannot be written": f"{TRAIN} OUTPUT {{place}}/cut.pth/run",
     "was trained with other options": f"{TRAIN} --resume OUTPUT {{place}}/done SOLVER.IDENTITIES 4 SOLVER.EPOCHS 2",
     "there is no checkpoint at": "test.py --checkpoint nothing",
     "is truncated, corrupt or no checkpoint at all": "test.py --checkpoint {place}/cut.pth",
+    "its checksum differs": "test.py --checkpoint {place}/damaged.pth",
     "is broken or no image": f"{TRAIN} DATA.ROOT {{place}}/broken",
     "and the training set has 6: lower": f"{TRAIN} SOLVER.IDENTITIES 100",
     "an odd number of positions": f"{TRAIN} DATA.HEIGHT 40 DATA.WIDTH 20",
