@@ -193,7 +193,7 @@ def check_settings(folder: Path, settings: dict) -> None:
         found = read_sealed_json(folder / SETTINGS)
     except ValueError:
         raise SearchIndexError(
-            f"{folder / SETTINGS} is damaged, or of an older version; --rebuild makes the index anew"
+            f"{folder / SETTINGS} is of an older version, or damaged; --rebuild makes the index anew"
         ) from None
     different = [key for key in dict.fromkeys([*FIRST, *settings, *found]) if found.get(key) != settings.get(key)]
     if different:
