@@ -215,7 +215,7 @@ def test_weights_that_the_last_update_broke_are_not_saved(data, tmp_path):
     done = train(data, run, check=False, **{
         "SOLVER.BASE_LR": "1e300", "SOLVER.WARMUP_EPOCHS": "0", "SOLVER.ACCUMULATION": "1000", "SOLVER.EPOCHS": "1",
     })
-    assert done.returncode == 1 and "a weight is not finite behind epoch 0" in done.stderr
+    assert done.returncode == 1 and "a weight is not finite after epoch 0" in done.stderr
     assert "Traceback" not in done.stderr and not (run / "last.pth").exists()
 
 
