@@ -163,10 +163,10 @@ def start_of(name: str, state: dict[str, Tensor]) -> Start:
 
 
 @pytest.fixture(scope="module")
-def networks(whole) -> dict[str, dict[str, Tensor]]:
+def networks(whole, thin) -> dict[str, dict[str, Tensor]]:
     """By configuration: parameters and buffers of the untrained network.
 
-    All but the first are of ResNet-18 unless the tests run whole; the same rules are asked for.
+    All but the first are thin unless the tests run whole; the same rules are asked for.
     """
     torch.manual_seed(0)
     files = sorted((ROOT / "configs").glob("*.yaml"), key=lambda file: (file.stem != "sysu_cmfn", file.stem))
@@ -229,8 +229,8 @@ def test_another_start_is_seen():
     assert not fits(torch.zeros(30), uniform) and not fits(torch.zeros(30), Start("constant", 1))
 
 
-def test_stems_and_stages_start_from_the_pretrained_file(tmp_path):
-    source = torchvision.models.resnet18(weights=None).state_dict()
+def test_stems_and_stages_start_from_the_pretrained_file(tmp_path, thin):
+    source = torchvision.models.get_model("resnet18", weights=None).state_dict()
     source = {name: torch.randn_like(x) if x.is_floating_point() else x + 7 for name, x in source.items()}
     torch.save(source, tmp_path / "resnet18.pth")
     state = Backbone("resnet18", pretrained=str(tmp_path / "resnet18.pth")).state_dict()
