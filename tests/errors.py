@@ -2,20 +2,23 @@
 
     python tests/errors.py     # writes the page
 
-A message counts as tested where a test function names a part of it that tells it from the others: in `match=...`, or
-as the text that it looks for.
+A message counts as tested where a test function holds words that can be read in it, and in no other message as well.
 """
 
 import ast
+import builtins
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
-CODE = ("train.py", "test.py", "configs", "data", "losses", "models", "utils", "scripts")
+CODE = ("train.py", "test.py", "configs", "data", "files", "losses", "models", "utils", "scripts")
 HEAD = """# Every error message
 
 Made from the code by `python tests/errors.py`; `tests/test_errors.py` holds that it is complete and that each message
@@ -23,7 +26,7 @@ has a test. `…` stands for what differs: a path, an option, a number. What to 
 [troubleshooting.md](troubleshooting.md).
 """
 GAP = "…"
-LONGEST = 6  # words in a row that are compared
+WILD = re.compile(r"\.\*\??|\.\+\??|\\[dws]\+?|\[\^?.*?\][+*]?|\{.*?\}")  # of a regular expression or a template
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,6 @@ class Message:
     error: str
     text: str  # with GAP where something is filled in
 
-    def parts(self) -> list[str]:
-        return [part for part in self.text.split(GAP) if part.strip()]
-
 
 def files() -> Iterator[Path]:
     for name in CODE:
@@ -43,26 +43,30 @@ def files() -> Iterator[Path]:
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
+@cache
 def messages() -> list[Message]:
-    """Of each `raise` of an error of ours, and of each `sys.exit` with a text."""
+    """Of each error that is made with a text, and of each `sys.exit` and `parser.error` with one."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in files()}
-    ours = {
+    errors = {
         node.name for tree in trees.values() for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and any(is_error(base) for base in node.bases)
-    } | {"ArgumentTypeError"}
+        if isinstance(node, ast.ClassDef) and any(is_error(name_of(base)) for base in node.bases)
+    } | {"ArgumentTypeError", "exit", "error"} | {name for name in vars(builtins) if is_error(name)}
     found = []
     for path, tree in trees.items():
         for function, call in calls(tree):
-            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-            if (name in ours or name == "exit") and call.args:
+            name = name_of(call.func)
+            if name in errors and call.args:
                 text = " ".join(template(call.args[0]).split())
                 if len(re.sub(r"\W", "", text)) >= 8:  # more than gaps
                     found.append(Message(str(path.relative_to(ROOT)), function, name, text))
     return list(dict.fromkeys(found))
 
 
-def is_error(base: ast.expr) -> bool:
-    name = getattr(base, "attr", getattr(base, "id", ""))
+def name_of(node: ast.expr) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def is_error(name: str) -> bool:
     return name.endswith(("Error", "Exception"))
 
 
@@ -85,40 +89,89 @@ def template(node: ast.expr) -> str:
     return GAP
 
 
+@cache
 def tested() -> dict[str, str]:
-    """Texts that test functions name -> file::function."""
-    texts = {}
+    """Texts in test functions, with GAP where anything may stand -> file::function."""
+    found = {}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            name = getattr(node, "name", "")
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-                    for part in re.split(r"\.\*|\.\+|\\n|\[\^?.*?\]|\{.*?\}|\n", inner.value):
-                        text = " ".join(re.sub(r"\\(.)", r"\1", part).split())
-                        texts.setdefault(text, f"{path.name}::{name}".rstrip(":"))
-    return texts
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tables = {name_of(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+        for test in tree.body:
+            if not getattr(test, "name", "").startswith("test_") or path.name == "test_errors.py":
+                continue
+            used = [tables[name] for node in ast.walk(test) if (name := name_of(node)) in tables]
+            for text in (text for node in [test, *used] for text in texts(node)):
+                for line in re.split(r"\\n|\n", text):
+                    found.setdefault(re.sub(r"\\(.)", r"\1", WILD.sub(GAP, line)), f"{path.name}::{test.name}")
+    return found
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """But for docstrings and what an assert says when it fails."""
+    if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp) and (text := template(node)).strip(GAP):
+        yield text
+    for child in ast.iter_child_nodes(node):
+        said = isinstance(node, ast.Assert) and child is node.msg
+        docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if not said and not docstring:
+            yield from texts(child)
 
 
 def tests_of(found: list[Message]) -> dict[Message, str]:
-    """The messages that have a test: a text means those with which it shares the most words in a row."""
-    left, places = tested(), {}
-    for count in range(LONGEST, 1, -1):
-        runs = {message: {run for part in message.parts() for run in word_runs(part, count)} for message in found}
-        for text, where in [*left.items()]:
-            named = {*word_runs(text, count)}
-            meant = [message for message in found if runs[message] & named]
-            if meant:
-                del left[text]
-            if len(meant) <= (3 if count > 2 else 1):  # what fits many tells none
-                for message in meant:
-                    places.setdefault(message, where)
-    return places
+    """The messages that have a test, and the test that holds most of their words.
+
+    A text means the message with which it shares most: two words at least, of 8 letters and a third of the text's own.
+    """
+    sentences = {message.text: words(message.text) for message in found}
+    holding, places = defaultdict(list), {}
+    for sentence, whole in sentences.items():
+        for word in {*whole} - {GAP}:
+            holding[word].append(sentence)
+    for text, where in tested().items():
+        part = words(text)
+        most = Counter(sentence for word in part for sentence in holding[word] for _ in word)
+        meant, best = [], max(8, letters(part) / 3)
+        for sentence, bound in most.most_common():
+            if bound < best:
+                break
+            shared = shared_letters(part, sentences[sentence])
+            if shared >= best and shared > max(map(len, part)):
+                meant = [sentence, *meant] if shared == best else [sentence]
+                best = shared
+        if len(meant) == 1:  # what fits two tells neither
+            places[meant[0]] = max(places.get(meant[0], (0, "")), (best, where))
+    return {message: places[message.text][1] for message in found if message.text in places}
 
 
-def word_runs(text: str, count: int) -> list[tuple[str, ...]]:
-    """Each so many words that follow one another."""
-    words = re.findall(r"[\w'-]+", text)
-    return [tuple(words[i:i + count]) for i in range(len(words) - count + 1)]
+def words(text: str) -> list[str]:
+    """The words without what surrounds them; GAP for what isn't known and what sticks to it."""
+    found = [GAP if GAP in word else re.sub(r"^\W+|\W+$", "", word) for word in text.split()]
+    return [word for word in found if word]
+
+
+def letters(part: Iterable[str]) -> int:
+    return sum(len(word) for word in part if word != GAP)
+
+
+def shared_letters(part: list[str], whole: list[str]) -> int:
+    """Those of the words of both where the part is read somewhere in the whole, -1 where it cannot be.
+
+    A GAP is any words.
+    """
+    best = [0] * (len(whole) + 1)  # by the place in the whole that is reached, after the words of the part so far
+    for word in part:
+        if word == GAP:
+            best = [*accumulate(best, max)]
+            continue
+        after = [-1] * len(best)
+        for place, there in enumerate(whole):
+            if there == GAP:
+                after[place] = max(after[place], best[place])
+                after[place + 1] = after[place]
+            elif there == word and best[place] >= 0:
+                after[place + 1] = best[place] + len(word)
+        best = after
+    return max(best)
 
 
 def page(found: list[Message], places: dict[Message, str]) -> str:
