@@ -98,7 +98,8 @@ def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_
     assert content["cells"]["Config"] == method and f"step / {method}" in content["cells"]
     assert content["cells"]["Embedding"].startswith(METHODS[method].weightings[0])
     assert content["cost"]["images"] == METHODS[method].showings * 2 * 2  # showings, identities, images of each
-    assert content["cost"]["operations"] > 1e7 and content["cost"]["peak"] > 0
+    # Here, the process had its memory before; tests/test_compare_methods.py has a peak of a process of its own.
+    assert content["cost"]["operations"] > 1e7 and content["cost"]["peak"] >= 0
 
 
 @pytest.mark.parametrize("setting", ["float32", "float32+recompute"])

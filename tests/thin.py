@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 from torchvision.models import _api
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock, ResNet, resnet18
 
 WIDTHS = {64: 16, 128: 64, 256: 128, 512: 192}  # of the stages; CMFN's attention has 16 heads of a quarter of one
 
@@ -31,6 +31,11 @@ def thin() -> Iterator[None]:
     """Puts it in the place of torchvision's ResNet-18."""
     with mock.patch.dict(_api.BUILTIN_MODELS, resnet18=thin_resnet18):
         yield
+
+
+def wide() -> contextlib.AbstractContextManager:
+    """Puts torchvision's back."""
+    return mock.patch.dict(_api.BUILTIN_MODELS, resnet18=resnet18)
 
 
 def is_thin() -> bool:
