@@ -135,7 +135,7 @@ def tests_of(found: list[Message]) -> dict[Message, str]:
             if bound < best:
                 break
             shared = shared_letters(part, sentences[sentence])
-            if shared >= best and shared > max(map(len, part)):
+            if shared >= best and shared > max(len(word) for word in part if word in sentences[sentence]):
                 meant = [sentence, *meant] if shared == best else [sentence]
                 best = shared
         if len(meant) == 1:  # what fits two tells neither
