@@ -26,8 +26,8 @@ def require_tsne() -> type:
     except Exception as error:  # it is absent, or it or what it stands on is broken
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingLibrary(
-            f"the embedding map needs scikit-learn ({why}): pip install -r requirements-optional.txt, or leave the map out "
-            "with --parts ranking attention"
+            f"the embedding map needs scikit-learn ({why}): pip install -r requirements-optional.txt, or leave the map "
+            "out with --parts ranking attention"
         ) from None
     return TSNE
 

@@ -86,21 +86,26 @@ last_line() {  # of what a program said, the last error or else the last line
 }
 
 prepare() {
+    local file said
     installed "$@" && return
     mkdir -p "$(dirname "$VENV")" 2>/dev/null || true
-    if command -v flock >/dev/null && { exec 9<"$(dirname "$VENV")"; } 2>/dev/null; then  # of scripts that start together, one installs
+    # Of scripts that start together, one installs.
+    if command -v flock >/dev/null && { exec 9<"$(dirname "$VENV")"; } 2>/dev/null; then
         flock -n 9 2>/dev/null || { echo "== waiting for another script that installs"; flock 9 2>/dev/null || true; }
     fi
     if ! installed "$@"; then
         if [ ! -d "$VENV" ] || [ -z "$(find "$VENV/" -mindepth 1 -maxdepth 1)" ]; then
             make_environment
         elif ! works; then
+            # It may want a library that is loaded elsewhere: hours of installation aren't thrown away for that.
+            [ ! -x "$VENV/bin/python" ] || said=$("$VENV/bin/python" -c "" 2>&1) ||
+                fail "$VENV/bin/python doesn't start ($(last_line "$said")). Load what it needs; or remove $VENV, and" \
+                    "it is made anew."
             ours || fail "$VENV is no virtual environment, and holds other things; set VENV to another folder."
             echo "== $VENV is half made, or its Python or pip is gone: it is made anew"
             make_environment --clear
         fi
         "$VENV/bin/python" scripts/installed.py "$VENV" --forget 2>/dev/null || true
-        local file
         for file in "$@"; do
             installed "$file" || install "$file"
         done

@@ -256,7 +256,7 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise ExportError(f"--output {path} is a folder; name a file, such as {path / ('embedder' + kind.ending)}")
-        temporary, rejected = (path.with_name(f"{path.stem}.{word}{path.suffix}") for word in ("unverified", "rejected"))
+        temporary = path.with_name(f"{path.stem}.unverified{path.suffix}")
         temporary.touch()  # what the disk refuses from the beginning is said before anything is traced
     try:
         with warnings.catch_warnings():
@@ -275,7 +275,8 @@ def export(
         wrong = {size: error for size, error in errors.items() if not error <= TOLERANCE}
         with writing(path):
             if not refused:
-                os.replace(temporary, rejected if wrong else path)
+                file = path.with_name(f"{path.stem}.rejected{path.suffix}") if wrong else path
+                os.replace(temporary, file)
     finally:
         with suppress(OSError):  # most often it isn't there any more
             temporary.unlink()
@@ -283,7 +284,7 @@ def export(
         listed = ", ".join(f"{error:.1e} in a batch of {size}" for size, error in wrong.items())
         raise ExportError(
             f"the file differs from the network: {listed}, where {TOLERANCE:.0e} of the embedding's length is allowed; "
-            f"it is kept as {file if refused else rejected} for inspection. Look at the checkpoint's weights, or try another --format"
+            f"it is kept as {file} for inspection. Look at the checkpoint's weights, or try another --format"
         )
     if refused:
         raise ExportError(

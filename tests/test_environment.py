@@ -145,6 +145,14 @@ def test_a_half_made_environment_is_made_anew(half_made, ready):
     assert said.startswith("== .venv is half made") and said.endswith("== ready: \n")
 
 
+def test_an_environment_whose_python_only_lacks_a_library_is_kept(ready):
+    python = ready.venv / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'error while loading shared libraries: libpython3.11.so' >&2\nexit 127\n")
+    errors, status = ready.run()[1:]
+    assert status == 1 and errors.startswith("error: .venv/bin/python doesn't start (error while loading shared lib")
+    assert errors.count("\n") == 1 and ready.calls() == [] and python.exists()
+
+
 def test_a_real_environment_is_asked_the_right_questions(place):
     """Its Python is real; only its pip isn't."""
     base, packages = Path(sys.base_prefix, "bin"), place.venv / "lib" / f"python3.{sys.version_info[1]}/site-packages"
@@ -196,7 +204,8 @@ def test_a_folder_with_other_things_is_never_removed(content, place):
 def test_a_file_in_the_place_of_the_environment_is_an_error(make, place):
     make(place.venv)
     said, errors, status = place.run()
-    assert status == 1 and errors.startswith("error: .venv is no folder that can be written") and errors.count("\n") == 1
+    assert status == 1 and errors.count("\n") == 1
+    assert errors.startswith("error: .venv is no folder that can be written")
 
 
 def test_settings_of_the_caller_do_not_redirect_the_installation(place):
@@ -309,7 +318,8 @@ def test_settings_of_matplotlib_change_no_picture(tmp_path):
         "matplotlib = plain_matplotlib(); print(matplotlib.get_backend(), matplotlib.rcParams['font.size'])"
     )
     environment = {"PATH": os.defpath, "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.lower() == "agg 10.0\n", done.stderr
 
 
@@ -329,7 +339,8 @@ def test_a_sheet_does_without_matplotlib(monkeypatch):
     monkeypatch.setattr(sheets, "plain_matplotlib", broken)
     sheets.font_of.cache_clear()
     try:
-        drawn = sheets.sheet([("a row", [sheets.Cell(Image.new("RGB", (64, 128), "white"), "a caption")])], title="title")
+        cell = sheets.Cell(Image.new("RGB", (64, 128), "white"), "a caption")
+        drawn = sheets.sheet([("a row", [cell])], title="title")
         assert np.asarray(drawn).min() < 50
     finally:
         sheets.font_of.cache_clear()

@@ -115,7 +115,8 @@ PROGRAMS = {  # {file} stands where a folder is wanted; what else is named is mi
     "export": ["--checkpoint", "{place}", "--format", "torchscript", "--output", "{file}/network.ts"],
     "search": ["--checkpoint", "{place}", "--gallery", "{place}", "--query", "{file}", "--output", "{file}/found"],
     "search.py --index": [
-        "--checkpoint", "{place}", "--gallery", "{place}", "--query", "{file}", "--output", "{place}", "--index", "{file}",
+        "--checkpoint", "{place}", "--gallery", "{place}", "--query", "{file}", "--output", "{place}",
+        "--index", "{file}",
     ],
     "model_card": ["{place}", "--output", "{file}/card.md"],
     "prepare": ["--config", CONFIG, "DATA.ROOT", "{place}", "DATA.CACHE", "{file}/cache"],

@@ -90,7 +90,7 @@ def import_plots():
     except Exception as error:  # whatever a broken installation or the user's settings of it lead to
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ReportError(
-            f"matplotlib cannot be used here ({why}); look for a matplotlibrc file that is damaged, or install it anew: "
+            f"matplotlib cannot be used here ({why}); look for a damaged matplotlibrc file, or install it anew: "
             "pip install --force-reinstall matplotlib"
         ) from None
     return plots
