@@ -121,7 +121,7 @@ STALE = {
     "no manifest": (lambda f, b: (f / "manifest.json").unlink(), "there is no cache in"),
     "half a manifest": (lambda f, b: os.truncate(f / "manifest.json", 500), "manifest.json is no whole manifest"),
     "no object": (lambda f, b: (f / "manifest.json").write_text("[]"), "manifest.json is no whole manifest"),
-    "one wrong checksum": (lambda f, b: edit_manifest(f, lambda m: m["images"][0].__setitem__(3, 7)), "no whole manifest"),
+    "one wrong sum": (lambda f, b: edit_manifest(f, lambda m: m["images"][0].__setitem__(3, 7)), "no whole manifest"),
     "picture replaced": (replace_picture, "0002.jpg has changed since"),
     "picture touched": (touch_picture, "0002.jpg has changed since"),
     "picture added": (lambda f, b: b.train.append(b.test[0]), r"another list of pictures \(1 are new, 0 are gone\)"),

@@ -130,7 +130,8 @@ def test_a_refused_write_is_one_error_and_leaves_nothing(tmp_path):
     file, full = tmp_path / "file", tmp_path / "file.unverified"
     file.write_text("as it was")
     full.symlink_to("/dev/full")
-    with pytest.raises(script.ExportError, match="file could not be written .*No space.*; what was there before is as it was"):
+    message = "file could not be written .*No space left on device.*; what was there before is as it was"
+    with pytest.raises(script.ExportError, match=message):
         exported("deen", "torchscript", "visible", file)
     assert file.read_text() == "as it was" and [*tmp_path.iterdir()] == [file]
     with pytest.raises(script.ExportError, match="below could not be written"):

@@ -231,7 +231,8 @@ def test_a_template_of_ones_own(run, tmp_path):
     with pytest.raises(CardError, match=r"lab.md has the unknown placeholder \$colour; known are .*checkpoint"):
         card(run, "--template", template)
     template.write_text("costs 5 $ a day", encoding="utf-8")
-    with pytest.raises(CardError, match=r"lab.md: Invalid placeholder .* ; write a dollar sign that is none of a placeholder twice"):
+    message = "lab.md: Invalid placeholder .* line 1, .*; write a dollar sign that is none of a placeholder twice"
+    with pytest.raises(CardError, match=message):
         card(run, "--template", template)
     with pytest.raises(CardError, match="the template .*nowhere.md cannot be read .*; name another one"):
         card(run, "--template", tmp_path / "nowhere.md")

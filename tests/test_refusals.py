@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import average_splits
 import benchmark_training
+import experiment
 import numpy as np
 import pytest
 import search
@@ -303,7 +304,7 @@ def test_a_broken_matplotlib(monkeypatch):
 
 def test_a_configuration_is_named_once_and_not_left_out(tmp_path):
     message = "--checkpoint brings its own configuration; leave --config out and set KEY VALUE pairs"
-    for program, *options in (("test.py",), ("scripts/export.py", "--format", "torchscript", "--output", tmp_path / "a")):
+    for program, *options in (("test.py",), ("scripts/export.py", "--format", "pt2", "--output", tmp_path / "a")):
         assert message in refused(program, "--checkpoint", tmp_path, "--config", "a.yaml", *options)
     assert "--authors-checkpoint and --untrained need --config" in refused("test.py", "--untrained")
     message = "error: --authors-checkpoint needs --config"
@@ -450,6 +451,13 @@ def test_a_number_on_the_command_line(words, message):
     program, *arguments = words.split()
     done = run(f"scripts/{program}.py", *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr
+
+
+def test_a_program_that_fails_in_an_experiment(monkeypatch, capsys):
+    monkeypatch.setattr(experiment.subprocess, "run", lambda command: SimpleNamespace(returncode=3))
+    with pytest.raises(experiment.ExperimentError, match="train.py ended with status 3; run this script again to go on"):
+        experiment.run("train.py", "--resume")
+    assert capsys.readouterr().out == "$ python train.py --resume\n"
 
 
 def test_a_benchmark_whose_loss_is_not_finite(monkeypatch):

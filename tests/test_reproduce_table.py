@@ -149,7 +149,8 @@ def test_bad_input_gets_one_sentence(tmp_path):
     assert "has a rank1 of 80, which is no fraction" in refused(results(tmp_path, rank1=80), folder=tmp_path)
     published = tmp_path / "published.csv"
     for wrong, words in (
-        ("475", "line 2: all_rank1 is '475', not a percentage such as 79.5"), ("47,5", "line 2 (AGW) must have 14 columns"),
+        ("475", "line 2: all_rank1 is '475', not a percentage such as 79.5"),
+        ("47,5", "line 2 (AGW) must have 14 columns"),
     ):
         published.write_text(table.PUBLISHED.read_text().replace("47.5", wrong, 1))
         assert words in refused("--published", published, folder=tmp_path)
