@@ -35,6 +35,16 @@ def nothing_is_drawn():
         yield
 
 
+@pytest.fixture(autouse=True)
+def signals_as_a_terminal_leaves_them():
+    """What starts the tests may ignore some, as nohup does."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    found = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in found.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "synthetic"

@@ -22,8 +22,8 @@ class ThinResNet(ResNet):
         return super()._make_layer(block, WIDTHS[planes], *arguments, **options)
 
 
-def thin_resnet18(weights=None):
-    return ThinResNet(BasicBlock, [2, 2, 2, 2], num_classes=1)
+def thin_resnet18(weights=None, num_classes=1):
+    return ThinResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
 
 
 @contextlib.contextmanager
