@@ -254,7 +254,7 @@ def copies(monkeypatch):
 
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
-    ("agw", "cuda", "float16"), ("deen", "cuda", "bfloat16"), ("caj", "cpu", "float32"), ("cmfn", "cpu", "bfloat16"),
+    ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("cmfn", "cpu", "bfloat16"),
 ]
 ALL_STEPS = sorted({
     *product(["cmfn", "agw", "caj", "deen"], ["cuda"], AUTOCAST),
