@@ -102,7 +102,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
 
     checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (files/weights.py)
     model        the network to fill (not changed here)
-    raises       AuthorsCheckpointError naming entries that are missing, unexpected or of another shape
+    raises       AuthorsCheckpointError naming every entry that is missing, unexpected or of another shape
     """
     theirs = named_tensors(checkpoint)
     ours = model.state_dict()
@@ -128,7 +128,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
         elif name not in expected and not any(re.match(pattern, name) for pattern in unused):
             problems.append(f"unexpected: {name}")
     if problems:
-        listed = "\n  ".join(problems[:20] + [f"and {len(problems) - 20} more"] * (len(problems) > 20))
+        listed = "\n  ".join(problems)
         raise AuthorsCheckpointError(
             "this is not the authors' checkpoint of the network that the configuration describes but "
             f"{described(checkpoint)}:\n  {listed}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+from torch import nn
 from torchvision.models import _api
 from torchvision.models.resnet import BasicBlock, ResNet, resnet18
 
@@ -23,7 +24,9 @@ class ThinResNet(ResNet):
 
 
 def thin_resnet18(weights=None, num_classes=1):
-    return ThinResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+    network = ThinResNet(BasicBlock, [2, 2, 2, 2])
+    network.fc = nn.Linear(WIDTHS[512], num_classes)
+    return network
 
 
 @contextlib.contextmanager
