@@ -8,9 +8,12 @@
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for PYTHONSAFEPATH, and before packages of the same names
 
 from utils.stop import fail_clearly, stop_in_one_line
 
@@ -189,6 +192,8 @@ def learned_directions(
         scales = {weighting: model.column_scale(weighting) for weighting in missing}
         for scale in scales.values():
             check_number(dim, len(records), int(scale.count_nonzero()))
+        if ranks.first:
+            require_files(*(files[weighting] for weighting in missing), fix="copy the run to a folder that can be written")
         features = embed_records(model, records, cfg, device, ranks)
         for weighting in missing if ranks.first else []:
             directions[weighting] = principal_directions(scaled(features, scales[weighting]), dim)

@@ -15,6 +15,8 @@ import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for PYTHONSAFEPATH, and before packages of the same names
+
 from utils.stop import Stopped, StopRequest, fail_clearly, stop_in_one_line, stop_status
 
 if __name__ == "__main__":

@@ -98,10 +98,11 @@ def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
             by = getattr(error, "by", "SIGINT")
             print(f"stopped by {by}", file=sys.stderr)
             sys.exit(stop_status(by))
-        if isinstance(error, BrokenPipeError) and not output_is_read():
+        if isinstance(error, BrokenPipeError) and not output_is_taken():
             sys.exit(128 + SIGPIPE)
-        if isinstance(error, OSError) and error.filename is not None:
-            sys.exit(f"error: {error.filename}: {error.strerror}")
+        if isinstance(error, OSError) and not isinstance(error, expected):
+            where = error.filename or ("" if output_is_taken() else "standard output")
+            sys.exit(f"error: {where}{': ' if where else ''}{error.strerror or error}")
         if not isinstance(error, expected):
             raise
         message = str(error)
@@ -116,11 +117,11 @@ def raise_stopped(number: int, _frame) -> None:
     raise Stopped(signal.Signals(number).name)
 
 
-def output_is_read() -> bool:
-    """Whether standard output takes another line; where nobody reads it any more, the rest is thrown away."""
+def output_is_taken() -> bool:
+    """Whether standard output takes another line; where it doesn't, being closed or full, the rest is thrown away."""
     try:
         print(flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it ends
         return False
     return True
