@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.arguments import count  # noqa: E402
 from utils.evaluator import evaluate_protocol  # noqa: E402
 from utils.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
 
@@ -229,8 +230,8 @@ def memory_table(device: torch.device, quick: bool) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--trials", type=int, default=10, help="of SYSU-MM01 and LLCM")
-    parser.add_argument("--dimensions", type=int, default=12288, help="of the embeddings")
+    parser.add_argument("--trials", type=count(1), default=10, help="of SYSU-MM01 and LLCM")
+    parser.add_argument("--dimensions", type=count(1), default=12288, help="of the embeddings")
     parser.add_argument("--quick", action="store_true", help="a small run that only shows that all works")
     parser.add_argument("--no-loop", action="store_true", help="leave the field's loop out")
     options = parser.parse_args()

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.dataset import open_benchmark  # noqa: E402
 from test import load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.compress import CompressionError, principal_directions, project  # noqa: E402
 from utils.evaluator import evaluate_protocol, scaled  # noqa: E402
 from utils.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index  # noqa: E402
@@ -123,8 +124,9 @@ def draw(args, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]
 
 
 def measure_costs(args, folder: Path) -> None:
-    if max(args.dims) > min(args.numbers, args.rows, LEARN_FROM):
-        raise CompressionError(f"--dims asks for {max(args.dims)} numbers of {args.numbers}, learned on fewer images")
+    most = min(args.numbers, args.rows, LEARN_FROM)
+    if max(args.dims) > most:
+        raise CompressionError(f"--dims asks for {max(args.dims)} numbers; --rows and --numbers allow {most} at most")
     indices, queries = draw(args, folder)
     current, number = np.ones(args.rows, dtype=bool), len(queries["float32"])
 
@@ -224,12 +226,12 @@ def print_table(header: list[str], lines: list[list[str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="gallery entries that are searched")
-    parser.add_argument("--numbers", type=int, default=12_288, help="of an embedding (CMFN with ResNet-50: 12,288)")
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("--dims", type=int, nargs="+", default=DIMS, help="numbers of the compressed embeddings")
-    parser.add_argument("--target", type=int, default=1_000_000, help="gallery entries to extrapolate to")
+    parser.add_argument("--rows", type=count(1), default=100_000, help="gallery entries that are searched")
+    parser.add_argument("--numbers", type=count(1), default=12_288, help="of an embedding (CMFN, ResNet-50: 12,288)")
+    parser.add_argument("--queries", type=count(1), default=100)
+    parser.add_argument("--top", type=count(1), default=10)
+    parser.add_argument("--dims", type=count(1), nargs="+", default=DIMS, help="numbers of the compressed embeddings")
+    parser.add_argument("--target", type=count(1), default=1_000_000, help="gallery entries to extrapolate to")
     parser.add_argument("--folder", type=Path, help="where the temporary files go, several GB")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", type=Path, help="measure the mAP of this run's embeddings instead")

@@ -37,6 +37,7 @@ from models.build import build_model, class_of  # noqa: E402
 from models.mfa import ImageSizeError  # noqa: E402
 from models.two_stream import MethodError  # noqa: E402
 from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at, streams_of  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.run import DeviceError, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 from utils.titles import method_title  # noqa: E402
@@ -247,10 +248,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
     parser.add_argument("--config", help="a yaml file of configs/; default: CMFN on SYSU-MM01")
-    parser.add_argument("--identities", type=int, default=2, help="P of a batch")
-    parser.add_argument("--images", type=int, default=4, help="K of a batch, in each stream of images")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, of which the fastest counts")
-    parser.add_argument("--classes", type=int, default=395, help="training identities")
+    parser.add_argument("--identities", type=count(1), default=2, help="P of a batch")
+    parser.add_argument("--images", type=count(1), default=4, help="K of a batch, in each stream of images")
+    parser.add_argument("--steps", type=count(1), default=3, help="timed steps, of which the fastest counts")
+    parser.add_argument("--classes", type=count(1), default=395, help="training identities")
     parser.add_argument("--settings", type=lambda text: [setting_of(t) for t in text.split(",")], metavar="A,B,...",
                         help="by default both precisions in both layouts, and with +recompute in the faster one")
     parser.add_argument("--recompute", type=lambda text: text.split(","), metavar="A,B,...",

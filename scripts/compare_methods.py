@@ -27,6 +27,7 @@ from experiment import (  # noqa: E402
     EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
 )
 from models.build import MODELS  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
@@ -68,7 +69,7 @@ def check_one_data_set(cfgs: dict[str, CfgNode]) -> None:
             there, here = ("{} in {}, split {}".format(*found) for found in (one, data))
             raise ExperimentError(
                 f"methods are compared on one data set, but {first} is on {there}, and {name} on {here}: choose "
-                "configs of one data set, or set DATA.ROOT and DATA.SPLIT behind the command"
+                "configs of one data set, or set DATA.ROOT and DATA.SPLIT after the command"
             )
 
 
@@ -216,7 +217,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--configs", required=True, nargs="+", metavar="FILE", help="yaml files of configs/")
     parser.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], help="such as 0,1,2, the default")
     parser.add_argument("--reference", metavar="CONFIG", help="whose step is the unit of time; default: agw")
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each config")
+    parser.add_argument("--rounds", type=count(1), default=10, help="timed steps of each config")
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"))
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--cost-only", action="store_true", help="train nothing")

@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 from reproduce_table import METRICS, ResultsError, read_results, setting  # noqa: E402
 
+from utils.arguments import count  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 UNITS = ("identities", "queries", "trials")
@@ -197,11 +198,9 @@ def main() -> None:
     parser.add_argument("b", type=Path, metavar="B.json")
     parser.add_argument("--protocol", help="only this one")
     parser.add_argument("--unit", choices=UNITS, help="what is drawn again")
-    parser.add_argument("--resamples", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=count(100), default=10000, help="times; a 95 % interval needs 100")
+    parser.add_argument("--seed", type=count(0), default=0)
     args = parser.parse_args()
-    if args.resamples < 100:
-        raise ResultsError(f"--resamples is {args.resamples}; a 95 % interval needs at least 100")
     a, b = read_results(args.a), read_results(args.b)
     print(f"A: {args.a}\nB: {args.b}")
     comparable = pairs(a, b, args.protocol)

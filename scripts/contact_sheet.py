@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.files import read_ids  # noqa: E402
+from data.records import DataError  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
 from utils.sheets import SheetError, format_of, save  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
@@ -46,20 +49,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with cam1 to cam6 and exp")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--identities", type=int, default=12, help="how many test identities to show, the first ones")
-    parser.add_argument("--height", type=int, default=144, help="of each picture, in pixels; twice its width")
+    parser.add_argument("--identities", type=count(1), default=12, help="how many test identities to show")
+    parser.add_argument("--height", type=count(2), default=144, help="of each picture, in pixels; twice its width")
     args = parser.parse_args()
     index = args.root / "exp" / "test_id.txt"
     if not index.is_file():
         raise SheetError(f"there is no {index}; write the set with: python -m data.synthetic --root FOLDER")
-    if args.identities < 1 or args.height < 2:
-        raise SheetError("--identities is 1 at least, and --height 2")
     format_of(args.output)
     require_files(args.output, fix="choose another --output")
-    people = [int(part) for part in index.read_text().split(",")][: args.identities]
+    people = read_ids(index)[: args.identities]
     save(contact_sheet(args.root, people, args.height, args.height // 2), args.output, quality=88)
     print(args.output)
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (OutputError, SheetError))
+    fail_clearly(main, (DataError, OutputError, SheetError))

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import load_config  # noqa: E402
 from train import EXPECTED_ERRORS, Trainer  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.run import memory_advice, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
@@ -155,17 +156,11 @@ def measure(cfg: CfgNode, reference: CfgNode, rounds: int, device: torch.device)
     }
 
 
-def count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no count: it is 1 at least")
-    return int(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a yaml file of configs/")
     parser.add_argument("--reference", required=True, help="another one, or the same: its step is the unit of time")
-    parser.add_argument("--rounds", type=count, default=10, help="timed steps of each")
+    parser.add_argument("--rounds", type=count(1), default=10, help="timed steps of each")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over both files'")
     args = parser.parse_intermixed_args()

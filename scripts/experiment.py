@@ -1,5 +1,6 @@
 """Train and test one configuration, or keep what is there of it; what the scripts for tables share."""
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -50,8 +51,14 @@ def options_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def seeds_of(text: str) -> list[int]:
-    """Numbers such as 0,1,2."""
-    return [int(part) for part in text.split(",")]
+    """Numbers such as 0,1,2.
+
+    raises   argparse.ArgumentTypeError
+    """
+    seeds = text.split(",")
+    if not all(map(str.isdecimal, seeds)):
+        raise argparse.ArgumentTypeError(f"{text} is no list of seeds, such as 0,1,2")
+    return [*map(int, seeds)]
 
 
 def percent(values: Sequence[float]) -> str:

@@ -22,6 +22,7 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import DataError  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.lock import LockedError, only_one  # noqa: E402
 from utils.output import OutputError, require_folder  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
@@ -38,7 +39,7 @@ def alone(folder: Path) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a yaml file of configs/")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser.add_argument("--workers", type=count(1), default=os.cpu_count() or 1, help="processes that decode")
     parser.add_argument("--verify", action="store_true", help="compare the cache with the pictures, one by one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
     args = parser.parse_intermixed_args()

@@ -38,6 +38,7 @@ from data.records import PICTURES, DataError  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
 from test import learned_directions, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import rows_not_finite  # noqa: E402
 from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
@@ -305,12 +306,6 @@ def shown(name: str | Path) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a file of train.py's, or a run's folder")
@@ -318,7 +313,7 @@ def main() -> None:
     parser.add_argument("--gallery-modality", choices=MODALITIES, default="vis")
     parser.add_argument("--query", type=Path, required=True, help="an image, or a folder of images")
     parser.add_argument("--query-modality", choices=MODALITIES, default="ir")
-    parser.add_argument("--top", type=positive, default=10, help="how many images to name for each query")
+    parser.add_argument("--top", type=count(1), default=10, help="how many images to name for each query")
     parser.add_argument("--output", type=Path, required=True, help="folder of ranking.csv, ranking.jpg and the index")
     parser.add_argument("--index", type=Path, help="the index's folder; default: a folder for each gallery in --output")
     parser.add_argument("--rebuild", action="store_true", help="throw the index away and embed everything anew")

@@ -29,6 +29,7 @@ from test import (  # noqa: E402
     build_without_pretraining, described, find_checkpoint, learned_directions, load_run, weightings_of,
 )
 from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from utils.arguments import count  # noqa: E402
 from utils.checkpoint import read_own_checkpoint  # noqa: E402
 from utils.compress import CompressionError, project  # noqa: E402
 from utils.evaluator import scaled  # noqa: E402
@@ -64,15 +65,6 @@ def network_before_training(cfg, classes: int) -> tuple[nn.Module, str]:
         except PretrainedError as error:
             print(f"the map's left panel shows random weights: {error}")
     return build_without_pretraining(cfg, classes), "random weights"
-
-
-def count(least: int):
-    """For argparse: a whole number of that size at least."""
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} at least")
-        return int(text)
-    return parse
 
 
 def arguments() -> argparse.Namespace:
