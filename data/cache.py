@@ -76,7 +76,9 @@ class ImageCache:
             shape = (len(self), self.height, self.width, 3)
             return np.asarray(np.memmap(self.folder / IMAGES, np.uint8, "r", shape=shape))
         except (OSError, ValueError) as error:  # ValueError: the file is too short
-            raise DataError(f"{self.folder / IMAGES} cannot be read ({error}); remove that folder") from None
+            raise DataError(
+                f"{self.folder / IMAGES} cannot be read ({error}); remove that folder, and it is made anew"
+            ) from None
 
     def problems(self, workers: int = 1) -> list[str]:
         """Compare every image with its checksum and with its picture, decoded again; a sentence for each difference."""
@@ -207,9 +209,9 @@ def read_manifest(folder: Path) -> dict:
     except FileNotFoundError:
         raise StaleCache(f"there is no cache in {folder}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no JSON, or no object with a digest
-        raise StaleCache(f"{folder / MANIFEST} is damaged") from None
+        raise StaleCache(f"{folder / MANIFEST} is no whole manifest") from None
     if stated != digest(content):
-        raise StaleCache(f"{folder / MANIFEST} is damaged")
+        raise StaleCache(f"{folder / MANIFEST} is no whole manifest")
     return content
 
 

@@ -52,7 +52,7 @@ class LLCM(Benchmark):
         ids, records = read_ids(index), []
         names = [f"test_{modality}" for modality in CAMERAS]
         if not any((self.root / name).exists() or meant(self.root, name) for name in names):
-            raise PartAbsent(f"{self.root} has neither {' nor '.join(names)}")
+            raise PartAbsent(f"{self.root} has no folder of test images: neither {' nor '.join(names)}")
         for name, (modality, cameras) in zip(names, CAMERAS.items()):
             require_folder(self.root / name, "cam1 to cam9", "The copy of LLCM is incomplete.")
             images = images_by_camera(self.root / name, ids)

@@ -89,7 +89,7 @@ def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     try:
         content = read_weights_file(source)
     except WeightsFileError as error:
-        raise PretrainedError(f"MODEL.PRETRAINED: {error}{again}") from None
+        raise PretrainedError(f"MODEL.PRETRAINED cannot be read: {error}{again}") from None
     state = named_tensors(content)
     wanted = torchvision.models.get_model(name, weights=None).state_dict()
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]

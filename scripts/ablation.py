@@ -18,6 +18,7 @@ from experiment import (  # noqa: E402
 )
 
 from configs.load import ConfigError, load_config  # noqa: E402
+from models.build import class_of  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
@@ -81,8 +82,6 @@ def table(measured: dict[str, list[dict]], weighting: str) -> tuple[list[str], l
     """
     first = next(iter(measured.values()))[0]
     protocols = [r["protocol"] for r in first["results"] if r["weighting"] == weighting]
-    if not protocols:
-        raise ExperimentError(f"there are no figures with weighting {weighting!r}")
     header = ["Variant", "Parameters", "Seeds"] + [f"{p} {name}" for p in protocols for name in METRICS.values()]
     lines = []
     for line, runs in measured.items():
@@ -118,7 +117,11 @@ def main() -> None:
 
     require_files(*(args.output / f"ablation.{kind}" for kind in ("md", "tex")), fix="choose another --output")
     shared = options_of(args.overrides)
-    variants = variants_of(load_config(args.config, args.overrides).MODEL.NAME, args.variants)
+    cfg = load_config(args.config, args.overrides)
+    variants = variants_of(cfg.MODEL.NAME, args.variants)
+    weightings = cfg.TEST.WEIGHTINGS or [*class_of(cfg.MODEL).weightings]
+    if args.weighting and args.weighting not in weightings:
+        raise ExperimentError(f"--weighting is {args.weighting!r}; the test is by {', '.join(weightings)}")
     measured: dict[str, list[dict]] = {}
     for seed in args.seeds:
         for name, (line, options) in variants.items():

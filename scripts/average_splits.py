@@ -33,9 +33,11 @@ def read_split(path: Path) -> tuple[int, dict]:
     name = saved["data"]["name"]
     if name != "regdb":
         raise ResultsError(f"{path} holds figures of {name}, which has no splits to average; RegDB has")
-    split = saved["config"]["DATA"]["SPLIT"]
+    split = saved.get("config", {}).get("DATA", {}).get("SPLIT")
+    if split is None:
+        raise ResultsError(f"{path} does not say which split it is of; run test.py again")
     for result in saved["results"]:
-        if result["protocol"].split("/")[1] != str(split):
+        if not result["protocol"].startswith(f"regdb/{split}/"):
             raise ResultsError(f"{path}: a model of split {split} has figures of {result['protocol']}")
     return split, saved
 
@@ -91,7 +93,7 @@ def average(files: dict[int, tuple[Path, dict]]) -> dict:
     fingerprints = "".join(saved["data"]["fingerprint"] for saved in in_order)
     return {
         "data": {"name": "regdb", "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()},
-        "checkpoint": [saved["checkpoint"] for saved in in_order],
+        "checkpoint": [saved.get("checkpoint") for saved in in_order],
         "config": recipe(first),
         "results": results,
     } | shared

@@ -75,8 +75,8 @@ class Row:
 def read_published(path: Path) -> list[Row]:
     try:
         lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} cannot be read ({error})") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} cannot be read ({error}); name another table by --published") from None
     columns = ["method", "label", "citation", "venue", *CELLS]
     if not lines or not set(columns) <= set(lines[0]):
         raise ResultsError(f"{path} must have the columns {','.join(columns)} and at least one row")

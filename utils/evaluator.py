@@ -53,7 +53,7 @@ def embed_images(
     if stop is not None and sum_over_ranks(torch.full((1,), float(bool(stop)), device=device)).item() > 0:
         return None
     if features is None:
-        raise EvaluationError("there is no image to embed, or fewer than processes")
+        raise EvaluationError("a process has no image to embed: start fewer processes than there are images")
     sum_over_ranks(features)
     times_seen = sum_over_ranks(torch.from_numpy(times_seen).to(device)).cpu().numpy()
     if (times_seen != 1).any():
