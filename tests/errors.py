@@ -10,7 +10,7 @@ import builtins
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -121,26 +121,29 @@ def tests_of(found: list[Message]) -> dict[Message, str]:
     """The messages that have a test, and the test that holds most of their words.
 
     A text means the message with which it shares most: two words at least, of 8 letters and a third of the text's own.
+    Of two, it means the one that it holds whole.
     """
-    sentences = {message.text: words(message.text) for message in found}
+    sentences = {tuple(words(message.text)) for message in found}
     holding, places = defaultdict(list), {}
-    for sentence, whole in sentences.items():
-        for word in {*whole} - {GAP}:
+    for sentence in sentences:
+        for word in {*sentence} - {GAP}:
             holding[word].append(sentence)
     for text, where in tested().items():
-        part = words(text)
+        part = words(text.removeprefix("error: "))
         most = Counter(sentence for word in part for sentence in holding[word] for _ in word)
-        meant, best = [], max(8, letters(part) / 3)
+        meant, best = [], (max(8, letters(part) / 3), False)
         for sentence, bound in most.most_common():
-            if bound < best:
+            if bound < best[0]:
                 break
-            shared = shared_letters(part, sentences[sentence])
-            if shared >= best and shared > max(len(word) for word in part if word in sentences[sentence]):
-                meant = [sentence, *meant] if shared == best else [sentence]
-                best = shared
+            shared = shared_letters(part, sentence)
+            score = shared, shared == letters(sentence)
+            if score >= best and shared > max(len(word) for word in part if word in sentence):
+                meant = [sentence, *meant] if score == best else [sentence]
+                best = score
         if len(meant) == 1:  # what fits two tells neither
-            places[meant[0]] = max(places.get(meant[0], (0, "")), (best, where))
-    return {message: places[message.text][1] for message in found if message.text in places}
+            places[meant[0]] = max(places.get(meant[0], (0, "")), (best[0], where))
+    tested_by = {message: places.get(tuple(words(message.text))) for message in found}
+    return {message: place[1] for message, place in tested_by.items() if place}
 
 
 def words(text: str) -> list[str]:
@@ -153,7 +156,7 @@ def letters(part: Iterable[str]) -> int:
     return sum(len(word) for word in part if word != GAP)
 
 
-def shared_letters(part: list[str], whole: list[str]) -> int:
+def shared_letters(part: Sequence[str], whole: Sequence[str]) -> int:
     """Those of the words of both where the part is read somewhere in the whole, -1 where it cannot be.
 
     A GAP is any words.

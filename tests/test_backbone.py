@@ -49,4 +49,5 @@ def test_weights_that_cannot_be_had_stop_with_the_mend(tmp_path, monkeypatch):
     with pytest.raises(PretrainedError) as error:
         Backbone("resnet50", pretrained="imagenet")
     message = str(error.value)
+    assert "resnet50's weights could not be downloaded (no route to host)" in message
     assert "resnet50-0676ba61.pth" in message and str(tmp_path) in message and "MODEL.PRETRAINED" in message

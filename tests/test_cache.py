@@ -119,9 +119,9 @@ STALE = {
     "cut off": (lambda f, b: os.truncate(f / "images.bin", 1000), "images.bin has 1000 bytes, not 41472"),
     "no images": (lambda f, b: (f / "images.bin").unlink(), "images.bin has None bytes"),
     "no manifest": (lambda f, b: (f / "manifest.json").unlink(), "there is no cache in"),
-    "half a manifest": (lambda f, b: os.truncate(f / "manifest.json", 500), "manifest.json is damaged"),
-    "no object": (lambda f, b: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
-    "one wrong checksum": (lambda f, b: edit_manifest(f, lambda m: m["images"][0].__setitem__(3, 7)), "is damaged"),
+    "half a manifest": (lambda f, b: os.truncate(f / "manifest.json", 500), "manifest.json is no whole manifest"),
+    "no object": (lambda f, b: (f / "manifest.json").write_text("[]"), "manifest.json is no whole manifest"),
+    "one wrong sum": (lambda f, b: edit_manifest(f, lambda m: m["images"][0].__setitem__(3, 7)), "no whole manifest"),
     "picture replaced": (replace_picture, "0002.jpg has changed since"),
     "picture touched": (touch_picture, "0002.jpg has changed since"),
     "picture added": (lambda f, b: b.train.append(b.test[0]), r"another list of pictures \(1 are new, 0 are gone\)"),
@@ -180,7 +180,7 @@ def test_a_corrupted_image_stops_the_training_with_its_name(benchmark, base, wor
 def test_truncation_after_opening_is_an_error_and_no_crash(benchmark, base):
     cache, _ = prepare(base, benchmark)
     os.truncate(cache.folder / "images.bin", 10)
-    with pytest.raises(DataError, match="images.bin cannot be read"):
+    with pytest.raises(DataError, match="images.bin cannot be read .*; remove that folder, and it is made anew"):
         cache.read(benchmark.train[0].path)
 
 
@@ -220,7 +220,7 @@ def test_a_full_disk_is_a_clear_error_and_the_older_cache_stays(benchmark, base,
             build_cache(*arguments)
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_image", full_disk)
-        with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
+        with pytest.raises(DataError, match=r"the cache .* cannot be written \(No space left .*\): 0.0 GB are needed"):
             build_cache(*arguments)
     assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
     assert len(reopen(base, benchmark)) == 48

@@ -204,7 +204,8 @@ def results(weighting="equal", fingerprint="f", protocol="p"):
 
 
 @pytest.mark.parametrize("other, message", [
-    (results(fingerprint="g"), "on other data"), (results(protocol="q"), "tested by q; p came before"),
+    (results(fingerprint="g"), r"was tested on other data than there \(by fingerprint\)"),
+    (results(protocol="q"), "tested by q; p came before"),
     (results(weighting="neck"), "no figures by 'equal'"),
 ])
 def test_results_that_do_not_belong_together_are_refused(other, message):

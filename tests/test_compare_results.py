@@ -111,7 +111,7 @@ def test_without_queries_the_trials_are_drawn(tmp_path):
     text = run(a, b, "--resamples", 200).stdout
     assert "drawn again: 3 trials" in text and "Only the draw of the galleries" in text
     assert line_of("Rank-1", text)[2:5] == ["+50.00", "+50.00", "+50.00"]
-    assert "--per-query" in refused(a, b, "--unit", "queries")
+    assert "lacks the queries of both; test.py --per-query writes" in refused(a, b, "--unit", "queries")
     alone = write(tmp_path / "alone.json", [trial([2, 2], queries=False)])
     assert "a second trial" in refused(alone, alone)
 
@@ -138,7 +138,7 @@ def test_refuses_other_queries_and_figures_that_are_not_theirs(tmp_path):
     a = write(tmp_path / "a.json", [trial([1, 2])])
     assert "different queries" in refused(a, write(tmp_path / "b.json", [trial([1, 2], rows=[0, 5])]))
     assert "numbers of valid queries" in refused(a, write(tmp_path / "b.json", [trial([1, 2, 3])]))
-    assert "numbers of trials" in refused(a, write(tmp_path / "b.json", [trial([1, 2])] * 2))
+    assert "A and B have different numbers of trials" in refused(a, write(tmp_path / "b.json", [trial([1, 2])] * 2))
     assert "not its queries'" in refused(a, write(tmp_path / "b.json", [trial([1, 2]) | {"mAP": 0.9}]))
     assert "one for each image" in refused(a, write(tmp_path / "b.json", [trial([1, 2])], identities=[1, 2]))
 
@@ -149,8 +149,10 @@ def test_bad_input_gets_one_sentence(tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text(a.read_text()[:100])
     assert "no JSON" in refused(a, broken)
-    assert f"it has {PROTOCOL}" in refused(a, a, "--protocol", "sysu/all")
-    assert "--resamples" in refused(a, a, "--resamples", 1)
+    assert f"A has no protocol sysu/all; it has {PROTOCOL}" in refused(a, a, "--protocol", "sysu/all")
+    for option, number, least in (("--resamples", 99, 100), ("--seed", -1, 0)):
+        done = run(a, a, option, number, check=False)
+        assert f"argument {option}: {number} is not a whole number of {least} at least" in done.stderr
 
 
 def test_a_result_in_one_file_alone_is_named(tmp_path):

@@ -111,7 +111,7 @@ def test_overrides_come_last_and_are_read_as_values():
     (["SOLVER.LR_STEPS", "[[20, 0.1, 3]]"], "where [[20, 0.1], [80, 0.01]] would do"),
     (["TEST.WEIGHTINGS", "[1]"], "where ['a list of words'] would do"),
     (["LOSS.CPM_WEIGHT", "-1"], "sets LOSS.CPM_WEIGHT to -1.0; it is 0 at least"),
-    (["SOLVER.EPOCHS"], "KEY VALUE; 'SOLVER.EPOCHS' stands alone"),
+    (["SOLVER.EPOCHS"], "options on the command line come in pairs, KEY VALUE; 'SOLVER.EPOCHS' stands alone"),
     (["SOLVER.EPOCHS", "SEED", "3"], "sets SOLVER.EPOCHS to 'SEED', which is an option: a value is missing"),
     (["SOLVER.EPOCHS=3"], "has 'SOLVER.EPOCHS=3'; key and value are two words: SOLVER.EPOCHS 3"),
     (["", "3"], "sets , which is not an option; the nearest is"),

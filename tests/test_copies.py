@@ -272,7 +272,7 @@ def test_a_root_from_home_and_a_relative_one(tmp_path, monkeypatch):
 def test_a_root_that_leads_nowhere(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert "DATA.ROOT" in complaint("sysu", tmp_path / "loop")
-    assert "not UTF-8" in complaint("sysu", os.fsdecode(b"/caf\xe9"))
+    assert "which is not UTF-8: rename that folder" in complaint("sysu", os.fsdecode(b"/caf\xe9"))
 
 
 # Names
@@ -363,7 +363,8 @@ def test_identities_between_whatever_separates_them(tmp_path, content):
 
 @pytest.mark.parametrize("content, said", [
     ("5,6".encode("utf-16"), "UTF-16 text"), ("5,6".encode("utf-16-le"), "UTF-16 text"), (b",,\n", "names no identity"),
-    (b"5,-6", "line 1: '-6' is not an identity number"), (b"\xff5", "could not be read as text"), (b"", "is empty"),
+    (b"5,-6", "line 1: '-6' is not an identity number"), (b"\xff5", "could not be read as text"),
+    (b"", "is empty; it comes with the data set"),
 ])
 def test_lists_that_cannot_be_read_are_named(tmp_path, content, said):
     (tmp_path / "ids.txt").write_bytes(content)
@@ -436,7 +437,7 @@ def test_empty_images_are_named_before_any_is_decoded(tmp_path):
 
 
 def test_an_image_that_may_not_be_read_is_not_called_broken(tmp_path):
-    with pytest.raises(DataError, match="could not be read .*permissions"):
+    with pytest.raises(DataError, match="could not be read .*; look at its permissions"):
         open_image(str(tmp_path), 4, 4)
 
 

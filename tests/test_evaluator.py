@@ -176,7 +176,7 @@ def test_errors_name_protocol_and_trial():
     with pytest.raises(EvaluationError, match="toy/all, trial 2 has 20 queries and 0 gallery images"):
         evaluate(features, identities, protocol)
     protocol.trials = ()
-    with pytest.raises(EvaluationError, match="no trial"):
+    with pytest.raises(EvaluationError, match="toy/all has no trial"):
         evaluate(features, identities, protocol)
 
 

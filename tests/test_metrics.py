@@ -66,10 +66,10 @@ def test_nan_is_an_error_even_where_ignored():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"similarity": torch.rand(2, 3).double()}, "float32"),
+        ({"similarity": torch.rand(2, 3).double()}, "similarities must be float32"),
         ({"similarity": torch.rand(3, 2)}, "do not fit"),
         ({"ignored": torch.zeros(2, 1, dtype=torch.bool)}, "ignored is"),
-        ({"counts": "people"}, "people"),
+        ({"counts": "people"}, "CMC counts 'identities' or 'images', not 'people'"),
         ({"similarity": torch.rand(2, 0), "gallery_ids": torch.tensor([], dtype=torch.int64)}, "nothing to rank"),
     ],
 )

@@ -231,11 +231,12 @@ def test_a_template_of_ones_own(run, tmp_path):
     with pytest.raises(CardError, match=r"lab.md has the unknown placeholder \$colour; known are .*checkpoint"):
         card(run, "--template", template)
     template.write_text("costs 5 $ a day", encoding="utf-8")
-    with pytest.raises(CardError, match=r"lab.md: Invalid placeholder .* line 1, .* twice"):
+    message = "lab.md: Invalid placeholder .* line 1, .*; write a dollar sign that is none of a placeholder twice"
+    with pytest.raises(CardError, match=message):
         card(run, "--template", template)
-    with pytest.raises(CardError, match="nowhere.md cannot be read"):
+    with pytest.raises(CardError, match="the template .*nowhere.md cannot be read .*; name another one"):
         card(run, "--template", tmp_path / "nowhere.md")
-    with pytest.raises(ReportError, match="cannot be written"):
+    with pytest.raises(ReportError, match=r"card.md cannot be written \(there is no folder .*\); make it first"):
         card(run, "--output", tmp_path / "no folder" / "card.md")
     assert (run / "model_card.md").read_text() == "an older card"
 

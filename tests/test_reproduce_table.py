@@ -124,7 +124,8 @@ def test_what_inflates_or_explains_a_measured_row_stands_in_its_note(tmp_path):
 
 
 def test_the_embedded_data_set_never_enters(tmp_path):
-    assert "embedded data set" in refused(results(tmp_path, name="synthetic"), folder=tmp_path)
+    said = refused(results(tmp_path, name="synthetic"), folder=tmp_path)
+    assert "holds figures of the embedded data set; they have no place in a table of SYSU-MM01" in said
     path = results(tmp_path)  # nor under the name of the real one
     saved = json.loads(path.read_text())
     for trial in saved["results"][0]["trials"]:
@@ -135,18 +136,22 @@ def test_the_embedded_data_set_never_enters(tmp_path):
 
 
 def test_bad_input_gets_one_sentence(tmp_path):
-    assert "cannot be read" in refused(tmp_path / "none.json", folder=tmp_path)
+    said = refused(tmp_path / "none.json", folder=tmp_path)
+    assert "none.json cannot be read (No such file or directory); test.py writes such files" in said
     broken = tmp_path / "broken.json"
     for text, words in (('{"data": ', "no JSON"), ("[]", "no results file"), ('{"results": []}', "there is no 'data'")):
         broken.write_text(text)
         assert words in refused(broken, folder=tmp_path)
-    assert "re-ranked" in refused(results(tmp_path, rerank=True), folder=tmp_path)
+    assert "is re-ranked, the table's figures are not" in refused(results(tmp_path, rerank=True), folder=tmp_path)
     message = refused(results(tmp_path), "--gallery", "official", folder=tmp_path)
     assert "single-shot/official" in message and "it has sysu/all/single-shot/random" in message
     assert "weighting neck" in refused(results(tmp_path), "--weighting", "neck", folder=tmp_path)
-    assert "rank1 of 80" in refused(results(tmp_path, rank1=80), folder=tmp_path)
+    assert "has a rank1 of 80, which is no fraction" in refused(results(tmp_path, rank1=80), folder=tmp_path)
     published = tmp_path / "published.csv"
-    for wrong, words in (("475", "all_rank1 is '475'"), ("47,5", "line 2 (AGW) must have 14 columns")):
+    for wrong, words in (
+        ("475", "line 2: all_rank1 is '475', not a percentage such as 79.5"),
+        ("47,5", "line 2 (AGW) must have 14 columns"),
+    ):
         published.write_text(table.PUBLISHED.read_text().replace("47.5", wrong, 1))
         assert words in refused("--published", published, folder=tmp_path)
 

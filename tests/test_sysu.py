@@ -102,7 +102,7 @@ def permutations(counts):
 
 def test_official_galleries_follow_the_file(tmp_path):
     data = SYSU(sysu_tree(tmp_path, images=12))
-    with pytest.raises(DataError, match="needs .*exp/rand_perm_cam.mat"):
+    with pytest.raises(DataError, match="the official gallery needs .*exp/rand_perm_cam.mat, which comes with"):
         data.protocol("sysu/all/single-shot/official")
     assert not any(name.endswith("official") for name in data.available_protocols())
     savemat(tmp_path / "exp" / "rand_perm_cam.mat", {"rand_perm_cam": permutations(12)})

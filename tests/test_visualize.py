@@ -256,7 +256,7 @@ def test_found_across_counts_infrared_images_whose_nearest_visible_one_is_right(
 
 def test_without_scikit_learn_the_map_is_refused_before_anything_is_computed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    with pytest.raises(embedding_map.MissingLibrary, match="pip install -r requirements-optional.txt"):
+    with pytest.raises(embedding_map.MissingLibrary, match="the embedding map needs scikit-learn"):
         run(monkeypatch, tmp_path / "nowhere")
 
 
