@@ -56,7 +56,9 @@ def start(folder, *command, world=2, **options):
     """One process for each rank, as torchrun starts them; their outputs are put into the folder."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": world}
     return [
-        Started(folder / str(rank), *command, *pairs(**options), environment=common | {"RANK": rank, "LOCAL_RANK": rank})
+        Started(
+            folder / str(rank), *command, *pairs(**options), environment=common | {"RANK": rank, "LOCAL_RANK": rank}
+        )
         for rank in range(world)
     ]
 
