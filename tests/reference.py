@@ -1,5 +1,6 @@
 """The rules by which the reference numbers in tests/data were made: weights by name and shape, images by seed."""
 
+import contextlib
 import functools
 import json
 import zlib
@@ -68,6 +69,15 @@ def entries(variant: str) -> list[dict]:
     return json.loads((DATA / f"state_dict_{variant}.json").read_text())
 
 
+@contextlib.contextmanager
+def nothing_drawn():
+    """Networks are built without drawing their weights, which takes seconds: all are loaded afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
+            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+        yield
+
+
 def last_one_kept(make):
     """Drawing a network's weights takes a second, and tests that want the same ones follow each other."""
     kept = functools.lru_cache(maxsize=1)(make)
@@ -95,7 +105,8 @@ def empty_model(variant: str) -> nn.Module:
 
 def reference_model(variant: str) -> nn.Module:
     """Our network with the reference weights, without dropout and drop path."""
-    model = empty_model(variant)
+    with nothing_drawn():
+        model = empty_model(variant)
     model.load_state_dict(from_authors({"net": authors_state(variant)}, model))
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -52,7 +52,8 @@ from thin import thin
 with thin():
 {textwrap.indent(textwrap.dedent(code), "    ")}
 """
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

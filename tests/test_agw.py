@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import (
     DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained, image,
-    relative,
+    nothing_drawn, relative,
 )
 from torch import nn
 
@@ -32,7 +32,8 @@ def authors_weights(method):
 
 
 def filled(method, *overrides):
-    model, cfg = empty(method, *overrides)
+    with nothing_drawn():
+        model, cfg = empty(method, *overrides)
     model.load_state_dict(from_authors({"net": authors_weights(method)}, model))
     return model.double(), cfg
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import (
     CLASSES, DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained,
-    image, relative,
+    image, nothing_drawn, relative,
 )
 from torch import nn
 
@@ -37,7 +37,8 @@ def authors_deen(variant):
 
 @pytest.fixture(scope="module")
 def model(variant):
-    model, _ = empty_deen(variant)
+    with nothing_drawn():
+        model, _ = empty_deen(variant)
     model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
     return model.double()
 
@@ -73,7 +74,8 @@ def test_evaluation_matches(model, variant):
 
 
 def test_training_matches(variant):
-    model, cfg = empty_deen(variant)
+    with nothing_drawn():
+        model, cfg = empty_deen(variant)
     model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
     model.double().train()
     stored = np.load(DATA / f"train_deen_{variant}.npz")

@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import programs
 import pytest
 import torch
+from processes import Started
 from thin import thin
 from torch import nn
 
@@ -46,23 +48,27 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
-def start(*command, world, **options):
-    """One process for each rank, as torchrun starts them."""
-    pairs = [str(part) for pair in (OPTIONS | options).items() for part in pair]
-    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
+def pairs(**options):
+    return [str(part) for pair in (OPTIONS | options).items() for part in pair]
+
+
+def start(folder, *command, world=2, **options):
+    """One process for each rank, as torchrun starts them; their outputs are put into the folder."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": world}
     return [
-        subprocess.Popen(
-            programs.command(*command, *pairs), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        Started(
+            folder / str(rank), *command, *pairs(**options), environment=common | {"RANK": rank, "LOCAL_RANK": rank}
         )
         for rank in range(world)
     ]
 
 
 def finish(processes, status=0):
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (out, error) in zip(processes, outputs):
-        assert process.returncode == status, out + error
+    outputs = []
+    for process in processes:
+        code, out, error = process.finished()
+        assert code == status, out + error
+        outputs.append((out, error))
     return outputs
 
 
@@ -154,16 +160,23 @@ def test_ranks_share_the_images_to_embed():
     assert sorted(rows) == list(range(11))
 
 
-def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data, tmp_path):
+def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data, tmp_path, whole):
     run = tmp_path / "run"
-    outputs = finish(start("train.py", "--config", "configs/quickstart.yaml", world=2,
-                           **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}))
-    assert "2 processes" in outputs[0][0] and "training is complete" in outputs[0][0] and outputs[1][0] == ""
+    options = {"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}
+    words = ["train.py", "--config", "configs/quickstart.yaml"]
+    if whole:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+        done = subprocess.run([*launch, *programs.command(*words, *pairs(**options))[1:]], cwd=ROOT,
+                              capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.count("training is complete") == 1, done.stdout + done.stderr
+    else:
+        outputs = finish(start(tmp_path / "train", *words, **options))
+        assert "2 processes" in outputs[0][0] and "training is complete" in outputs[0][0] and outputs[1][0] == ""
     assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
         "best.pth", "config.yaml", "curves.png", "last.pth", "metrics.jsonl", "train.log"
     ]
     programs.run("test.py", "--checkpoint", run, "--output", tmp_path / "one.json", drawn=False)
-    outputs = finish(start("test.py", "--checkpoint", run, "--output", tmp_path / "two.json", world=2,
+    outputs = finish(start(tmp_path / "test", "test.py", "--checkpoint", run, "--output", tmp_path / "two.json",
                            **{"DATA.ROOT": data, "OUTPUT": run}))
     assert all(out == "" for out, _ in outputs[1:])
     one, two = (json.loads((tmp_path / name).read_text())["results"] for name in ("one.json", "two.json"))
@@ -172,7 +185,7 @@ def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data
 
 def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
     run = tmp_path / "run"
-    processes = start("train.py", "--config", "configs/quickstart.yaml", world=2,
+    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart.yaml",
                       **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
     wait_for_epoch(run, processes)
     processes[1].send_signal(signal.SIGTERM)  # to one that doesn't write
@@ -183,12 +196,12 @@ def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
 
 def test_a_process_that_dies_ends_the_others_with_a_message(data, tmp_path):
     run = tmp_path / "run"
-    processes = start("train.py", "--config", "configs/quickstart.yaml", world=2,
+    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart.yaml",
                       **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
     wait_for_epoch(run, processes)
     processes[1].kill()
-    out, error = processes[0].communicate(timeout=60)
-    assert processes[0].returncode == 1 and "Traceback" not in error
+    code, _, error = processes[0].finished(timeout=60)
+    assert code == 1 and "Traceback" not in error
     assert "error: process 0 of 2 lost the others" in error and "--resume" in error
     assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
 

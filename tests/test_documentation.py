@@ -105,14 +105,16 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
     apart = re.compile(rf"{EXTERNAL.pattern}|run_tests")
     here = [line for line in commands() if not apart.search(line)]
     assert len(here) >= 10
+    if not whole:
+        here = [line for line in here if "onnx" not in line]  # it takes long, and tests/test_export.py has it
     for command in here:
         # The whole training takes minutes; one epoch leaves the same files.
         small = f" SOLVER.EPOCHS 1 SOLVER.IDENTITIES {32 if whole else '2 DATA.WORKERS 0'}"
         call(command + small * ("quickstart.sh" in command))
-    example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    width = 1536 if whole else 768  # 2 · 3 views · 256 or 128 channels
-    (tmp_path / "example.py").write_text(f"{example}\nassert embedding.shape == (1, {width}), embedding.shape\n")
-    call(f"python -I {tmp_path}/example.py")
+    if whole:
+        example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        (tmp_path / "example.py").write_text(f"{example}\nassert embedding.shape == (1, 1536), embedding.shape\n")
+        call(f"python -I {tmp_path}/example.py")
     left = {path.name for path in (repository / "runs" / "quickstart").iterdir()}
     assert {"curves.png", "cmc.png", "distances.png", "report.html", "model_card.md", "pictures", "found"} <= left
 

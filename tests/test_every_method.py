@@ -122,8 +122,8 @@ def test_its_pictures(run, method, tmp_path):
 
 
 def test_a_search(run, shared_data, tmp_path):
-    program("scripts/search.py", "--checkpoint", run, "--gallery", shared_data / "cam1", "--query", shared_data / "cam3",
-            "--output", tmp_path, "--top", "2")
+    program("scripts/search.py", "--checkpoint", run, "--gallery", shared_data / "cam1",
+            "--query", shared_data / "cam3", "--output", tmp_path, "--top", "2")
     with open(tmp_path / "ranking.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2"] * len({row["query"] for row in rows})

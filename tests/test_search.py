@@ -26,7 +26,8 @@ from configs.load import load_config  # noqa: E402
 from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
 from models.build import MODELS, build_model  # noqa: E402
-from programs import BLANK, command  # noqa: E402
+from processes import Started  # noqa: E402
+from programs import BLANK  # noqa: E402
 from trees import picture, sysu_tree  # noqa: E402
 from utils import nearest  # noqa: E402
 from utils.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
@@ -167,15 +168,15 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
 def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded):
     gallery, query = pictures(tmp_path / "gallery", range(40)), pictures(tmp_path / "query", [9]) / "09.png"
     entries = search.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
-    process = subprocess.Popen(command(
-        "scripts/search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query, "--output",
-        tmp_path / "out", "TEST.BATCH", "2",
-    ), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = Started(
+        tmp_path / "printed", "scripts/search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query,
+        "--output", tmp_path / "out", "TEST.BATCH", "2",
+    )
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and not (entries.exists() and entries.stat().st_size):
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.finished()[0] == -signal.SIGKILL
     done = entries.read_bytes().count(b"\n")
     assert 0 < done < 40
     find(cmfn, gallery, query, tmp_path / "out", "TEST.BATCH", "2")

@@ -1,12 +1,12 @@
 """What a training survives: being killed at any moment, a full disk, too little memory."""
 
-import multiprocessing
 import random
 import signal
 import time
 
 import pytest
 import torch
+from processes import context
 from thin import thin
 
 from configs.load import load_config
@@ -42,14 +42,6 @@ def train(data, run, epochs):
         trainer(data, run, resume=True, **{"SOLVER.EPOCHS": str(epochs)}).run()
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Starts processes from one that has imported everything: fast, and none of them inherits threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "thin"])
-    return context
-
-
 def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, tmp_path, monkeypatch):
     epochs = []
 
@@ -63,12 +55,10 @@ def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, t
     assert (tmp_path / "run" / "train.log").read_text().count("curves.png was not drawn: no picture today") == 2
 
 
-def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
-    data, tmp_path, processes, whole
-):
+def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, whole):
     epochs, kills = (60, 20) if whole else (15, 4)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    process = processes.Process(target=train, args=(data, undisturbed, epochs))
+    process = context().Process(target=train, args=(data, undisturbed, epochs))
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -77,7 +67,7 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturb
     last, temporary = killed / "last.pth", killed / "last.pth.tmp"
     for number in range(kills):
         before = last.stat().st_mtime_ns if last.exists() else 0
-        process = processes.Process(target=train, args=(data, killed, epochs))
+        process = context().Process(target=train, args=(data, killed, epochs))
         process.start()
         if number % 2:  # while a checkpoint is being written
             wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before and temporary.exists(), process)
@@ -92,7 +82,7 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturb
         progress.append((saved["epoch"], saved["step"]))
     assert progress == sorted(progress) and progress[0] < progress[-1] and during_write >= kills // 4
 
-    process = processes.Process(target=train, args=(data, killed, epochs))
+    process = context().Process(target=train, args=(data, killed, epochs))
     process.start()
     process.join()
     assert process.exitcode == 0

@@ -1,0 +1,66 @@
+"""Programs in processes of their own, to be killed and signalled; they start in no time.
+
+Each is forked from one process that has imported what programs import, and that has no threads.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from programs import ROOT
+from thin import is_thin, thin
+
+
+@functools.cache
+def context():
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["train", "processes"])
+    return forking
+
+
+class Started:
+    """`python program arguments`, running, the first of a process group; with the thin network where that is in place.
+
+    folder        of its output
+    environment   variables set for it
+    """
+
+    def __init__(self, folder: Path, program: str, *arguments, environment: dict | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.outputs = [folder / "stdout", folder / "stderr"]
+        words, variables = [program, *map(str, arguments)], {k: str(v) for k, v in (environment or {}).items()}
+        self.process = context().Process(target=run_here, args=(words, variables, self.outputs, is_thin()))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def finished(self, timeout: float = 120) -> tuple[int, str, str]:
+        """Its exit status, what it printed, and its errors."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it is still running"
+        return self.process.exitcode, *(output.read_text() for output in self.outputs)
+
+
+def run_here(words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool) -> None:
+    os.setsid()
+    os.environ.update(variables)
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    torch.set_num_threads(1)
+    os.chdir(ROOT)
+    sys.argv = words
+    with thin() if is_thin else contextlib.nullcontext():
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
