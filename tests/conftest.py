@@ -23,10 +23,18 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes its time by nature, and runs with --all")
     # No deadline: a busy machine takes longer, which is no error. The same examples each time.
     examples = 300 if config.getoption("--all") else 25
     settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=examples)
     settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")

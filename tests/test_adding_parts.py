@@ -58,6 +58,7 @@ with thin():
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_page_on_data_sets(tmp_path):
     repository, data = edited_copy("adding_a_dataset.md", tmp_path / "repository"), tmp_path / "lobby"
     for split, people in (("train", range(1, 5)), ("test", range(5, 8))):
@@ -83,6 +84,7 @@ def test_the_page_on_data_sets(tmp_path):
     assert re.search(r"^1 error: .*left_0001.jpg should begin with its camera's number", printed, re.M)
 
 
+@pytest.mark.long
 def test_the_page_on_modules(tmp_path, thin):
     repository = edited_copy("adding_a_module.md", tmp_path / "repository")
     embed = """

@@ -139,6 +139,7 @@ def test_every_row_of_the_quick_run_is_measured(network, setting):
     assert result["seconds"]["forward"] > 0 and result["seconds"]["backward"] > 0
 
 
+@pytest.mark.long
 def test_the_quick_run_prints_its_table(capsys):
     status = benchmark.run(["--quick", "--device", "cpu", "--settings", "float32"])
     printed = capsys.readouterr().out

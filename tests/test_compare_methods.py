@@ -92,6 +92,7 @@ def compared(tmp_path_factory, thin):
     return [cmfn, deen, *options], output, killed
 
 
+@pytest.mark.long
 def test_a_killed_comparison_keeps_what_it_had_and_goes_on(compared):
     _, output, killed = compared
     kept = [path for path in killed["left"] if path.name != "cost.json"]
@@ -100,6 +101,7 @@ def test_a_killed_comparison_keeps_what_it_had_and_goes_on(compared):
     assert len(written(output)) == 2 * (2 + 2 + 1)  # of each method: two checkpoints, two results, the costs
 
 
+@pytest.mark.long
 def test_a_second_run_computes_nothing_and_writes_the_same_table(compared):
     arguments, output, _ = compared
     before, text = written(output), (output / "comparison.md").read_text()
@@ -108,6 +110,7 @@ def test_a_second_run_computes_nothing_and_writes_the_same_table(compared):
     assert written(output) == before and (output / "comparison.md").read_text() == text and text in printed
 
 
+@pytest.mark.long
 def test_each_cell_comes_from_the_results_files_and_the_costs(compared):
     _, output, _ = compared
     lines = table(output)
@@ -133,6 +136,7 @@ def test_each_cell_comes_from_the_results_files_and_the_costs(compared):
     assert [line["Images a step"] for line in lines.values()] == ["4", "8"]
 
 
+@pytest.mark.long
 def test_the_notes_say_what_the_figures_are(compared):
     _, output, _ = compared
     note = (output / "comparison.md").read_text()
@@ -148,11 +152,13 @@ def test_the_notes_say_what_the_figures_are(compared):
     assert first["protocol"] == PROTOCOLS[0] and first["metric"] == "rank1" and len(first["seeds"]) == 2
 
 
+@pytest.mark.long
 def test_a_training_needs_room_for_weights_gradients_and_momentum(compared):
     cost = compared[2]["cost"]  # measured in a process of its own, as always where not in a test
     assert 3 * 4 * cost["parameters"] < cost["peak"] < 2e9
 
 
+@pytest.mark.long
 def test_costs_or_figures_alone_and_one_seed(compared):
     (cmfn, deen, _, _, *options), output, _ = compared
     main("--configs", cmfn, deen, "--cost-only", *options)

@@ -160,6 +160,7 @@ def test_ranks_share_the_images_to_embed():
     assert sorted(rows) == list(range(11))
 
 
+@pytest.mark.long
 def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data, tmp_path, whole):
     run = tmp_path / "run"
     options = {"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}
@@ -194,6 +195,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
     assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
 
 
+@pytest.mark.long
 def test_a_process_that_dies_ends_the_others_with_a_message(data, tmp_path):
     run = tmp_path / "run"
     processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart.yaml",

@@ -109,7 +109,7 @@ def test_a_run_from_cached_images_equals_one_from_the_files(data, trained, tmp_p
     assert_equal_runs(trained, tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_path, number):
     run = tmp_path / "stopped"
     options = pairs(data, run, **{"DATA.WORKERS": "1"})

@@ -66,12 +66,9 @@ def call(*arguments):
 
 
 @pytest.fixture(scope="module")
-def written(shared, thin, whole):
+def written(shared, thin):
     """(method, format, modality) → the file and what the script printed; each is made once."""
     def write(name, kind, modality):
-        if name == "caj" and kind != "torchscript" and not whole:
-            pytest.skip("CAJ's network is AGW's; it is exported with --all")
-
         def make(folder):
             run = save_run(name, folder)
             printed = call("--checkpoint", run, "--format", kind, "--modality", modality, "--output", folder / file)
@@ -82,6 +79,14 @@ def written(shared, thin, whole):
         return folder / file, (folder / "printed.txt").read_text()
 
     return write
+
+
+def usual(files):
+    """By default every format of AGW, the smallest network, and TorchScript of the others; with --all every one."""
+    return [
+        file if file[0] == "agw" or file[1] == "torchscript" else pytest.param(*file, marks=pytest.mark.long)
+        for file in files
+    ]
 
 
 def exported(name, kind, modality, path):
@@ -95,7 +100,7 @@ def test_every_method_is_exported():
     assert {(kind, modality) for _, kind, modality in FILES} == {*itertools.product(script.FORMATS, MODALITIES)}
 
 
-@pytest.mark.parametrize("name, kind, modality", FILES)
+@pytest.mark.parametrize("name, kind, modality", usual(FILES))
 def test_the_file_is_the_network_for_any_number_of_images(name, kind, modality, written):
     file, printed = written(name, kind, modality)
     errors = {int(size): float(error) for size, error in re.findall(r"batch of (\d): .* by (\S+) of", printed)}
@@ -165,9 +170,9 @@ def test_missing_packages_and_old_versions_are_named(monkeypatch):
     script.check_installed("torchscript")
 
 
-@pytest.mark.parametrize("name, kind, modality", [
+@pytest.mark.parametrize("name, kind, modality", usual([
     file for file in FILES if file[1] == "onnx" or file[0] == "deen"  # onnxruntime starts faster than torch
-])
+]))
 def test_the_example_runs_without_this_repository(name, kind, modality, written, tmp_path):
     pictures = ("day.png", "night.png")
     for i, picture_name in enumerate(pictures):

@@ -141,6 +141,7 @@ def test_sysu_figures_of_another_size_never_enter_the_table(tmp_path, shell):
     assert "drawn again: 3 identities" in done.stdout and "+0.00" in done.stdout
 
 
+@pytest.mark.long
 def test_the_ablation_keeps_the_seeds_that_are_there_and_writes_the_table(tmp_path):
     root = tmp_path / "synthetic"
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
