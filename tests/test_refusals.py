@@ -294,7 +294,7 @@ def test_a_broken_matplotlib(monkeypatch):
     monkeypatch.delattr(utils, "plots", raising=False)
     monkeypatch.delitem(sys.modules, "utils.plots", raising=False)
     monkeypatch.setitem(sys.modules, "utils.drawing", SimpleNamespace())  # in the place of one that draws
-    message = r"matplotlib cannot be used here \(cannot import name .*\); look for a matplotlibrc file that is damaged"
+    message = r"matplotlib cannot be used here \(cannot import name .*\); look for a damaged matplotlibrc file"
     with pytest.raises(report.ReportError, match=message):
         report.import_plots()
 
