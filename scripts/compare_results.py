@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("b", type=Path, metavar="B.json")
     parser.add_argument("--protocol", help="only this one")
     parser.add_argument("--unit", choices=UNITS, help="what is drawn again")
-    parser.add_argument("--resamples", type=count(100), default=10000, help="times; a 95 % interval needs 100")
+    parser.add_argument("--resamples", type=count(100), default=10000, help="how often, 100 at least")
     parser.add_argument("--seed", type=count(0), default=0)
     args = parser.parse_args()
     a, b = read_results(args.a), read_results(args.b)

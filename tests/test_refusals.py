@@ -13,7 +13,7 @@ import pytest
 import search
 import torch
 from PIL import Image
-from programs import run
+from programs import ROOT, run
 from reproduce_table import METRICS, ResultsError, measured_rows, other_options, read_published, read_results
 from torch import nn
 from trees import llcm_tree, sysu_tree, text
@@ -434,6 +434,14 @@ def test_a_list_of_the_embedded_data_set_that_is_none(tmp_path):
     text(tmp_path / "exp" / "test_id.txt", "one")
     said = refused("scripts/contact_sheet.py", "--root", tmp_path, "--output", tmp_path / "a.png")
     assert "test_id.txt, line 1: 'one' is not an identity number" in said
+
+
+@pytest.mark.parametrize("program", [
+    path.relative_to(ROOT) for path in (*ROOT.glob("t*.py"), *(ROOT / "scripts").glob("*.py"))
+    if "ArgumentParser(" in path.read_text(encoding="utf-8")
+], ids=str)
+def test_every_program_explains_itself(program):
+    assert run(program, "--help").stdout.startswith(f"usage: {program.name} [-h]")
 
 
 @pytest.mark.parametrize("words, message", [
