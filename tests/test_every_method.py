@@ -90,7 +90,7 @@ def test_its_ablation(run, method, shared_data, tmp_path):
     assert "full)" in text and f"weighting {METHODS[method].weightings[0]}." in text
 
 
-def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path):
+def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path, whole):
     copy_of(run, tmp_path / method / "seed0")
     program("scripts/compare_methods.py", "--configs", f"configs/{method}.yaml", "--reference", method, "--seeds", "0",
             "--rounds", "1", "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data, drawn=False)
@@ -98,8 +98,8 @@ def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_
     assert content["cells"]["Config"] == method and f"step / {method}" in content["cells"]
     assert content["cells"]["Embedding"].startswith(METHODS[method].weightings[0])
     assert content["cost"]["images"] == METHODS[method].showings * 2 * 2  # showings, identities, images of each
-    # Here, the process had its memory before; tests/test_compare_methods.py has a peak of a process of its own.
-    assert content["cost"]["operations"] > 1e7 and content["cost"]["peak"] >= 0
+    assert content["cost"]["operations"] > (1e8 if whole else 1e7)  # of the thin network a tenth
+    # No peak: this process had its memory before. tests/test_compare_methods.py looks at that of one of its own.
 
 
 @pytest.mark.parametrize("setting", ["float32", "float32+recompute"])
