@@ -12,7 +12,7 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from processes import Started
+from processes import Started, context
 from thin import thin
 from torch import nn
 
@@ -125,7 +125,13 @@ def rank_main(rank, world, port, data, folder):
 def found_by_two(data, tmp_path_factory):
     """The folder of what two processes found, which start but once for all methods."""
     folder = tmp_path_factory.mktemp("gradients")
-    torch.multiprocessing.spawn(rank_main, (2, free_port(), data, folder), nprocs=2)
+    port = free_port()
+    processes = [context().Process(target=rank_main, args=(rank, 2, port, data, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
     return folder
 
 

@@ -13,7 +13,7 @@ import programs
 import pytest
 import torch
 from processes import Started
-from reference import authors_state, baseline_state
+from reference import authors_state, baseline_state, nothing_drawn
 
 from data.synthetic import write_synthetic
 
@@ -188,8 +188,9 @@ def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, e
     if method == "base":
         weights = {key: value for key, value in weights.items() if not key.startswith("NL_")}
     torch.save({"net": weights, "epoch": 60}, tmp_path / "theirs.t")
-    run_program("test.py", data, tmp_path, "--config", f"configs/sysu_{method}.yaml", "--authors-checkpoint",
-                str(tmp_path / "theirs.t"), **{"DATA.NAME": "synthetic"})
+    with nothing_drawn():
+        run_program("test.py", data, tmp_path, "--config", f"configs/sysu_{method}.yaml", "--authors-checkpoint",
+                    str(tmp_path / "theirs.t"), **{"DATA.NAME": "synthetic"})
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["checkpoint"]["format"] == "authors"
     assert {(r["weighting"], r["flip"]) for r in results["results"]} == expected
