@@ -56,7 +56,7 @@ def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, t
 
 
 def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(data, tmp_path, whole):
-    epochs, kills = (60, 20) if whole else (15, 4)
+    epochs, kills = (60, 20) if whole else (10, 4)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     process = context().Process(target=train, args=(data, undisturbed, epochs))
     process.start()
