@@ -147,7 +147,7 @@ def put_aside(path: Path, checkpoint: dict) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
         same = {**found, "path": None} == {**checkpoint, "path": None}
-        name = found.get("sha256", "untrained")[:8]
+        name = found["sha256"][:8] if "sha256" in found else "untrained"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same, name = False, "older"
     if same:

@@ -232,7 +232,7 @@ class Trainer:
             try:
                 self.train(stop)
             except Stopped as stopped:
-                LOG.info("stopped by %s; go on with the same command and --resume", stopped.by)
+                LOG.info("stopped by %s; go on with the same command and --resume", stopped.by or "another process")
                 return stop_status(stopped.by)
         LOG.info("training is complete: %s", self.best if self.best.exists() else self.last)
         return 0
@@ -253,7 +253,7 @@ class Trainer:
             figures = self.train_epoch(epoch, loader, stop)
             if figures is None:
                 self.save()
-                raise Stopped(stop.by or "SIGTERM")
+                raise Stopped(stop.by)
             if not self.weights_are_finite():  # by the last update, after which no loss was computed
                 raise NonFiniteLoss(
                     f"a weight is not finite after epoch {epoch}; {self.last} holds those of the epoch before, if "
@@ -284,7 +284,7 @@ class Trainer:
         if periodic and not last:
             self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
         if self.any_is_stopped(stop):
-            raise Stopped(stop.by or "SIGTERM")
+            raise Stopped(stop.by)
 
     def room(self) -> int:
         """Bytes that checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
@@ -413,7 +413,7 @@ class Trainer:
             LOG.warning("choosing the best epoch by TEST data, as asked: the figures of best.pth are inflated")
         features = embed_records(self.model, records, self.cfg, self.device, self.ranks, stop)
         if features is None:
-            raise Stopped(stop.by or "SIGTERM")
+            raise Stopped(stop.by)
         if not self.ranks.first:
             return {}
         identities = [record.identity for record in records]
@@ -462,7 +462,7 @@ class Trainer:
 def gathered(output: Output, streams: int) -> Output:
     """The output of all processes together, which the losses are of; of one process its own.
 
-    streams   equal parts of the rows that stay one behind the other, each gathered for itself: the visible images
+    streams   equal parts of the rows that stay one after the other, each gathered for itself: the visible images
               (plain, then exchanged ones, if there are) and the infrared ones
     """
     def gather(rows: torch.Tensor, dim: int) -> torch.Tensor:
@@ -494,8 +494,7 @@ def embed_records(
 
 EXPECTED_ERRORS = (
     ConfigError, DataError, CheckpointError, DeviceError, EvaluationError, PretrainedError, ImageSizeError, LoaderError,
-    LockedError, MethodError, NonFiniteLoss, OutOfMemory, OutputError, RankLostError,
-    RanksError,
+    LockedError, MethodError, NonFiniteLoss, OutOfMemory, OutputError, RankLostError, RanksError,
 )
 
 

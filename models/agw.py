@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from models.mfa import NonLocal, chain
 from models.two_stream import MethodError, TwoStreamNetwork
 
-NON_LOCALS = (0, 2, 3, 0)  # behind how many of the last blocks of each stage
+NON_LOCALS = (0, 2, 3, 0)  # after how many of the last blocks of each stage
 
 
 class SelfNonLocal(NonLocal):
@@ -26,7 +26,7 @@ class SelfNonLocal(NonLocal):
 
 
 class NonLocalStage(nn.Module):
-    """A ResNet stage with a non-local block behind each of its last blocks.
+    """A ResNet stage with a non-local block after each of its last blocks.
 
     x         (B, C, H, W)
     returns   (B, C', H', W')

@@ -17,7 +17,7 @@ class PretrainedError(RuntimeError):
 
 
 class Backbone(nn.Module):
-    """Stems for visible and infrared images and the shared stages behind them.
+    """Stems for visible and infrared images and the shared stages after them.
 
     name         one of BACKBONES, torchvision's layouts; stage 4 has stride 1
     stages       how many shared stages to build: 4, or 3 for the shorter network of RegDB

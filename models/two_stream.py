@@ -43,7 +43,7 @@ class TwoStreamNetwork(nn.Module):
     def build_head(self, classes: int, views: int) -> None:
         """
         classes   number of training identities
-        views     embeddings of each image, stacked on the batch axis behind the trunk
+        views     embeddings of each image, stacked on the batch axis after the trunk
         """
         self.views = views
         self.head = Head(self.backbone.channels[-1], classes, self.pool)

@@ -23,7 +23,7 @@ from utils.output import OutputError, require_files  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 # By MODEL.NAME: variant -> (line of the table, options over those of the configuration). Each part adds to the line
-# before, up to the full method; behind it stand readings in which the authors' code and their paper part.
+# before, up to the full method; after it stand readings in which the authors' code and their paper part.
 CMFN = {
     "MODEL.HCE.ENABLED": True, "MODEL.MBUE.ENABLED": True, "MODEL.CSC_CMA.ENABLED": True,
     "MODEL.MBUE.TOKEN_LAYOUT": "reference",

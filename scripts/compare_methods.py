@@ -224,7 +224,7 @@ def parse() -> argparse.Namespace:
     parts.add_argument("--no-cost", action="store_true", help="measure no costs")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the files', for all configs")
     args = parser.parse_intermixed_args()
-    # KEY VALUE pairs right behind the files are taken for files by argparse.
+    # KEY VALUE pairs right after the files are taken for files by argparse.
     files = list(itertools.takewhile(lambda word: word.endswith((".yaml", ".yml")), args.configs))
     if not files:
         parser.error(f"--configs wants yaml files, such as configs/sysu_cmfn.yaml, and not {args.configs[0]}")

@@ -3,7 +3,7 @@
     python scripts/model_card.py runs/sysu_cmfn                     # runs/sysu_cmfn/model_card.md
     python scripts/model_card.py runs/sysu_cmfn --template lab.md --output card.md
 
-In the template (docs/model_card.md), a word behind a dollar sign is filled in, and two dollar signs make one. The card
+In the template (docs/model_card.md), a word after a dollar sign is filled in, and two dollar signs make one. The card
 is written anew each time, so additions belong in a template of one's own. Figures are those of the folder's
 results.json, if that is of its checkpoint.
 """

@@ -117,7 +117,7 @@ def reference_model(variant: str) -> nn.Module:
 
 
 def watch_stages(model: nn.Module) -> dict[str, Tensor]:
-    """A dict that each forward pass fills with the maps behind every stage, by the reference's names."""
+    """A dict that each forward pass fills with the maps after every stage, by the reference's names."""
     named = {"stem_visible": model.backbone.visible_stem, "stem_infrared": model.backbone.infrared_stem}
     named["mbue"] = model.mbue
     for name, modules in [("layer", model.backbone.stages), ("hce", model.context), ("mfa", model.mfa)]:

@@ -39,7 +39,7 @@ def filled(method, *overrides):
 
 
 def watch(model):
-    """The maps that the reference has samples of; a stage's is that behind its last non-local block."""
+    """The maps that the reference has samples of; a stage's is that after its last non-local block."""
     seen, stages = {}, model.backbone.stages
     named = {"stem_visible": model.backbone.visible_stem, "stem_infrared": model.backbone.infrared_stem}
     named |= {f"layer{i}": stage for i, stage in enumerate(stages, start=1)}

@@ -190,7 +190,7 @@ def test_verification_finds_a_picture_that_kept_its_size_and_time(benchmark, bas
     state = os.stat(path)
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     with open(path, "r+b") as file:
-        file.truncate(state.st_size)  # zeros behind the end, or an end that is cut: another picture in either case
+        file.truncate(state.st_size)  # zeros after the end, or an end that is cut: another picture in either case
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     cache = reopen(base, benchmark)
     try:

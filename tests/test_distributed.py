@@ -197,7 +197,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
     wait_for_epoch(run, processes)
     processes[1].send_signal(signal.SIGTERM)  # to one that doesn't write
     outputs = finish(processes, status=128 + signal.SIGTERM)
-    assert "stopped by SIGTERM; go on with the same command and --resume" in outputs[0][0]
+    assert "stopped by another process; go on with the same command and --resume" in outputs[0][0]
     assert torch.load(run / "last.pth", weights_only=True)["epoch"] > 0
 
 

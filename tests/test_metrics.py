@@ -23,8 +23,8 @@ def one_query(similarity, gallery_ids, query_id=1, ignored=None, counts="identit
 def test_identities_count_once_and_images_each():
     similarity, gallery_ids = [0.9, 0.8, 0.7, 0.6, 0.5], [7, 7, 8, 1, 1]
     ap, inp = (1 / 4 + 2 / 5) / 2, 2 / 5
-    assert one_query(similarity, gallery_ids) == (3, ap, inp, True)                   # behind persons 7 and 8
-    assert one_query(similarity, gallery_ids, counts="images") == (4, ap, inp, True)  # behind three images
+    assert one_query(similarity, gallery_ids) == (3, ap, inp, True)                   # after persons 7 and 8
+    assert one_query(similarity, gallery_ids, counts="images") == (4, ap, inp, True)  # after three images
 
 
 def test_an_ignored_entry_leaves_the_ranking():

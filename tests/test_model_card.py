@@ -207,7 +207,7 @@ def test_of_a_data_set_without_a_row_the_terms_are_to_be_filled_in(run, tmp_path
 
 
 def test_the_card_has_no_instructions_of_the_template(trained):
-    assert "dollar" not in card(trained) and "a word behind a dollar sign is filled in" in model_card.__doc__
+    assert "dollar" not in card(trained) and "a word after a dollar sign is filled in" in model_card.__doc__
 
 
 def test_of_a_resumed_training_the_last_counts_are_taken():

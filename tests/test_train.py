@@ -79,7 +79,7 @@ def test_metrics_drop_the_lines_of_epochs_without_a_checkpoint(tmp_path):
     ]
 
 
-def test_the_log_goes_on_behind_what_is_there(tmp_path, capsys):
+def test_the_log_goes_on_after_what_is_there(tmp_path, capsys):
     for line in ("first", "second"):
         start_log(tmp_path)
         logging.getLogger("cmfn").info(line)

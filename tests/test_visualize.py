@@ -207,7 +207,7 @@ def test_maps_of_every_network(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_grad_cam_behind_average_pooling(name):
+def test_grad_cam_before_average_pooling(name):
     """There the logit is linear in the last map, so its gradient can be written down."""
     model = build_model(tiny(name, "synthetic", "unused").MODEL, classes=5).eval()
     head, x = model.head, torch.randn(model.views, 2, model.backbone.channels[-1], 4, 2)

@@ -104,7 +104,7 @@ class GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
-    """All ranks' tensors, of equal shape, one behind the other along `dim`; with gradient. Of one process, its own.
+    """All ranks' tensors, of equal shape, one after the other along `dim`; with gradient. Of one process, its own.
 
     Every rank goes on with the same rows and so computes the same loss L; a rank's gradient is then `world` times that
     of L, which the mean over ranks in DistributedDataParallel takes back.

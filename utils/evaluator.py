@@ -29,7 +29,7 @@ def embed_images(
 ) -> Tensor | None:
     """Embed every image once; of several processes, each embeds what its loaders hold, and all get everything.
 
-    embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); the model behind it is in evaluation mode
+    embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); its model is in evaluation mode
     loaders    (loader, infrared) for each modality; a loader yields (images (B, 3, H, W), rows (B,) int64)
     paths      N paths, one for each row
     autocast   the network's dtype, such as torch.bfloat16; None is float32

@@ -22,7 +22,7 @@ except ModuleNotFoundError:  # Windows
     import msvcrt
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what file systems without locks answer
-BYTE = 1 << 30  # the byte that is locked on Windows, where no process could read it: far behind the content
+BYTE = 1 << 30  # the byte that is locked on Windows, where no process could read it: far after the content
 unlocked: set[Path] = set()  # folders of which it was said that they cannot be locked
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 RANKS = 20                             # CMC is reported up to here
-IGNORED = torch.iinfo(torch.int64).max  # the key of an entry that does not take part: behind every other
+IGNORED = torch.iinfo(torch.int64).max  # the key of an entry that does not take part: after every other
 BYTES_PER_ENTRY = 40                   # what rank_queries holds at once for one similarity
 CHUNK_BYTES = {"cpu": 8 << 20}         # on the CPU, what the second-level cache holds is fastest
 DEFAULT_CHUNK_BYTES = 512 << 20

@@ -95,7 +95,7 @@ class LogFile(logging.FileHandler):
 
 
 def start_log(folder: Path, writes: bool = True) -> None:
-    """Log lines go to the console and, behind what is there already, to the folder's train.log.
+    """Log lines go to the console and, after what is there already, to the folder's train.log.
 
     writes   false for a process that leaves it to another
     """

@@ -17,7 +17,7 @@ from utils.drawing import plain_matplotlib
 from utils.output import OutputError, write_or_keep
 
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
-GAP = 10       # pixels between pictures; twice that behind a row's label and a ranking's query
+GAP = 10       # pixels between pictures; twice that after a row's label and a ranking's query
 BORDER = 3     # pixels that a frame is wide
 
 

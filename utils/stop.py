@@ -18,17 +18,17 @@ SIGPIPE = 13  # of systems that have it
 class Stopped(BaseException):
     """A signal ended the program's work; no `except Exception` is to hold it up.
 
-    by   the signal's name
+    by   the signal's name; None where another process of a training was asked to stop
     """
 
-    def __init__(self, by: str):
+    def __init__(self, by: str | None):
         super().__init__(by)
         self.by = by
 
 
-def stop_status(by: str) -> int:
+def stop_status(by: str | None) -> int:
     """With which a stopped program ends, as shells have it: what comes after it in a script is not to run."""
-    return 128 + signal.Signals[by]
+    return 128 + signal.Signals[by or "SIGTERM"]
 
 
 def listen(handler) -> dict:
@@ -70,10 +70,6 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.by is not None
-
-    @property
-    def status(self) -> int:
-        return stop_status(self.by or "SIGTERM")
 
     def __exit__(self, *_) -> None:
         restore(self.previous)
