@@ -87,7 +87,6 @@ def with_little_data(words):
     return words + little * (words[0] == "-m")
 
 
-@pytest.mark.long
 def test_the_readme_runs_as_printed(tmp_path, whole, request):
     """By default the programs run here, with little data and a thin network; with --all as a reader runs them."""
     repository, environment = copy_of_the_repository(tmp_path / "repository"), tmp_path / "environment"
