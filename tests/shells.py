@@ -5,22 +5,24 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from programs import ROOT, Done, run
 
-# Hands the repository's programs over, and starts an interpreter for all else.
-PYTHON = """#!/bin/sh
+LITTLE = "--train-identities 4 --test-identities 3 --images-per-camera 2 --workers 1"  # images of the embedded data set
+# Adds that to what draws the data set, hands the repository's programs over, and starts an interpreter for all else.
+PYTHON = f"""#!/bin/sh
+case "$2" in data.synthetic) set -- "$@" {LITTLE} ;; esac
+[ -n "{{apart}}" ] && exec "{{python}}" "$@"
 case "$1" in
 *.py) ;;
--m) case "$2" in data.*) ;; *) exec "{python}" "$@" ;; esac ;;
-*) exec "{python}" "$@" ;;
+-m) case "$2" in data.*) ;; *) exec "{{python}}" "$@" ;; esac ;;
+*) exec "{{python}}" "$@" ;;
 esac
-printf '%s\\0' $# "$PWD" "$@" > "{folder}/call"
-read -r status < "{folder}/status"
-cat "{folder}/stdout"
-cat "{folder}/stderr" >&2
+printf '%s\\0' $# "$PWD" "$@" > "{{folder}}/call"
+read -r status < "{{folder}}/status"
+cat "{{folder}}/stdout"
+cat "{{folder}}/stderr" >&2
 exit "$status"
 """
 
@@ -28,18 +30,16 @@ exit "$status"
 class Shell:
     """Runs commands of a shell; the folder is made the virtual environment that scripts/environment.sh finds complete.
 
-    Programs that run here draw no curves (`programs.run`).
+    Programs that run here draw no curves (`programs.run`). The embedded data set is drawn small.
 
-    change   of the words of each program before it is run here, such as options that make it small; None: every
-             `python` is an interpreter of its own instead
+    apart   every `python` is an interpreter of its own instead
     """
 
-    def __init__(self, folder: Path, change: Callable[[list[str]], list[str]] | None = list):
-        self.folder, self.change = folder, change
+    def __init__(self, folder: Path, apart: bool = False):
+        self.folder = folder
         (folder / "bin").mkdir(parents=True)
         python = folder / "bin" / "python"
-        script = PYTHON if change else '#!/bin/sh\nexec "{python}" "$@"\n'
-        python.write_text(script.format(python=sys.executable, folder=folder))
+        python.write_text(PYTHON.format(python=sys.executable, folder=folder, apart="apart" if apart else ""))
         python.chmod(0o755)
         for path in ROOT.glob("requirements*.txt"):
             shutil.copy(path, folder / f"installed-{path.name}")
@@ -69,7 +69,7 @@ class Shell:
         while not received.count(b"\0") or received.count(b"\0") < int(received.split(b"\0")[0]) + 2:
             received += os.read(calls, 2**16)
         _, folder, *words = (os.fsdecode(word) for word in received.split(b"\0")[:-1])
-        done = run(*self.change(words), check=False, folder=Path(folder), drawn=False)
+        done = run(*words, check=False, folder=Path(folder), drawn=False)
         (self.folder / "stdout").write_text(done.stdout)
         (self.folder / "stderr").write_text(done.stderr)
         (self.folder / "status").write_text(f"{done.returncode}\n")

@@ -82,17 +82,12 @@ def copy_of_the_repository(folder):
     return folder
 
 
-def with_little_data(words):
-    little = ["--train-identities", "4", "--test-identities", "3", "--images-per-camera", "2", "--workers", "1"]
-    return words + little * (words[0] == "-m")
-
-
 def test_the_readme_runs_as_printed(tmp_path, whole, request):
-    """By default the programs run here, with little data and a thin network; with --all as a reader runs them."""
+    """On little data: by default here and with a thin network, with --all each in an interpreter of its own."""
     repository, environment = copy_of_the_repository(tmp_path / "repository"), tmp_path / "environment"
     if not whole:
         request.getfixturevalue("thin")
-    shell = Shell(environment, change=None if whole else with_little_data)
+    shell = Shell(environment, apart=whole)
 
     def call(command):
         shell.run("bash", "-c", command, folder=repository)
@@ -109,7 +104,7 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
         here = [line for line in here if "onnx" not in line]  # it takes long, and tests/test_export.py has it
     for command in here:
         # The whole training takes minutes; one epoch leaves the same files.
-        small = f" SOLVER.EPOCHS 1 SOLVER.IDENTITIES {32 if whole else '2 DATA.WORKERS 0'}"
+        small = " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 2" + " DATA.WORKERS 0" * (not whole)
         call(command + small * ("quickstart.sh" in command))
     if whole:
         example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
