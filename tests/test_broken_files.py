@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from trees import sysu_tree
 
-from data.cache import StaleCache, build_cache, open_cache
+from data.cache import build_cache, open_cache
 from data.dataset import open_benchmark
 from data.records import DataError
 from files.weights import named_tensors, read_weights_file

@@ -78,7 +78,7 @@ def test_a_tie_for_best_is_bold_twice_and_the_next_value_is_second():
 
 
 def test_three_files_with_methods_by_year_and_every_row_with_its_source(tmp_path):
-    done = run(folder=tmp_path)
+    run(folder=tmp_path)
     with open(tmp_path / "out" / "sysu_mm01.csv", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     years = [line["venue"][-2:] for line in lines]
