@@ -58,7 +58,8 @@ def shared(request, tmp_path_factory) -> Shared:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
     folder.mkdir(exist_ok=True)
-    return Shared(folder)
+    Shared.of_the_session = Shared(folder)
+    return Shared.of_the_session
 
 
 @pytest.fixture(autouse=True)

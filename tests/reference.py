@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import Shared
 from torch import Tensor, nn
 
 from configs.defaults import get_defaults
@@ -78,13 +79,21 @@ def nothing_drawn():
         yield
 
 
-def last_one_kept(make):
-    """Drawing a network's weights takes a second, and tests that want the same ones follow each other."""
-    kept = functools.lru_cache(maxsize=1)(make)
-    return functools.wraps(make)(lambda *arguments: {**kept(*arguments)})
+def drawn_once(make):
+    """Drawing a network's weights takes seconds: they are kept in a file, which later calls map into memory.
+
+    What a test changes of them in place is seen by nobody else.
+    """
+    @functools.wraps(make)
+    def kept(*arguments: str) -> dict[str, Tensor]:
+        name = "-".join([make.__name__, *arguments]) + ".pt"
+        file = Shared.of_the_session.once(name, lambda path: torch.save(make(*arguments), path))
+        return torch.load(file, mmap=True, weights_only=True)
+
+    return kept
 
 
-@last_one_kept
+@drawn_once
 def authors_state(variant: str) -> dict[str, Tensor]:
     """The entries that the authors' network computes with, by the rule, rounded to float32."""
     state = {}
@@ -128,7 +137,7 @@ def watch_stages(model: nn.Module) -> dict[str, Tensor]:
     return seen
 
 
-@last_one_kept
+@drawn_once
 def baseline_state(keys: str, last_stage: str) -> dict[str, Tensor]:
     """A compared method's whole state dict by the rule: what the network never uses has values too.
 

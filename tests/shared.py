@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from filelock import FileLock
 from programs import run
@@ -46,6 +47,7 @@ class Shared:
 
     folder: Path
     made: dict[Path, dict] = field(default_factory=dict)  # with their files as they are to stay
+    of_the_session: ClassVar["Shared"]                    # for what is no fixture
 
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """A folder or file, made by the first test that asks for it."""
