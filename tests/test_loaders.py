@@ -1,6 +1,7 @@
 """utils/loaders.py: a process that loads images dies in all the ways that it can, and one error says why."""
 
 import errno
+import multiprocessing
 import os
 import signal
 
@@ -45,6 +46,16 @@ def raising(error):
 def torchs_handler(monkeypatch):
     """torch installs it once in a process; without it, a lost worker is noticed after five seconds."""
     monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_left():
+    """Ends the workers of a loader that failed; whichever later test collected it would wait five seconds for each."""
+    before = {*multiprocessing.active_children()}
+    yield
+    for worker in {*multiprocessing.active_children()} - before:
+        worker.kill()
+        worker.join()
 
 
 @pytest.mark.parametrize("fail, words", [
