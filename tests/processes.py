@@ -28,13 +28,16 @@ class Started:
 
     folder        of its output
     environment   variables set for it
+    without       a library that is not installed there; one that this process has imported is not yet imported there
     """
 
-    def __init__(self, folder: Path, program: str, *arguments, environment: dict | None = None):
+    def __init__(
+        self, folder: Path, program: str, *arguments, environment: dict | None = None, without: str | None = None
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.outputs = [folder / "stdout", folder / "stderr"]
         words, variables = [program, *map(str, arguments)], {k: str(v) for k, v in (environment or {}).items()}
-        self.process = context().Process(target=run_here, args=(words, variables, self.outputs, is_thin()))
+        self.process = context().Process(target=run_here, args=(words, variables, self.outputs, is_thin(), without))
         self.process.start()
         self.pid = self.process.pid
 
@@ -54,8 +57,10 @@ class Started:
         return self.process.exitcode, *(output.read_text() for output in self.outputs)
 
 
-def run_here(words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool) -> None:
+def run_here(words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool, without: str | None) -> None:
     os.setsid()
+    if without:
+        sys.modules[without] = None
     os.environ.update(variables)
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
@@ -64,3 +69,18 @@ def run_here(words: list[str], variables: dict[str, str], outputs: list[Path], i
     sys.argv = words
     with thin() if is_thin else contextlib.nullcontext():
         runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def is_imported(library: str, by: list[str]) -> bool:
+    """Whether these programs import a library when they start."""
+    process = context().Process(target=exit_with_imported, args=(library, by))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, 1)
+    return process.exitcode == 1
+
+
+def exit_with_imported(library: str, by: list[str]) -> None:
+    for program in by:
+        runpy.run_path(str(ROOT / program))
+    sys.exit(library in sys.modules)

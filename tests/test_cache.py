@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from processes import context
 from programs import run
 from torch.utils.data import DataLoader
 from trees import regdb_tree, sysu_tree
@@ -201,7 +201,9 @@ def test_verification_finds_a_picture_that_kept_its_size_and_time(benchmark, bas
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_broken_picture_is_named_and_leaves_no_cache(benchmark, base, workers):
+def test_a_broken_picture_is_named_and_leaves_no_cache(benchmark, base, workers, monkeypatch):
+    forking = context()  # which starts processes sooner than an interpreter that imports everything
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _method: forking)
     Path(benchmark.train[40].path).write_text("broken")
     with pytest.raises(DataError, match="cam.*jpg is broken or no image"):
         prepare(base, benchmark, workers)
@@ -318,22 +320,25 @@ def test_the_script_wants_a_folder(monkeypatch):
         prepare_script.main()
 
 
+def build_slowly(base, root):
+    def slow(*arguments):
+        time.sleep(0.05)
+        return open_image(*arguments)
+
+    module.open_image = slow
+    prepare(base, open_benchmark("synthetic", root))
+
+
 def test_a_killed_build_does_not_look_whole(benchmark, base):
     """Killed between its first picture and its last."""
-    code = (
-        "import sys, time; from pathlib import Path; from data import cache; from data.dataset import open_benchmark\n"
-        "whole = cache.open_image\n"
-        "def slow(*a):\n    time.sleep(0.05)\n    return whole(*a)\n"
-        "cache.open_image = slow\n"
-        "cache.prepared(sys.argv[1], open_benchmark('synthetic', sys.argv[2]), 24, 12, 1)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(base), str(benchmark.root)], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = context().Process(target=build_slowly, args=(base, benchmark.root))
+    process.start()
     unfinished, end = base / "synthetic-24x12" / "images.bin.unfinished", time.monotonic() + 60
     while not (unfinished.exists() and unfinished.stat().st_size) and time.monotonic() < end:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and unfinished.exists()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and unfinished.exists()
     with pytest.raises(StaleCache, match="there is no cache"):
         reopen(base, benchmark)
     cache, _ = prepare(base, benchmark)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Started
 from thin import wide
 from torch.nn import functional as F
 from trees import llcm_tree, regdb_tree
@@ -261,13 +261,10 @@ def test_without_scikit_learn_the_map_is_refused_before_anything_is_computed(mon
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(tmp_path):
-    program = (
-        "import runpy, sys; sys.modules['matplotlib'] = None; "
-        "runpy.run_path('scripts/visualize.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", program, tmp_path, "--parts", "ranking"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert re.fullmatch(r"error: matplotlib\S* is not installed: pip install -r requirements.txt\n", done.stderr)
+    process = Started(tmp_path / "out", "scripts/visualize.py", tmp_path, "--parts", "ranking", without="matplotlib")
+    code, _, error = process.finished()
+    assert code == 1
+    assert re.fullmatch(r"error: matplotlib\S* is not installed: pip install -r requirements.txt\n", error)
 
 
 def test_weights_that_cannot_be_had_give_a_random_network_and_say_so(capsys):
