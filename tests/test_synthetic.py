@@ -20,10 +20,14 @@ CHANCE = 1 / PEOPLE  # every identity has as many gallery images
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """The test people of a data set as the quickstart's: pictures, identities, cameras, file sizes."""
+def seen(tmp_path_factory, whole):
+    """The test people of a data set as the quickstart's: pictures, identities, cameras, file sizes.
+
+    Drawn with half of the pictures by a camera, if not whole: queries are fewer, and each gallery is as large.
+    """
     root = tmp_path_factory.mktemp("seen") / "set"
-    write_synthetic(root, seed=0, train_identities=2, test_identities=PEOPLE, workers=2)
+    images = {} if whole else {"images_per_camera": 2}
+    write_synthetic(root, seed=0, train_identities=2, test_identities=PEOPLE, workers=2, **images)
     records = SYSU(root, name="synthetic").test
     files = [open(record.path, "rb").read() for record in records]
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(file)), dtype=np.float32) for file in files])
