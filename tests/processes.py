@@ -57,7 +57,9 @@ class Started:
         return self.process.exitcode, *(output.read_text() for output in self.outputs)
 
 
-def run_here(words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool, without: str | None) -> None:
+def run_here(
+    words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool, without: str | None
+) -> None:
     os.setsid()
     if without:
         sys.modules[without] = None

@@ -86,7 +86,8 @@ def test_a_training_with_a_broken_image_ends_though_its_workers_ignore_signals(d
     for image in broken.glob("cam3/*/*.jpg"):
         image.write_bytes(image.read_bytes()[:300])
     options = pairs(broken, tmp_path / "run", **{"DATA.WORKERS": "2"})
-    command = programs.command("train.py", "--config", "configs/quickstart.yaml", *options)  # ends as an interpreter does
+    # An interpreter of its own: a forked process ends otherwise, and waits for workers that ignore signals.
+    command = programs.command("train.py", "--config", "configs/quickstart.yaml", *options)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "jpg is broken or no image" in done.stderr and "Traceback" not in done.stderr
 
