@@ -1,14 +1,16 @@
 """AGW, CAJ and the two-stream baseline against their authors' arithmetic, and their switches."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from reference import (
     DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained, image,
-    nothing_drawn, relative,
+    nothing_drawn, relative, unwritten_state,
 )
+from thin import thin
 from torch import nn
 
 from configs.load import load_config
@@ -52,15 +54,19 @@ def watch(model):
 
 
 @pytest.mark.parametrize("method", ["agw", "base"])
-def test_evaluation_matches(method):
+def test_evaluation_matches(method, whole):
+    """By default noise and blocks in one modality each; the stored stages are those of visible blocks."""
     model, _ = filled(method)
     stored, seen = np.load(DATA / f"eval_{method}.npz"), watch(model.eval())
+    pairs = product(("noise", "blocks"), ("infrared", "visible")) if whole else (
+        ("noise", "infrared"), ("blocks", "visible")
+    )
     with torch.inference_mode():
-        for block, kind in ((1, "noise"), (24, "blocks")):
-            images = image(1234, 2, 288, 144, block).float().double()
-            for modality in ("infrared", "visible"):  # the stored stages are those of visible blocks
-                last = model.encode(model.stem_map(images, infrared=modality == "infrared"))
-                check_features(stored, f"{kind}/{modality}", *map(model.by_view, model.head.features(last)))
+        for kind, modality in pairs:
+            images = image(1234, 2, 288, 144, {"noise": 1, "blocks": 24}[kind]).float().double()
+            last = model.encode(model.stem_map(images, infrared=modality == "infrared"))
+            check_features(stored, f"{kind}/{modality}", *map(model.by_view, model.head.features(last)))
+        model.backbone.infrared_stem(images)  # watched too
     names = check_stages(stored, seen)
     assert len(names) == (11 if method == "agw" else 6)
     check_float32(model, images, stored)
@@ -98,8 +104,9 @@ def test_training_matches(method):
 
 
 def test_the_importer_takes_the_whole_and_refuses_parts():
-    model, _ = empty("agw")
-    whole = authors_weights("agw")
+    with torch.device("meta"):  # by names and shapes
+        model, base = empty("agw")[0], empty("base")[0]
+    whole = unwritten_state("keys_agw.json")
     used = {e["key"] for e in json.loads((DATA / "keys_agw.json").read_text()) if e["used"]}
     assert {authors_name(key, model) for key in from_authors(whole, model)} == used
     check_trained("keys_agw.json", model)
@@ -107,7 +114,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts():
     with pytest.raises(AuthorsCheckpointError, match="missing: NL_3.2.W.0.bias"):
         from_authors(without, model)
     with pytest.raises(AuthorsCheckpointError, match="unexpected: NL_2.0.g.0.weight"):
-        from_authors(whole, empty("base")[0])
+        from_authors(whole, base)
 
 
 def test_one_inner_channel_is_one_number_for_all_positions():
@@ -125,7 +132,8 @@ def test_one_inner_channel_is_one_number_for_all_positions():
 
 
 def test_training_starts_from_the_plain_backbone():
-    model, _ = empty("agw", "MODEL.BACKBONE", "resnet18", classes=5)
+    with thin():
+        model, _ = empty("agw", "MODEL.BACKBONE", "resnet18", classes=5)
     x = torch.randn(2, 64, 16, 8)
     model.eval()
     for stage in model.backbone.stages:
@@ -136,11 +144,12 @@ def test_training_starts_from_the_plain_backbone():
 
 @pytest.mark.parametrize("inner, width", [("one", 1), ("half", 256)])
 def test_non_local_blocks_stand_where_the_authors_have_them(inner, width):
-    model, _ = empty("agw", "MODEL.NON_LOCAL", inner)
+    with torch.device("meta"):
+        model, base = empty("agw", "MODEL.NON_LOCAL", inner)[0], empty("base")[0]
     counts = [len(getattr(stage, "non_local", [])) for stage in model.backbone.stages]
     assert counts == [0, 2, 3, 0]
     assert model.backbone.stages[1].non_local[0].g.out_channels == width
-    assert not any(hasattr(stage, "non_local") for stage in empty("base")[0].backbone.stages)
+    assert not any(hasattr(stage, "non_local") for stage in base.backbone.stages)
 
 
 def test_gem_of_three_known_positions():
@@ -159,7 +168,8 @@ def test_gem_of_three_known_positions():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_reported_feature_is_the_neck_and_has_length_one(flip):
-    model, _ = empty("caj", "MODEL.BACKBONE", "resnet18", classes=5)
+    with thin():
+        model, _ = empty("caj", "MODEL.BACKBONE", "resnet18", classes=5)
     images = torch.randn(3, 3, 64, 32)
     with torch.inference_mode():
         embedded = model.eval().embed(images, infrared=True, flip=flip)

@@ -1,13 +1,17 @@
-"""DEEN against its authors' arithmetic: weights and images by rule, outputs, losses and gradients stored."""
+"""DEEN against its authors' arithmetic: weights and images by rule, outputs, losses and gradients stored.
+
+By default the longer network is trained, and the shorter one embeds images of full size.
+"""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from reference import (
     CLASSES, DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained,
-    image, nothing_drawn, relative,
+    image, nothing_drawn, relative, unwritten_state,
 )
 from torch import nn
 
@@ -21,26 +25,24 @@ from train import build_loss
 LAST_STAGE = {"sysu": "layer4", "regdb": "layer3"}
 
 
-@pytest.fixture(scope="module", params=["sysu", "regdb"])
-def variant(request):
-    return request.param
+def both(default):
+    """Each network in turn, the other one than the default with --all."""
+    variants = [name if name == default else pytest.param(name, marks=pytest.mark.long) for name in ("sysu", "regdb")]
+    return pytest.mark.parametrize("variant", variants)
 
 
-def empty_deen(variant):
-    cfg = load_config(f"configs/{variant}_deen.yaml", ["MODEL.PRETRAINED", "none", "MODEL.DEE.DROPOUT", "0.0"])
+def empty_deen(variant, *options):
+    options = ["MODEL.PRETRAINED", "none", "MODEL.DEE.DROPOUT", "0.0", *options]
+    cfg = load_config(f"configs/{variant}_deen.yaml", options)
     return build_model(cfg.MODEL, CLASSES[variant]), cfg
 
 
-def authors_deen(variant):
-    return baseline_state(f"keys_deen_{variant}.json", LAST_STAGE[variant])
-
-
-@pytest.fixture(scope="module")
-def model(variant):
+def filled(variant):
     with nothing_drawn():
-        model, _ = empty_deen(variant)
-    model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
-    return model.double()
+        model, cfg = empty_deen(variant)
+    state = baseline_state(f"keys_deen_{variant}.json", LAST_STAGE[variant])
+    model.load_state_dict(from_authors({"net": state}, model))
+    return model.double(), cfg
 
 
 def watch(model):
@@ -55,29 +57,32 @@ def watch(model):
     return seen, hooks
 
 
-def test_evaluation_matches(model, variant):
+@both(default="regdb")
+def test_evaluation_matches(variant, whole):
+    """By default noise and blocks in one modality each; the stored stages are those of visible blocks."""
+    model, _ = filled(variant)
     stored = np.load(DATA / f"eval_deen_{variant}.npz")
     model.eval()
-    noise, blocks = (image(1234, 2, 384, 144, block).float().double() for block in (1, 24))
+    pairs = product(("noise", "blocks"), ("infrared", "visible")) if whole else (
+        ("noise", "infrared"), ("blocks", "visible")
+    )
     with torch.inference_mode():
-        for kind, images in (("noise", noise), ("blocks", blocks)):
-            for modality in ("infrared", "visible"):  # the stored stages are those of visible blocks
-                seen, hooks = watch(model)
-                last = model.encode(model.stem_map(images, infrared=modality == "infrared"))
-                check_features(stored, f"{kind}/{modality}", *map(model.by_view, model.head.features(last)))
-                for hook in hooks:
-                    hook.remove()
-                if modality == "visible" and kind == "blocks":
-                    stems = {"stem_infrared": model.backbone.infrared_stem(images)}
-                    assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= check_stages(stored, seen | stems)
-    check_float32(model, blocks, stored)
+        for kind, modality in pairs:
+            images = image(1234, 2, 384, 144, {"noise": 1, "blocks": 24}[kind]).float().double()
+            seen, hooks = watch(model)
+            last = model.encode(model.stem_map(images, infrared=modality == "infrared"))
+            check_features(stored, f"{kind}/{modality}", *map(model.by_view, model.head.features(last)))
+            for hook in hooks:
+                hook.remove()
+        stems = {"stem_infrared": model.backbone.infrared_stem(images)}
+    assert {"layer1", "mfa1_channel", "mfa2", "dee"} <= check_stages(stored, seen | stems)
+    check_float32(model, images, stored)
 
 
+@both(default="sysu")
 def test_training_matches(variant):
-    with nothing_drawn():
-        model, cfg = empty_deen(variant)
-    model.load_state_dict(from_authors({"net": authors_deen(variant)}, model))
-    model.double().train()
+    model, cfg = filled(variant)
+    model.train()
     stored = np.load(DATA / f"train_deen_{variant}.npz")
     seen, _ = watch(model)
     images = image(77, 16, 96, 48, 8).float().double()
@@ -102,9 +107,11 @@ def test_training_matches(variant):
     check_after_backward(stored, norms, model)
 
 
+@pytest.mark.parametrize("variant", LAST_STAGE)
 def test_the_importer_takes_the_whole_and_refuses_parts(variant):
-    model, _ = empty_deen(variant)
-    whole = authors_deen(variant)
+    with torch.device("meta"):  # by names and shapes
+        model, _ = empty_deen(variant)
+    whole = unwritten_state(f"keys_deen_{variant}.json")
     taken = {authors_name(key, model) for key in from_authors(whole, model)}
     used = {e["key"] for e in json.loads((DATA / f"keys_deen_{variant}.json").read_text()) if e["used"]}
     assert taken == used
@@ -118,7 +125,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts(variant):
 
 def test_branches_start_with_kaimings_normal_weights():
     torch.manual_seed(0)
-    model, _ = empty_deen("sysu")
+    model, _ = empty_deen("regdb", "MODEL.BACKBONE", "resnet18")
     for branch in (model.dee.branch1, model.dee.branch2):
         for conv in (*branch.dilated, branch.expand):
             fan_in = nn.init._calculate_correct_fan(conv.weight, "fan_in")
