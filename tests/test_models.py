@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from thin import thin
+from thin import all_thin
 from torch import nn
 
 from configs.load import load_config
@@ -59,7 +59,7 @@ def parameters(model):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_embeds(variant):
-    with thin():
+    with all_thin():
         model = build(*VARIANTS[variant]).train()
     for module in model.modules():
         if isinstance(module, NonLocal):  # a zero-initialised way out lets no gradient into its block
@@ -84,7 +84,7 @@ def test_every_variant_trains_and_embeds(variant):
     assert features.shape == (4, 2 * views * width) and features.isfinite().all()
 
 
-def test_bfloat16_autocast_gives_nearly_the_same_and_finite_gradients():
+def test_bfloat16_autocast_gives_nearly_the_same_and_finite_gradients(thin):
     model = build().train()
     visible, infrared = torch.randn(8, 3, 64, 32), torch.randn(8, 3, 64, 32)
     for module in model.modules():
@@ -124,7 +124,7 @@ def test_channel_numbers_follow_the_backbone(unwritten):
     assert build().head.classifier.in_features == 512 and build("MODEL.STAGES", "3").head.classifier.in_features == 256
 
 
-def test_training_starts_from_the_plain_backbone():
+def test_training_starts_from_the_plain_backbone(thin):
     model = build("MODEL.MBUE.ENABLED", "false").eval()
     x = torch.randn(2, 64, 16, 8)
     for i, stage in enumerate(model.backbone.stages[:3]):
@@ -133,13 +133,13 @@ def test_training_starts_from_the_plain_backbone():
         x = fused
 
 
-def test_the_first_view_is_the_plain_embedding():
+def test_the_first_view_is_the_plain_embedding(thin):
     model = build().eval()
-    x = torch.randn(2, 256, 4, 2)
+    x = torch.randn(2, 128, 4, 2)
     torch.testing.assert_close(model.mbue(x)[:2], x)
 
 
-def test_each_modality_goes_through_its_own_stem():
+def test_each_modality_goes_through_its_own_stem(thin):
     model, images = build().eval(), torch.randn(2, 3, 64, 32)
     visible, infrared = model.embed(images, infrared=False), model.embed(images, infrared=True)
     assert (visible - infrared).abs().max() > 1e-3  # the stems start from different random weights
@@ -148,7 +148,7 @@ def test_each_modality_goes_through_its_own_stem():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_similarity_is_the_sum_over_views_and_features(flip):
+def test_similarity_is_the_sum_over_views_and_features(flip, thin):
     model = build().eval()
     images = torch.randn(2, 3, 64, 32)
     with torch.inference_mode():
@@ -161,7 +161,7 @@ def test_similarity_is_the_sum_over_views_and_features(flip):
         torch.testing.assert_close(scaled @ scaled.T, expected)
 
 
-def test_a_mirrored_image_has_the_same_embedding():
+def test_a_mirrored_image_has_the_same_embedding(thin):
     model, images = build().eval(), torch.randn(2, 3, 64, 32)
     torch.testing.assert_close(model.embed(images, False), model.embed(images.flip(-1), False), atol=1e-5, rtol=1e-4)
 
@@ -182,7 +182,7 @@ def test_halves_read_only_their_own_half():
     assert not torch.allclose(everywhere(high, low)[:, :, :2], everywhere(high, changed)[:, :, :2])
 
 
-def test_an_odd_number_of_positions_is_refused_naming_the_image():
+def test_an_odd_number_of_positions_is_refused_naming_the_image(thin):
     with pytest.raises(ImageSizeError, match="images of 72x40 give stage 2 a map of 9x5"):
         build().embed(torch.randn(1, 3, 72, 40), infrared=False)
     assert build("MODEL.MFA.POSITIONS", "all").eval().embed(torch.randn(1, 3, 72, 40), infrared=False).isfinite().all()
@@ -199,7 +199,7 @@ def test_rereading_memory_in_another_order_mixes_tokens_and_channels():
     assert reread(written, (3, 2, 2))[0, 1].tolist() == [[4, 5], [6, 7]]  # channel 1 is read across rows 0 and 1
 
 
-def test_an_unknown_method_or_part_is_refused_with_those_that_there_are():
+def test_an_unknown_method_or_part_is_refused_with_those_that_there_are(unwritten):
     with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen"):
         build("MODEL.NAME", "adw")
     with pytest.raises(MethodError, match="MODEL.RECOMPUTE has hce; the parts of agw are early, last"):

@@ -13,7 +13,7 @@ from unittest import mock
 
 from torch import nn
 from torchvision.models import _api
-from torchvision.models.resnet import BasicBlock, ResNet, resnet18
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 
 WIDTHS = {64: 16, 128: 64, 256: 128, 512: 192}  # of the stages; CMFN's attention has 16 heads of a quarter of one
 
@@ -29,10 +29,30 @@ def thin_resnet18(weights=None, num_classes=1):
     return network
 
 
+LAYOUTS = {
+    "resnet34": lambda weights=None: ThinResNet(BasicBlock, [3, 4, 6, 3]),
+    "resnet50": lambda weights=None: ThinResNet(Bottleneck, [3, 4, 6, 3]),
+}
+
+
 @contextlib.contextmanager
 def thin() -> Iterator[None]:
     """Puts it in the place of torchvision's ResNet-18."""
     with mock.patch.dict(_api.BUILTIN_MODELS, resnet18=thin_resnet18):
+        yield
+
+
+@contextlib.contextmanager
+def all_thin() -> Iterator[None]:
+    """Puts thin networks of the same layout in the place of all backbones."""
+    with thin(), mock.patch.dict(_api.BUILTIN_MODELS, LAYOUTS):
+        yield
+
+
+@contextlib.contextmanager
+def shortest() -> Iterator[None]:
+    """Puts a thin network with a single block in each stage in the place of torchvision's ResNet-18."""
+    with mock.patch.dict(_api.BUILTIN_MODELS, resnet18=lambda weights=None: ThinResNet(BasicBlock, [1, 1, 1, 1])):
         yield
 
 
