@@ -22,6 +22,7 @@ from train import build_loss, build_optimizer  # noqa: E402
 
 
 pytestmark = pytest.mark.usefixtures("thin")
+SMALL = ["--quick", "--steps", "1", "--images", "2", "--classes", "5", "DATA.WIDTH", "32"]
 
 
 def fast_and_literal(*overrides):
@@ -132,7 +133,7 @@ def test_an_unknown_setting_is_refused(setting, capsys):
 
 @pytest.mark.parametrize("network, setting", benchmark.rows_of(benchmark.parse(["--quick"]).settings, literal=True))
 def test_every_row_of_the_quick_run_is_measured(network, setting):
-    options = benchmark.parse(["--quick", "--device", "cpu"])
+    options = benchmark.parse([*SMALL, "--device", "cpu"])
     result = benchmark.measure(network, setting, options)
     assert list(result["seconds"]) == ["data", "forward", "losses", "backward", "optimiser"]
     assert all(seconds >= 0 for seconds in result["seconds"].values())
@@ -168,7 +169,7 @@ def test_a_wrong_option_ends_the_run_before_anything_is_measured():
 
 
 def test_the_profile_lists_operators():
-    options = benchmark.parse(["--quick", "--device", "cpu"])
+    options = benchmark.parse([*SMALL, "--device", "cpu"])
     title, head, *lines = benchmark.top_operators("method", "float32", options, lines=5).splitlines()
     assert title.startswith("CMFN, float32: ") and head.split() == ["ms", "%", "calls", "operator"]
     milliseconds = [float(line.split()[0]) for line in lines]

@@ -104,7 +104,8 @@ def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_
 
 @pytest.mark.parametrize("setting", ["float32", "float32+recompute"])
 def test_its_steps_are_timed(method, setting):
-    options = benchmark_training.parse(["--config", f"configs/{method}.yaml", "--quick", "--device", "cpu"])
+    small = ["--quick", "--steps", "1", "--images", "2", "--device", "cpu"]
+    options = benchmark_training.parse(["--config", f"configs/{method}.yaml", *small])
     result = benchmark_training.measure("method", setting, options)
     assert all(seconds >= 0 for seconds in result["seconds"].values()) and result["seconds"]["backward"] > 0
     title = benchmark_training.name_of("method", benchmark_training.configuration(setting, options))

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import export as script  # noqa: E402
+from thin import shortest  # noqa: E402
 from trees import picture  # noqa: E402
 
 from configs.load import ConfigError, load_config  # noqa: E402
@@ -28,12 +29,19 @@ from utils.checkpoint import save_checkpoint  # noqa: E402
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL))
 
 
-pytestmark = pytest.mark.usefixtures("thin")
+pytestmark = pytest.mark.usefixtures("short")
 CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in ("agw", "caj", "deen", "base")}}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
 FILES = [(name, kind, MODALITIES[(i + j) % 3]) for i, name in enumerate(CONFIGS) for j, kind in enumerate(FORMATS)
          if name != "base" or kind == "torchscript"]
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Converting takes its time for each operator of a network, and further blocks have the same ones."""
+    with shortest():
+        yield
 
 
 def network(name="cmfn", *overrides):
@@ -66,7 +74,7 @@ def call(*arguments):
 
 
 @pytest.fixture(scope="module")
-def written(shared, thin):
+def written(shared, short):
     """(method, format, modality) → the file and what the script printed; each is made once."""
     def write(name, kind, modality):
         def make(folder):

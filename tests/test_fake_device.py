@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from thin import shortest
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,8 +43,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 CONFIGS = [file.stem for file in sorted(ROOT.glob("configs/*.yaml"))]
 USUAL = {  # those that are tested in any case, in one precision
-    "sysu_cmfn": "float32", "sysu_cmfn_as_drawn": "float32", "regdb_cmfn": "bfloat16", "sysu_agw": "float32",
-    "sysu_caj": "bfloat16", "sysu_deen": "bfloat16", "sysu_base": "float32",
+    "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
+    "sysu_deen": "bfloat16", "sysu_base": "float32",
 }
 
 
@@ -101,6 +102,13 @@ class NoWaiting(TorchDispatchMode):
 
 def device_of(x: torch.Tensor) -> torch.device:
     return getattr(x, "fake_device", None) or x.device  # a fake tensor's `device` is an operator of its own
+
+
+@pytest.fixture(autouse=True)
+def short(whole):
+    """By default, a stage has a block or two: every operator takes its time, and further blocks have the same ones."""
+    with contextlib.nullcontext() if whole else shortest():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Every parameter and buffer of every network starts as the method's pages say (docs/method.md,
 docs/compared_methods.md), and by PyTorch's default for its layer where they say nothing."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision
+from thin import all_thin
 from torch import Tensor
 
 from configs.load import load_config
@@ -163,10 +165,10 @@ def start_of(name: str, state: dict[str, Tensor]) -> Start:
 
 
 @pytest.fixture(scope="module")
-def networks(whole, thin) -> dict[str, dict[str, Tensor]]:
+def networks(whole) -> dict[str, dict[str, Tensor]]:
     """By configuration: parameters and buffers of the untrained network.
 
-    All but the first are thin unless the tests run whole; the same rules are asked for.
+    They are thin unless the tests run whole, and all but the first small; the same rules are asked for.
     """
     torch.manual_seed(0)
     files = sorted((ROOT / "configs").glob("*.yaml"), key=lambda file: (file.stem != "sysu_cmfn", file.stem))
@@ -181,7 +183,8 @@ def networks(whole, thin) -> dict[str, dict[str, Tensor]]:
         model_options = load_config(ROOT / "configs" / f"{name}.yaml", options).MODEL
         if str(model_options) not in built:
             built.add(str(model_options))
-            model = build_model(model_options, classes=395)
+            with contextlib.nullcontext() if whole else all_thin():
+                model = build_model(model_options, classes=395)
             parts = (*model.named_parameters(), *model.named_buffers())
             found[" ".join([name, *options])] = {part: values.detach() for part, values in parts}
     return found

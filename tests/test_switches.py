@@ -13,6 +13,9 @@ from models.head import Output
 from train import build_loss, build_optimizer
 
 
+pytestmark = pytest.mark.usefixtures("thin")
+
+
 def configured(method, *overrides):
     return load_config(f"configs/quickstart_{method}.yaml", overrides)
 
@@ -91,15 +94,16 @@ def test_the_divergence_pairs_plain_visible_rows_with_infrared_ones():
 
 
 def test_gem_learns_its_power_only_where_it_is_asked_for():
-    learned, fixed = network("agw", "MODEL.POOL", "gem_learned"), network("agw")
-    assert learned.head.pool.p.shape == (512,) and fixed.head.pool.p is None
+    with torch.device("meta"):
+        learned, fixed = network("agw", "MODEL.POOL", "gem_learned"), network("agw")
+    assert learned.head.pool.p.shape == (learned.head.classifier.in_features,) and fixed.head.pool.p is None
     groups = build_optimizer(learned, configured("agw").SOLVER).param_groups
     assert any(learned.head.pool.p is p for p in groups[1]["params"])  # at the trunk's rate
 
 
 def test_deen_reads_all_positions_only_where_it_is_asked_for():
     """Whoever reads all positions alike does not notice where they stand; halves of the image are told apart."""
-    high, low = (torch.randn(1, 64, 8, 4) for _ in range(2))
+    high, low = torch.randn(1, 16, 8, 4), torch.randn(1, 64, 8, 4)  # the thin first stage, and the stem
     order = torch.randperm(32)
     shuffled = low.flatten(2)[..., order].unflatten(2, (8, 4))
     for positions, alike in (("halves", False), ("all", True)):
@@ -109,7 +113,8 @@ def test_deen_reads_all_positions_only_where_it_is_asked_for():
 
 
 def test_dropout_of_the_three_views():
-    assert network("deen", "MODEL.DEE.DROPOUT", "0.25").dee.dropout.p == 0.25
+    with torch.device("meta"):  # where nothing is drawn
+        assert network("deen", "MODEL.DEE.DROPOUT", "0.25").dee.dropout.p == 0.25
 
 
 @pytest.mark.parametrize("method", ["base", "agw", "caj", "deen"])

@@ -114,14 +114,14 @@ def test_the_same_random_numbers_give_the_image_of_torchvision_pixel_for_pixel()
     """Without jitter: order of the steps, crops, mirroring, choice of grey, values. Greys are rounded otherwise."""
     image, expected, found = photograph(), torchvisions(96, 48, jitter=False), unerased(jitter=False)
     equal = 0
-    for seed in range(200):
+    for seed in range(80):
         torch.manual_seed(seed)
         a = expected(image)
         torch.manual_seed(seed)
         b = ours(image, found)
         assert (a - b).abs().max() < 1.01 / 255 / min(STD), f"seed {seed}"
         equal += torch.equal(a, b)
-    assert equal > 70  # the coloured ones, at least
+    assert equal > 28  # the coloured ones, at least
 
 
 def test_the_same_random_numbers_give_the_image_of_torchvision_with_jitter():
@@ -129,7 +129,7 @@ def test_the_same_random_numbers_give_the_image_of_torchvision_with_jitter():
     image, expected, found = photograph(), torchvisions(96, 48, jitter=True), unerased(jitter=True)
     levels = 255 * torch.tensor(STD).view(3, 1, 1)
     differences = []
-    for seed in range(200):
+    for seed in range(80):
         torch.manual_seed(seed)
         a = expected(image)
         torch.manual_seed(seed)
@@ -315,7 +315,7 @@ def test_agw_only_crops_and_mirrors():
         assert not (transform.jitter or transform.grey or transform.erase or transform.exchange)
     padded = eval_transform(np.pad(image, ((10, 10), (10, 10), (0, 0))))
     crops = padded.unfold(1, 288, 1).unfold(2, 144, 1)  # (3, 21, 21, 288, 144)
-    for _ in range(20):
+    for _ in range(8):
         out = ours(image, visible)
         found = [(top, left) for top in range(21) for left in range(21) for x in (out, out.flip(-1))
                  if torch.equal(crops[:, top, left], x)]
@@ -328,7 +328,7 @@ def test_caj_shows_visible_images_twice_and_exchanges_the_erased_part_with_the_r
     fill = torch.tensor((0.4914, 0.4822, 0.4465))
     normal, black = (torch.tensor(c) / 255 for c in ((250.0, 120.0, 20.0), (0.0, 0.0, 0.0)))
     colours = torch.stack([(c - torch.tensor(MEAN)) / torch.tensor(STD) for c in (normal, black)] + [fill])  # (3, 3)
-    for _ in range(20):
+    for _ in range(8):
         shown = ours(image, plain).flatten(1).T.unique(dim=0)
         assert (shown[:, None] - colours).abs().amax(2).amin(1).max() < 1e-5  # person, border and erased part
         out = ours(image, exchanged)
