@@ -1,5 +1,6 @@
 """Tests run from anywhere and import the project's packages from the root of the repository."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -51,6 +52,13 @@ def data_dir() -> Path:
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_for_good():
+    """A program that ends with an error collects garbage: it need not go through all that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
