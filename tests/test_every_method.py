@@ -131,8 +131,10 @@ def test_a_search(run, shared_data, tmp_path):
     assert all(-1 <= float(row["score"]) <= 1 for row in rows)
 
 
-def test_its_export(run, method, tmp_path):
-    """All formats and modalities: tests/test_export.py."""
+def test_its_export(run, method, tmp_path, whole):
+    """By default a trained run of one method; tests/test_export.py has all methods, formats and modalities."""
+    if method != "quickstart_agw" and not whole:
+        pytest.skip("with --all")
     program("scripts/export.py", "--checkpoint", run, "--format", "torchscript", "--output",
             tmp_path / "network.ts")
     cfg = load_config(run / "config.yaml")
