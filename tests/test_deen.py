@@ -31,9 +31,8 @@ def both(default):
     return pytest.mark.parametrize("variant", variants)
 
 
-def empty_deen(variant, *options):
-    options = ["MODEL.PRETRAINED", "none", "MODEL.DEE.DROPOUT", "0.0", *options]
-    cfg = load_config(f"configs/{variant}_deen.yaml", options)
+def empty_deen(variant):
+    cfg = load_config(f"configs/{variant}_deen.yaml", ["MODEL.PRETRAINED", "none", "MODEL.DEE.DROPOUT", "0.0"])
     return build_model(cfg.MODEL, CLASSES[variant]), cfg
 
 
@@ -125,7 +124,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts(variant):
 
 def test_branches_start_with_kaimings_normal_weights():
     torch.manual_seed(0)
-    model, _ = empty_deen("regdb", "MODEL.BACKBONE", "resnet18")
+    model, _ = empty_deen("regdb")
     for branch in (model.dee.branch1, model.dee.branch2):
         for conv in (*branch.dilated, branch.expand):
             fan_in = nn.init._calculate_correct_fan(conv.weight, "fan_in")
