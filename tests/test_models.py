@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from thin import all_thin
+from thin import all_thin, wide
 from torch import nn
 
 from configs.load import load_config
@@ -48,8 +48,8 @@ def build(*overrides, classes=5):
 
 @pytest.fixture
 def unwritten():
-    """Networks are built without their numbers, for a test that looks at names and shapes alone."""
-    with torch.device("meta"):
+    """Networks are built of full width and without their numbers, for a test that looks at names and shapes alone."""
+    with torch.device("meta"), wide():
         yield
 
 
