@@ -116,6 +116,7 @@ def test_the_page_on_modules(tmp_path, thin):
     assert {name.split(".")[0] for name in set(names_on) - set(names)} == {"squeeze"} and not torch.equal(on, off)
 
 
+@pytest.mark.long
 def test_the_page_on_losses(tmp_path, shared_data):
     repository = edited_copy("adding_a_loss.md", tmp_path / "repository")
     call(repository, """

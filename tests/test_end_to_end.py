@@ -69,6 +69,7 @@ def assert_equal_runs(a, b):
         assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][i]["momentum_buffer"])
 
 
+@pytest.mark.long
 def test_both_programs_in_interpreters_of_their_own(shared_data, tmp_path):
     run = tmp_path / "run"
     options = pairs(shared_data, run, **{"SOLVER.EPOCHS": "1", "SOLVER.IDENTITIES": "2", "MODEL.STAGES": "3"})
