@@ -24,6 +24,7 @@ OPTIONS = {
     "SOLVER.EPOCHS": "2", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.STAGES": "4",
     "MODEL.MBUE.DROPOUT": "0.1",
 }
+SHORT = {"MODEL.STAGES": "3", "MODEL.HCE.ENABLED": "false", "MODEL.CSC_CMA.ENABLED": "false"}  # where it shows nothing
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,7 @@ def test_weights_that_the_last_update_broke_are_not_saved(data, tmp_path):
     run = tmp_path / "broken"
     done = train(data, run, check=False, **{
         "SOLVER.BASE_LR": "1e300", "SOLVER.WARMUP_EPOCHS": "0", "SOLVER.ACCUMULATION": "1000", "SOLVER.EPOCHS": "1",
+        **SHORT,
     })
     assert done.returncode == 1 and "a weight is not finite after epoch 0" in done.stderr
     assert "Traceback" not in done.stderr and not (run / "last.pth").exists()
@@ -243,12 +245,13 @@ def test_weights_that_the_last_update_broke_are_not_saved(data, tmp_path):
 
 def test_the_best_epoch_is_chosen_on_identities_held_out(data, tmp_path):
     run = tmp_path / "validated"
-    train(data, run, **{"SOLVER.EPOCHS": "2", "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1"})
+    train(data, run, **{**SHORT, "SOLVER.EPOCHS": "2", "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1"})
     assert (run / "best.pth").exists()
     assert len(weights(run)["identities"]) == 4
     assert all("validation_mAP" in line for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
 def test_choosing_by_test_data_is_called_what_it_is(data, tmp_path):
-    done = train(data, tmp_path / "tuned", **{"SOLVER.EPOCHS": "1", "SOLVER.CHOOSE_BEST_ON_TEST_DATA": "true"})
+    done = train(data, tmp_path / "tuned", **{**SHORT, "SOLVER.EPOCHS": "1",
+                                              "SOLVER.CHOOSE_BEST_ON_TEST_DATA": "true"})
     assert "TEST data" in done.stdout and "inflated" in done.stdout

@@ -19,6 +19,7 @@ import train as training  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.synthetic import write_synthetic  # noqa: E402
 from programs import BLANK  # noqa: E402
+from thin import SHORT  # noqa: E402
 from model_card import TEMPLATE, CardError, card_values, count_table  # noqa: E402
 from models.build import build_model  # noqa: E402
 from reproduce_table import ResultsError  # noqa: E402
@@ -48,12 +49,12 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, thin) -> Path:
-    """What train.py and test.py leave, two epochs of two steps."""
+    """What train.py and test.py leave, two epochs of two steps; cards read its checkpoint dozens of times."""
     root = tmp_path_factory.mktemp("card")
     data, run = root / "data", root / "my run"
     write_synthetic(data, seed=1, train_identities=6, test_identities=3, images_per_camera=1, height=64, width=32)
     program(training, "--config", ROOT / "configs" / "quickstart.yaml", "DATA.ROOT", data, "OUTPUT", run, "SEED", 5,
-            "DEVICE", "cpu", "DATA.WORKERS", 0, "SOLVER.EPOCHS", 2, "SOLVER.IDENTITIES", 3)
+            "DEVICE", "cpu", "DATA.WORKERS", 0, "SOLVER.EPOCHS", 2, "SOLVER.IDENTITIES", 3, "SOLVER.IMAGES", 5, *SHORT)
     program(evaluation, "--checkpoint", run)
     return run
 
@@ -104,7 +105,7 @@ def test_the_card_says_what_was_trained_on_what_and_how(trained):
     assert "| trained on | cpu |" in text and f"torch {saved['versions']['torch']}" in text
     total = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["total"]
     assert f"total {total:.4g}" in text
-    assert "| `SOLVER.IDENTITIES` | `6` | `3` |" in text and "| `SOLVER.IMAGES` | `4` | `2` |" in text
+    assert "| `SOLVER.IDENTITIES` | `6` | `3` |" in text and "| `SOLVER.IMAGES` | `4` | `5` |" in text
     assert "`DATA.ROOT` |" not in text and "SOLVER.MOMENTUM" not in text
     assert "they say nothing about a real one" in text
 

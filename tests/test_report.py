@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import is_imported
 from programs import run as run_program
+from thin import SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -309,7 +310,8 @@ def test_the_page_in_a_browser(tmp_path):
 def test_training_and_test_leave_the_pictures_and_a_report(shared_data, tmp_path, thin):
     run = tmp_path / "run"
     options = ["DATA.ROOT", shared_data, "DATA.HEIGHT", "32", "DATA.WIDTH", "16", "DATA.WORKERS", "0", "DEVICE", "cpu",
-               "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2", "DATA.ERASING_AREA", "[0.1, 0.3]", "OUTPUT", run]
+               "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2", "DATA.ERASING_AREA", "[0.1, 0.3]", "OUTPUT", run,
+               *SHORT]
 
     run_program("train.py", "--config", "configs/quickstart.yaml", *options)
     assert Image.open(run / "curves.png").format == "PNG"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from programs import run
 from shells import Shell
+from thin import SHORT
 from trees import llcm_tree, regdb_tree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,7 @@ def test_a_second_run_computes_only_what_has_no_valid_result(tmp_path, shell):
     for split in (1, 2):
         regdb_tree(tmp_path / "regdb", split=split)
     runs = tmp_path / "runs"
-    command = ["bash", "scripts/reproduce_regdb.sh", tmp_path / "regdb", runs, *TINY]
+    command = ["bash", "scripts/reproduce_regdb.sh", tmp_path / "regdb", runs, *TINY, *SHORT]
     done = shell(*command, environment={"SPLITS": "1 2"})
     assert "no mean yet: split 3 has no results" in done.stdout
     results = json.loads((runs / "2" / "results.json").read_text())
@@ -117,7 +118,7 @@ def test_llcm_goes_from_the_folder_to_both_directions(method, weighting, tmp_pat
 
 def test_an_unfinished_training_is_not_evaluated(tmp_path):
     llcm_tree(tmp_path / "llcm")
-    options = [*TINY, "DATA.ROOT", tmp_path / "llcm", "OUTPUT", tmp_path / "run"]
+    options = [*TINY, *SHORT, "DATA.ROOT", tmp_path / "llcm", "OUTPUT", tmp_path / "run"]
     run("train.py", "--config", "configs/llcm_cmfn.yaml", *options)
     saved = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     saved["config"] = saved["config"].replace("EPOCHS: 1\n", "EPOCHS: 2\n")  # as if it had been stopped half way
@@ -131,7 +132,7 @@ def test_sysu_figures_of_another_size_never_enter_the_table(tmp_path, shell):
     """The stub has SYSU-MM01's layout but few people: trained and evaluated, and refused by the table."""
     root = tmp_path / "sysu"
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
-    command = ["bash", "scripts/reproduce_sysu.sh", root, tmp_path / "run", *TINY]
+    command = ["bash", "scripts/reproduce_sysu.sh", root, tmp_path / "run", *TINY, *SHORT]
     done = shell(*command, check=False)
     assert done.returncode == 1 and "cannot stand beside published ones" in done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -17,6 +17,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 
 WIDTHS = {64: 16, 128: 64, 256: 128, 512: 192}  # of the stages; CMFN's attention has 16 heads of a quarter of one
 
+SHORT = ["MODEL.HCE.ENABLED", "false", "MODEL.CSC_CMA.ENABLED", "false"]  # CMFN, too, of fewer than half the tensors
+
 
 class ThinResNet(ResNet):
     def _make_layer(self, block, planes, *arguments, **options):
