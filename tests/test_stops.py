@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "MODEL.MBUE.ENABLED": "false",
     "MODEL.CSC_CMA.ENABLED": "false", "MODEL.HCE.ENABLED": "false", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
-    "DATA.WORKERS": "0", "SOLVER.IDENTITIES": "2", "SOLVER.IMAGES": "1", "SOLVER.EPOCHS": "2",
+    "DATA.WORKERS": "0", "SOLVER.IDENTITIES": "2", "SOLVER.IMAGES": "3", "SOLVER.EPOCHS": "2",
     "SOLVER.VALIDATION_IDS": "2", "SOLVER.EVAL_PERIOD": "1", "DEVICE": "cpu",
 }
 SPEED = "images_per_second"

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from processes import context
-from thin import thin
+from thin import SHORT, thin
 
 from configs.load import load_config
 from data.synthetic import write_synthetic
@@ -21,6 +21,9 @@ OPTIONS = {
     "DATA.HEIGHT": "32", "DATA.WIDTH": "16", "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]",
     "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "2", "SOLVER.EPOCHS": "60", "DEVICE": "cpu",
 }
+WHOLE = {"MODEL.HCE.ENABLED": "true", "MODEL.CSC_CMA.ENABLED": "true"}  # what SHORT leaves out
+PLAIN = {"MODEL.MBUE.ENABLED": "false", "SOLVER.IMAGES": "5"}  # for a test of which the network is no part
+FEW = {"SOLVER.IMAGES": "5"}  # of each identity: two steps in an epoch instead of four
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def data(tmp_path_factory):
 
 def trainer(data, run, resume=False, **options):
     options = OPTIONS | {"DATA.ROOT": str(data), "OUTPUT": str(run)} | options
-    cfg = load_config("configs/quickstart.yaml", [part for pair in options.items() for part in pair])
+    cfg = load_config("configs/quickstart.yaml", [*SHORT, *(part for pair in options.items() for part in pair)])
     return Trainer(cfg, resume, torch.device("cpu"))
 
 
@@ -50,7 +53,7 @@ def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, t
         raise RuntimeError("no picture today")
 
     monkeypatch.setattr("train.write_curves", draw)
-    trainer(data, tmp_path / "run", **{"SOLVER.EPOCHS": "5", "SOLVER.EVAL_PERIOD": "2"}).run()
+    trainer(data, tmp_path / "run", **{**PLAIN, "SOLVER.EPOCHS": "5", "SOLVER.EVAL_PERIOD": "2"}).run()
     assert epochs == [[0, 1], [0, 1, 2, 3]] and read_own_checkpoint(tmp_path / "run" / "last.pth")["epoch"] == 5
     assert (tmp_path / "run" / "train.log").read_text().count("curves.png was not drawn: no picture today") == 2
 
@@ -126,7 +129,7 @@ def test_other_runtime_errors_keep_their_trace(data, tmp_path, monkeypatch):
 
 
 def test_recomputing_may_be_switched_on_when_resuming(data, tmp_path):
-    options = {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0"}
+    options = {**FEW, **WHOLE, "MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0"}
     trainer(data, tmp_path / "run", **{**options, "SOLVER.EPOCHS": "1"}).run()
     parts = {"MODEL.RECOMPUTE": "['hce', 'mfa', 'mbue']"}
     trainer(data, tmp_path / "run", resume=True, **{**options, **parts, "SOLVER.EPOCHS": "2"}).run()
@@ -136,7 +139,7 @@ def test_recomputing_may_be_switched_on_when_resuming(data, tmp_path):
 def test_accumulated_batches_make_one_update_by_their_mean_gradient(data, tmp_path):
     def gradients(name, batches):
         options = {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0", "SOLVER.BASE_LR": "0.0"}
-        training = trainer(data, tmp_path / name, **options)
+        training = trainer(data, tmp_path / name, **WHOLE, **options)
         training.model.train()
         terms, _ = training.train_step([training.batches[0, i] for i in batches], epoch=0, step=0, stop=False)
         return {n: p.grad for n, p in training.model.named_parameters() if p.requires_grad}, terms["total"]
@@ -168,7 +171,7 @@ def test_an_epoch_of_accumulated_batches_shows_every_batch_once(data, tmp_path):
 def test_two_deterministic_runs_have_equal_weights(data, tmp_path):
     weights = []
     for name in ("a", "b"):
-        trainer(data, tmp_path / name, **{"DETERMINISTIC": "true", "SOLVER.EPOCHS": "1"}).run()
+        trainer(data, tmp_path / name, **{**FEW, **WHOLE, "DETERMINISTIC": "true", "SOLVER.EPOCHS": "1"}).run()
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         weights.append(read_own_checkpoint(tmp_path / name / "last.pth")["model"])
     trainer(data, tmp_path / "c")
