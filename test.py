@@ -26,21 +26,21 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, differences, from_dump, load_config
 from data.dataset import open_benchmark
-from files import weights
+from common import weights
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import build_model
 from train import EXPECTED_ERRORS, embed_records, weightings_of
-from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
-from utils.compress import (
+from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
+from utils.retrieval.compress import (
     CompressionError, check_number, load_directions, principal_directions, project, save_directions,
 )
-from utils.distances import distance_counts
-from utils.distributed import Ranks, joined
-from utils.evaluator import evaluate_protocol, format_table, scaled
+from utils.evaluation.distances import distance_counts
+from utils.training.distributed import Ranks, joined
+from utils.evaluation.evaluator import evaluate_protocol, format_table, scaled
 from utils.lock import only_one
 from utils.output import require_files, write_or_keep
-from utils.report import notes, only_a_warning, write_report
-from utils.run import library_versions, select_device
+from utils.reporting.report import notes, only_a_warning, write_report
+from utils.training.run import library_versions, select_device
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
 CHANGES_NO_FIGURE = (

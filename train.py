@@ -35,19 +35,19 @@ from data.records import DataError
 from data.transforms import train_transforms
 from losses.labels import full_precision
 from losses.total import TotalLoss
-from models.backbone import PretrainedError
+from models.parts.backbone import PretrainedError
 from models.build import build_model, class_of
-from models.head import Output
-from models.mfa import ImageSizeError
+from models.parts.head import Output
+from models.parts.mfa import ImageSizeError
 from models.two_stream import MethodError
-from utils.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
-from utils.distributed import RankLostError, Ranks, RanksError, gather_rows, joined, sum_over_ranks
-from utils.evaluator import EvaluationError, embed_images, evaluate_protocol
-from utils.loaders import LoaderError, loader_advice, start_worker
+from utils.training.checkpoint import CheckpointError, load_weights, read_own_checkpoint, save_checkpoint
+from utils.training.distributed import RankLostError, Ranks, RanksError, gather_rows, joined, sum_over_ranks
+from utils.evaluation.evaluator import EvaluationError, embed_images, evaluate_protocol
+from utils.training.loaders import LoaderError, loader_advice, start_worker
 from utils.lock import LockedError, only_one
 from utils.output import OutputError, require_folder, write_atomically
-from utils.report import only_a_warning, write_curves
-from utils.run import (
+from utils.reporting.report import only_a_warning, write_curves
+from utils.training.run import (
     LOG, DeviceError, HostCopy, Metrics, OutOfMemory, memory_advice, seed_step, select_algorithms, select_device,
     start_log,
 )

@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-from configs.options import MOST_EPOCHS, Section, defaults_of, option, options_of
+from common.options import MOST_EPOCHS, Section, defaults_of, option, options_of
 
 _C = Section()
 

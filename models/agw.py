@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.mfa import NonLocal, chain
+from models.parts.mfa import NonLocal, chain
 from models.two_stream import MethodError, TwoStreamNetwork
 
 NON_LOCALS = (0, 2, 3, 0)  # after how many of the last blocks of each stage

@@ -5,8 +5,8 @@ import re
 import torch
 from torch import Tensor
 
-from files.weights import described, named_tensors
-from models.layers import haar, relative_position_index
+from common.weights import described, named_tensors
+from models.parts.layers import haar, relative_position_index
 
 # Rewritten from the left: the first entry that matches the start of one of our names gives the start of theirs. A
 # network's own `authors_names` come first.
@@ -100,7 +100,7 @@ def authors_name(name: str, model: torch.nn.Module) -> str:
 def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
     """Our state dict from the authors'.
 
-    checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (files/weights.py)
+    checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (common/weights.py)
     model        the network to fill (not changed here)
     raises       AuthorsCheckpointError naming every entry that is missing, unexpected or of another shape
     """

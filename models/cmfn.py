@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.hce import context_stages
-from models.mbue import MBUE
+from models.parts.hce import context_stages
+from models.parts.mbue import MBUE
 from models.two_stream import TwoStreamNetwork
 
 

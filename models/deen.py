@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import start_for_relu
+from models.parts.layers import start_for_relu
 from models.two_stream import TwoStreamNetwork
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Backbone
-from models.head import Head, Output, unit
-from models.layers import recompute
-from models.mfa import MFA, check_positions
+from models.parts.backbone import Backbone
+from models.parts.head import Head, Output, unit
+from models.parts.layers import recompute
+from models.parts.mfa import MFA, check_positions
 
 
 class MethodError(ValueError):

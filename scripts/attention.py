@@ -13,12 +13,12 @@ from data.dataset import EvalImages
 from data.records import Record
 from data.transforms import open_image
 from models.agw import SelfNonLocal
-from models.csc_cma import SpatialAttention
+from models.parts.csc_cma import SpatialAttention
 from models.deen import DEEBranch
-from models.hce import HCE, DilatedBottleneck
-from models.layers import WindowAttention
-from utils.drawing import plain_matplotlib
-from utils.sheets import Cell, sheet
+from models.parts.hce import HCE, DilatedBottleneck
+from models.parts.layers import WindowAttention
+from utils.reporting.drawing import plain_matplotlib
+from utils.reporting.sheets import Cell, sheet
 
 GRAD_CAM = "Grad-CAM"
 HEIGHT, WIDTH, BETWEEN = 160, 80, 4  # of a picture on the sheet, and between the two of a pair; in pixels

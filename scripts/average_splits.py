@@ -19,9 +19,9 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
 from reproduce_table import ResultsError, read_results, setting  # noqa: E402
 
-from utils.evaluator import FIGURES, format_table  # noqa: E402
+from utils.evaluation.evaluator import FIGURES, format_table  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.report import only_a_warning, write_report  # noqa: E402
+from utils.reporting.report import only_a_warning, write_report  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 SPLITS = range(1, 11)

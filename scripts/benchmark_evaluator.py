@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.arguments import count  # noqa: E402
-from utils.evaluator import evaluate_protocol  # noqa: E402
-from utils.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
+from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
+from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
 
 FIGURES = {"rank1": 0, "rank5": 4, "rank10": 9, "rank20": 19}
 

@@ -32,14 +32,14 @@ from data.dataset import open_benchmark  # noqa: E402
 from test import load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS, embed_records  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.compress import CompressionError, principal_directions, project  # noqa: E402
-from utils.evaluator import evaluate_protocol, scaled  # noqa: E402
-from utils.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index  # noqa: E402
-from utils.nearest import (  # noqa: E402
+from utils.retrieval.compress import CompressionError, principal_directions, project  # noqa: E402
+from utils.evaluation.evaluator import evaluate_protocol, scaled  # noqa: E402
+from utils.retrieval.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index  # noqa: E402
+from utils.retrieval.nearest import (  # noqa: E402
     RECALL, FaissMissing, checked, faiss_index, import_faiss, preselected, search_exact,
 )
 from utils.output import OutputError, require_folder  # noqa: E402
-from utils.run import select_device  # noqa: E402
+from utils.training.run import select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings

@@ -34,13 +34,13 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from cost import Clock, peak_memory, resident  # noqa: E402
 from literal_network import make_literal, make_literal_optimizer  # noqa: E402
 from models.build import build_model, class_of  # noqa: E402
-from models.mfa import ImageSizeError  # noqa: E402
+from models.parts.mfa import ImageSizeError  # noqa: E402
 from models.two_stream import MethodError  # noqa: E402
 from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at, streams_of  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.run import DeviceError, select_device  # noqa: E402
+from utils.training.run import DeviceError, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.titles import method_title  # noqa: E402
+from utils.reporting.titles import method_title  # noqa: E402
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
 NETWORKS = ("plain", "literal", "method")

@@ -15,7 +15,7 @@ from data.files import read_ids  # noqa: E402
 from data.records import DataError  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
-from utils.sheets import SheetError, format_of, save  # noqa: E402
+from utils.reporting.sheets import SheetError, format_of, save  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)

@@ -30,7 +30,7 @@ from configs.load import load_config  # noqa: E402
 from train import EXPECTED_ERRORS, Trainer  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.run import memory_advice, select_device  # noqa: E402
+from utils.training.run import memory_advice, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 

@@ -38,8 +38,8 @@ from data.transforms import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
 from test import find_checkpoint, learned_directions, load_authors, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
-from utils.compress import CompressionError, project  # noqa: E402
-from utils.evaluator import scaled  # noqa: E402
+from utils.retrieval.compress import CompressionError, project  # noqa: E402
+from utils.evaluation.evaluator import scaled  # noqa: E402
 from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 

@@ -13,9 +13,9 @@ from losses.cpm import CPMLoss
 from losses.dcl import DCLLoss
 from losses.labels import full_precision
 from losses.triplet import TripletLoss
-from models.hce import HCE
-from models.layers import ChannelLayerNorm, HaarConv, WindowAttention
-from models.mfa import ChannelNonLocal, PositionNonLocal
+from models.parts.hce import HCE
+from models.parts.layers import ChannelLayerNorm, HaarConv, WindowAttention
+from models.parts.mfa import ChannelNonLocal, PositionNonLocal
 
 
 class LiteralHCE(HCE):

@@ -28,13 +28,13 @@ from configs.defaults import get_defaults  # noqa: E402
 from configs.load import flatten, from_dump  # noqa: E402
 from test import CHANGES_NO_FIGURE, find_checkpoint, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
-from utils.checkpoint import read_own_checkpoint, sha256  # noqa: E402
-from utils.evaluator import table_rows  # noqa: E402
+from utils.training.checkpoint import read_own_checkpoint, sha256  # noqa: E402
+from utils.evaluation.evaluator import table_rows  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.report import ReportError, notes  # noqa: E402
-from utils.run import Metrics  # noqa: E402
+from utils.reporting.report import ReportError, notes  # noqa: E402
+from utils.training.run import Metrics  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.titles import method_title  # noqa: E402
+from utils.reporting.titles import method_title  # noqa: E402
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"
 LEFT_OUT = (*CHANGES_NO_FIGURE, "DATA.CACHE", "SOLVER.LOG_PERIOD")  # options of the machine, not of the recipe

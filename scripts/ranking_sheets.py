@@ -10,9 +10,9 @@ from torch import Tensor
 
 from data.records import Protocol, Record
 from data.transforms import open_image
-from utils.evaluator import BLOCK_BYTES, evaluate_protocol, plain_similarities, reranked_similarities
-from utils.metrics import IGNORED, ranking_keys
-from utils.sheets import RIGHT, WRONG, ranking_sheet
+from utils.evaluation.evaluator import BLOCK_BYTES, evaluate_protocol, plain_similarities, reranked_similarities
+from utils.evaluation.metrics import IGNORED, ranking_keys
+from utils.reporting.sheets import RIGHT, WRONG, ranking_sheet
 
 HEIGHT, WIDTH = 128, 64  # of a picture on the sheet, in pixels
 

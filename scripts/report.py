@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 from reproduce_table import ResultsError, read_results  # noqa: E402
 
 from utils.output import OutputError, require_folder  # noqa: E402
-from utils.report import ReportError, write_curves, write_report  # noqa: E402
+from utils.reporting.report import ReportError, write_curves, write_report  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from configs.load import ConfigError, flatten, from_dump, load_config  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.titles import method_title  # noqa: E402
+from utils.reporting.titles import method_title  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")  # of a results file

@@ -39,14 +39,14 @@ from data.transforms import eval_transform, open_image  # noqa: E402
 from test import learned_directions, load_run, weightings_of  # noqa: E402
 from train import EXPECTED_ERRORS  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.compress import CompressionError, project  # noqa: E402
-from utils.evaluator import rows_not_finite  # noqa: E402
-from utils.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
-from utils.loaders import loader_advice, start_worker  # noqa: E402
-from utils.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
+from utils.retrieval.compress import CompressionError, project  # noqa: E402
+from utils.evaluation.evaluator import rows_not_finite  # noqa: E402
+from utils.retrieval.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
+from utils.training.loaders import loader_advice, start_worker  # noqa: E402
+from utils.retrieval.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
 from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
-from utils.run import memory_advice, select_device  # noqa: E402
-from utils.sheets import SheetError, ranking_sheet, save  # noqa: E402
+from utils.training.run import memory_advice, select_device  # noqa: E402
+from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
 from utils.stop import StopRequest, fail_clearly  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
@@ -243,7 +243,7 @@ def index_folder(output: Path, gallery: Path, modality: str) -> Path:
 def searcher(
     queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str, modality: str
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What gives scores and rows of the best (utils/nearest.py), by the method asked for, or with "auto" the one that
+    """What gives scores and rows of the best (utils/retrieval/nearest.py), by the method asked for, or with "auto" the one that
     pays. FAISS is made ready for it, so this belongs inside `open_index`.
     """
     matrix = index.matrix()

@@ -22,7 +22,7 @@ from attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import Record  # noqa: E402
 from embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
-from models.backbone import PretrainedError  # noqa: E402
+from models.parts.backbone import PretrainedError  # noqa: E402
 from models.build import build_model  # noqa: E402
 from ranking_sheets import ranking_picture  # noqa: E402
 from test import (  # noqa: E402
@@ -30,15 +30,15 @@ from test import (  # noqa: E402
 )
 from train import EXPECTED_ERRORS, embed_records  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.checkpoint import read_own_checkpoint  # noqa: E402
-from utils.compress import CompressionError, project  # noqa: E402
-from utils.evaluator import scaled  # noqa: E402
+from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
+from utils.retrieval.compress import CompressionError, project  # noqa: E402
+from utils.evaluation.evaluator import scaled  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
-from utils.report import ReportError, import_plots  # noqa: E402
-from utils.run import select_device  # noqa: E402
-from utils.sheets import SheetError, save  # noqa: E402
+from utils.reporting.report import ReportError, import_plots  # noqa: E402
+from utils.training.run import select_device  # noqa: E402
+from utils.reporting.sheets import SheetError, save  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.titles import method_title  # noqa: E402
+from utils.reporting.titles import method_title  # noqa: E402
 
 PARTS = ("ranking", "attention", "map")
 

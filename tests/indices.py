@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.index import open_index
+from utils.retrieval.index import open_index
 
 SETTINGS = {"checkpoint": "0" * 64, "numbers": 3, "dtype": "float32"}
 

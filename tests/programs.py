@@ -60,7 +60,7 @@ def run(
             patch.setenv(name, str(value))
         patch.setattr(subprocess, "run", started_here)
         if not drawn:
-            patch.setattr("utils.plots.png", lambda figure: BLANK)
+            patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
         status = status_of(program, *arguments)
     done = Done(status, stdout.getvalue(), stderr.getvalue())
     assert not check or not status, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from configs.defaults import get_defaults
 from models.authors_checkpoint import authors_name, from_authors
 from models.build import build_model
-from models.layers import DropPath
+from models.parts.layers import DropPath
 
 DATA = Path(__file__).resolve().parent / "data"
 CLASSES = {"sysu": 395, "regdb": 206}

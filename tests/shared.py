@@ -16,7 +16,7 @@ from programs import run
 from thin import is_thin
 
 from data.synthetic import write_synthetic
-from utils.checkpoint import read_own_checkpoint, save_checkpoint, sha256
+from utils.training.checkpoint import read_own_checkpoint, save_checkpoint, sha256
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from trees import picture
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("configs", "data", "files", "losses", "models", "scripts", "tests", "utils")
+FOLDERS = ("configs", "common", "data", "losses", "models", "scripts", "tests", "utils")
 SMALL = [
     "DATA.WORKERS", "0", "DATA.HEIGHT", "64", "DATA.WIDTH", "32", "DEVICE", "cpu", "MODEL.BACKBONE", "resnet18",
     "MODEL.PRETRAINED", "none", "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "3", "SOLVER.IMAGES", "2",

@@ -17,7 +17,7 @@ from configs.load import load_config
 from models.agw import SelfNonLocal
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
-from models.head import GeM
+from models.parts.head import GeM
 from train import build_loss
 
 METHODS = ("agw", "base", "caj")

@@ -5,7 +5,7 @@ import torch
 from reference import empty_model, entries
 
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
-from models.layers import relative_position_index
+from models.parts.layers import relative_position_index
 
 
 @pytest.fixture(scope="module", params=["sysu", "regdb"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from models.backbone import Backbone, PretrainedError
+from models.parts.backbone import Backbone, PretrainedError
 
 
 def imagenet_file(tmp_path, name="resnet18"):

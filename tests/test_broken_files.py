@@ -20,14 +20,14 @@ from trees import sysu_tree
 from data.cache import build_cache, open_cache
 from data.dataset import open_benchmark
 from data.records import DataError
-from files.weights import named_tensors, read_weights_file
-from models.backbone import PretrainedError, pretrained_weights
+from common.weights import named_tensors, read_weights_file
+from models.parts.backbone import PretrainedError, pretrained_weights
 from scripts.reproduce_table import ResultsError, read_results
-from utils import nearest
-from utils.checkpoint import CheckpointError, read_checkpoint, read_own_checkpoint, save_checkpoint
-from utils.compress import load_directions, save_directions
-from utils.index import SearchIndexError, open_index
-from utils.run import Metrics
+from utils.retrieval import nearest
+from utils.training.checkpoint import CheckpointError, read_checkpoint, read_own_checkpoint, save_checkpoint
+from utils.retrieval.compress import load_directions, save_directions
+from utils.retrieval.index import SearchIndexError, open_index
+from utils.training.run import Metrics
 
 REFUSALS = (CheckpointError, DataError, SearchIndexError)
 SETTINGS = {"checkpoint": "0" * 64, "numbers": 6, "dtype": "float16"}

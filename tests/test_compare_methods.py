@@ -47,7 +47,7 @@ def main(*words):
     """What compare_methods.py prints with these arguments, or its error."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(subprocess, "run", started_here)
-        patch.setattr("utils.plots.png", lambda figure: BLANK)
+        patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
         patch.setattr(sys, "argv", ["compare_methods.py", *map(str, words)])
         compare.main()
     return printed.getvalue()

@@ -22,7 +22,7 @@ from data.sysu import SYSU
 from data.transforms import open_image
 from test import learned_directions, load_run
 from train import Trainer
-from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.training.checkpoint import CheckpointError, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:the galleries of")
 TREES = {"sysu": sysu_tree, "regdb": regdb_tree, "llcm": llcm_tree}
@@ -110,7 +110,7 @@ def trainer(root, run, *options, resume=False):
 
 
 def test_the_programs_on_partial_copies(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.report.write_report", lambda *_: [tmp_path])  # drawing it takes seconds
+    monkeypatch.setattr("utils.reporting.report.write_report", lambda *_: [tmp_path])  # drawing it takes seconds
     test_only, train_only = without("train", "sysu", tmp_path / "test"), without("test", "sysu", tmp_path / "train")
     folder = tmp_path / "run"
     with pytest.raises(DataError, match="no training images, which training"):

@@ -23,7 +23,7 @@ from data.synthetic import write_synthetic
 from data.transforms import train_transforms
 from models.build import build_model
 from train import build_loss, gathered
-from utils.distributed import Ranks, gather_rows, joined
+from utils.training.distributed import Ranks, gather_rows, joined
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("thin")

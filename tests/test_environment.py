@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import utils
-from utils import drawing, report, sheets
+from utils.reporting import drawing, report, sheets
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -314,7 +314,7 @@ def test_a_missing_data_folder_is_said_before_anything_is_installed(script, tmp_
 def test_settings_of_matplotlib_change_no_picture(tmp_path):
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nbackend: nonsense\n")
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.drawing import plain_matplotlib; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.reporting.drawing import plain_matplotlib; "
         "matplotlib = plain_matplotlib(); print(matplotlib.get_backend(), matplotlib.rcParams['font.size'])"
     )
     environment = {"PATH": os.defpath, "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"}
@@ -329,7 +329,7 @@ def broken():
 
 def test_a_broken_matplotlib_is_one_sentence(monkeypatch):
     monkeypatch.setattr(drawing, "plain_matplotlib", broken)
-    monkeypatch.delitem(sys.modules, "utils.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "utils.reporting.plots", raising=False)
     monkeypatch.delattr(utils, "plots", raising=False)
     with pytest.raises(report.ReportError, match=r"cannot be used here \(numpy.core.multiarray failed to import\);"):
         report.import_plots()

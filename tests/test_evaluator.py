@@ -8,10 +8,10 @@ import pytest
 import torch
 from programs import run
 
-import utils.evaluator
-from utils.evaluator import EvaluationError, embed_images, evaluate_protocol, format_table
-from utils.metrics import rank_queries, summarize
-from utils.rerank import reranked_distance
+import utils.evaluation.evaluator
+from utils.evaluation.evaluator import EvaluationError, embed_images, evaluate_protocol, format_table
+from utils.evaluation.metrics import rank_queries, summarize
+from utils.evaluation.rerank import reranked_distance
 
 PATHS = [f"/data/{i}.jpg" for i in range(5)]
 
@@ -114,9 +114,9 @@ def test_block_size_changes_no_bit():
 def test_each_pair_of_images_is_multiplied_once(monkeypatch):
     features, identities, protocol = random_protocol(trials=5)
     products = []
-    original = utils.evaluator.inner_products
+    original = utils.evaluation.evaluator.inner_products
     monkeypatch.setattr(
-        utils.evaluator, "inner_products", lambda a, b: (products.append(len(a) * len(b)), original(a, b))[1]
+        utils.evaluation.evaluator, "inner_products", lambda a, b: (products.append(len(a) * len(b)), original(a, b))[1]
     )
     evaluate(features, identities, protocol, block_bytes=4000)
     queries = set(np.concatenate([trial.query for trial in protocol.trials]))

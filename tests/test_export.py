@@ -24,7 +24,7 @@ from trees import picture  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
 from models.build import MODELS, build_model  # noqa: E402
-from utils.checkpoint import save_checkpoint  # noqa: E402
+from utils.training.checkpoint import save_checkpoint  # noqa: E402
 
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL))
 

@@ -30,14 +30,14 @@ from data.dataset import TrainBatches  # noqa: E402
 from data.records import Protocol, Record, Trial  # noqa: E402
 from data.transforms import train_transforms  # noqa: E402
 from models.build import build_model  # noqa: E402
-from models.head import Output  # noqa: E402
+from models.parts.head import Output  # noqa: E402
 from train import AUTOCAST, Trainer, build_loss, build_optimizer, streams_of  # noqa: E402
-from utils.compress import principal_directions, project  # noqa: E402
-from utils.distances import distance_counts  # noqa: E402
-from utils.distributed import Ranks  # noqa: E402
-from utils.evaluator import embed_images, evaluate_protocol  # noqa: E402
-from utils.nearest import search_exact  # noqa: E402
-from utils.run import HostCopy  # noqa: E402
+from utils.retrieval.compress import principal_directions, project  # noqa: E402
+from utils.evaluation.distances import distance_counts  # noqa: E402
+from utils.training.distributed import Ranks  # noqa: E402
+from utils.evaluation.evaluator import embed_images, evaluate_protocol  # noqa: E402
+from utils.retrieval.nearest import search_exact  # noqa: E402
+from utils.training.run import HostCopy  # noqa: E402
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.layers import ChannelLayerNorm, DropPath, HaarConv, WindowAttention, haar, inverse_haar
+from models.parts.layers import ChannelLayerNorm, DropPath, HaarConv, WindowAttention, haar, inverse_haar
 
 
 def test_haar_of_one_known_block():

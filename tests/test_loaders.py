@@ -1,4 +1,4 @@
-"""utils/loaders.py: a process that loads images dies in all the ways that it can, and one error says why."""
+"""utils/training/loaders.py: a process that loads images dies in all the ways that it can, and one error says why."""
 
 import errno
 import multiprocessing
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from utils.loaders import LoaderError, loader_advice, meaning_of, start_worker
+from utils.training.loaders import LoaderError, loader_advice, meaning_of, start_worker
 
 
 class NoHandingOver:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.metrics import full_float32, inner_products, rank_queries, summarize
+from utils.evaluation.metrics import full_float32, inner_products, rank_queries, summarize
 
 
 def one_query(similarity, gallery_ids, query_id=1, ignored=None, counts="identities"):

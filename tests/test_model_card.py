@@ -23,9 +23,9 @@ from thin import SHORT  # noqa: E402
 from model_card import TEMPLATE, CardError, card_values, count_table  # noqa: E402
 from models.build import build_model  # noqa: E402
 from reproduce_table import ResultsError  # noqa: E402
-from utils.checkpoint import CheckpointError, save_checkpoint, sha256  # noqa: E402
-from utils.evaluator import FIGURES  # noqa: E402
-from utils.report import ReportError  # noqa: E402
+from utils.training.checkpoint import CheckpointError, save_checkpoint, sha256  # noqa: E402
+from utils.evaluation.evaluator import FIGURES  # noqa: E402
+from utils.reporting.report import ReportError  # noqa: E402
 
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("thin")
 def program(module, *arguments) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["program", *map(str, arguments)])
-        patch.setattr("utils.plots.png", lambda figure: BLANK)
+        patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
         module.main()
 
 

@@ -7,10 +7,10 @@ from torch import nn
 
 from configs.load import load_config
 from models.build import build_model
-from models.hce import HCE, DilatedBottleneck
-from models.layers import DropPath
-from models.mbue import reread
-from models.mfa import ImageSizeError, NonLocal, PositionNonLocal, chain
+from models.parts.hce import HCE, DilatedBottleneck
+from models.parts.layers import DropPath
+from models.parts.mbue import reread
+from models.parts.mfa import ImageSizeError, NonLocal, PositionNonLocal, chain
 from models.two_stream import MethodError
 
 AGW = ["MODEL.NAME", "agw", "MODEL.POOL", "gem"]

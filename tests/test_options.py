@@ -10,13 +10,13 @@ from hypothesis import given, settings, strategies as st
 import test as evaluation
 from configs.defaults import OPTIONS, get_defaults
 from configs.load import ConfigError, flatten, from_dump, load_config, set_option
-from configs.options import MOST_EPOCHS, Section, option
+from common.options import MOST_EPOCHS, Section, option
 from data.records import DataError
 from data.transforms import train_transforms
 from models.build import MODELS, build_model, class_of
 from models.two_stream import MethodError
 from train import Trainer, build_loss, build_optimizer, lr_factor_at, weightings_of
-from utils.compress import CompressionError
+from utils.retrieval.compress import CompressionError
 
 pytestmark = pytest.mark.usefixtures("thin")
 ANYTHING = (None, True, 3, 2.5, "word", b"bytes", [], ["word"], [True], [["word"]], [[]], {}, {"a": 1}, {1}, 1j)

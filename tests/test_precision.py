@@ -8,7 +8,7 @@ from torch import nn
 
 from configs.load import load_config
 from models.build import MODELS, build_model
-from models.mfa import chain
+from models.parts.mfa import chain
 from train import build_loss
 
 RESNET18 = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"]

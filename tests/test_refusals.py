@@ -19,20 +19,24 @@ from torch import nn
 from trees import llcm_tree, sysu_tree, text
 
 from configs.load import ConfigError, from_dump, load_config
-from configs.options import Section, options_of
+from common.options import Section, options_of
 from data import files as data_files
 from data.llcm import LLCM
 from data.records import DataError, LayoutError, PartAbsent
 from data.synthetic import write_synthetic
 from data.sysu import SYSU
 from data.transforms import in_8_bits
-from files.checksum import read_sealed_json
-from files.weights import WeightsFileError, dtype, read_weights_file, save_sealed
+from common.checksum import read_sealed_json
+from common.weights import WeightsFileError, dtype, read_weights_file, save_sealed
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
-from models.backbone import Backbone, PretrainedError, pretrained_weights
-from utils import compress, evaluator, index, loaders, lock, nearest, output, report, sheets
-from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint
-from utils.distributed import TORCHRUN, Ranks, RanksError
+from models.parts.backbone import Backbone, PretrainedError, pretrained_weights
+from utils import lock, output
+from utils.evaluation import evaluator
+from utils.reporting import report, sheets
+from utils.retrieval import compress, index, nearest
+from utils.training import loaders
+from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint
+from utils.training.distributed import TORCHRUN, Ranks, RanksError
 
 
 def refused(program, *arguments) -> str:
@@ -292,8 +296,8 @@ def test_a_broken_matplotlib(monkeypatch):
     import utils
 
     monkeypatch.delattr(utils, "plots", raising=False)
-    monkeypatch.delitem(sys.modules, "utils.plots", raising=False)
-    monkeypatch.setitem(sys.modules, "utils.drawing", SimpleNamespace())  # in the place of one that draws
+    monkeypatch.delitem(sys.modules, "utils.reporting.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "utils.reporting.drawing", SimpleNamespace())  # in the place of one that draws
     message = r"matplotlib cannot be used here \(cannot import name .*\); look for a damaged matplotlibrc file"
     with pytest.raises(report.ReportError, match=message):
         report.import_plots()

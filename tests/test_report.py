@@ -26,13 +26,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import report as script  # noqa: E402
 
 import utils  # noqa: E402
-from utils import plots  # noqa: E402
-from utils.checkpoint import sha256  # noqa: E402
-from utils.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
-from utils.report import (  # noqa: E402
+from utils.reporting import plots  # noqa: E402
+from utils.training.checkpoint import sha256  # noqa: E402
+from utils.evaluation.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
+from utils.reporting.report import (  # noqa: E402
     ReportError, import_plots, only_a_warning, training_folder, write_curves, write_report,
 )
-from utils.run import LOG  # noqa: E402
+from utils.training.run import LOG  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -350,7 +350,7 @@ def test_matplotlib_is_not_imported_before_something_is_drawn():
 
 
 def test_without_matplotlib_the_mend_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "utils.plots", None)
+    monkeypatch.setitem(sys.modules, "utils.reporting.plots", None)
     monkeypatch.delattr(utils, "plots")
     with pytest.raises(ReportError, match="pip install -r requirements.txt"):
         import_plots()

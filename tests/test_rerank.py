@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import utils.rerank
-from utils.rerank import reranked_distance
+import utils.evaluation.rerank
+from utils.evaluation.rerank import reranked_distance
 
 
 def plain_reranking(query, gallery, k1, k2, weight):
@@ -90,8 +90,8 @@ def test_distances_come_in_chunks(monkeypatch):
         rows.append(len(distance))
         return distance
 
-    original = utils.rerank.squared_distances
-    monkeypatch.setattr(utils.rerank, "squared_distances", recorded)
+    original = utils.evaluation.rerank.squared_distances
+    monkeypatch.setattr(utils.evaluation.rerank, "squared_distances", recorded)
     query, gallery = torch.rand(150, 4), torch.rand(250, 4)
     in_chunks = reranked_distance(query, gallery, chunk_bytes=1 << 20)
     assert len(rows) > 4 and max(rows) < 100

@@ -9,7 +9,7 @@ import torch
 from programs import run
 from shared import SMALL, copy_of
 
-from utils.checkpoint import read_own_checkpoint, save_checkpoint
+from utils.training.checkpoint import read_own_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("thin")
 SHORT = ["--protocol", "synthetic/indoor/single-shot/random", "TEST.WEIGHTINGS", "['neck']"]

@@ -30,13 +30,13 @@ from processes import Started  # noqa: E402
 from programs import BLANK  # noqa: E402
 from thin import SHORT  # noqa: E402
 from trees import picture, sysu_tree  # noqa: E402
-from utils import nearest  # noqa: E402
-from utils.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
-from utils.compress import (  # noqa: E402
+from utils.retrieval import nearest  # noqa: E402
+from utils.training.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
+from utils.retrieval.compress import (  # noqa: E402
     CompressionError, load_directions, principal_directions, project, save_directions,
 )
-from utils.index import SearchIndexError, open_index  # noqa: E402
-from utils.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
+from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
+from utils.retrieval.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
 from utils.output import replacing  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -73,7 +73,7 @@ def pictures(folder: Path, numbers) -> Path:
 def run(program, *arguments) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["program", *map(str, arguments)])
-        patch.setattr("utils.plots.png", lambda figure: BLANK)
+        patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
         program.main()
 
 

@@ -13,7 +13,7 @@ from thin import all_thin
 from torch import Tensor
 
 from configs.load import load_config
-from models.backbone import Backbone
+from models.parts.backbone import Backbone
 from models.build import build_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,8 +14,8 @@ from programs import run
 from configs.load import load_config
 from data.synthetic import write_synthetic
 from train import Trainer
-from utils.checkpoint import CheckpointError, read_own_checkpoint
-from utils.run import Metrics
+from utils.training.checkpoint import CheckpointError, read_own_checkpoint
+from utils.training.run import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {

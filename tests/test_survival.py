@@ -12,8 +12,8 @@ from thin import SHORT, thin
 from configs.load import load_config
 from data.synthetic import write_synthetic
 from train import Trainer
-from utils.checkpoint import read_own_checkpoint
-from utils.run import Metrics, OutOfMemory
+from utils.training.checkpoint import read_own_checkpoint
+from utils.training.run import Metrics, OutOfMemory
 
 pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {

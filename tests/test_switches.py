@@ -9,7 +9,7 @@ from configs.load import load_config
 from data.transforms import train_transforms
 from losses.weighted_triplet import weighted_distances
 from models.build import build_model
-from models.head import Output
+from models.parts.head import Output
 from train import build_loss, build_optimizer
 
 

@@ -9,7 +9,7 @@ import torch
 from configs.load import load_config
 from models.build import build_model
 from train import build_optimizer, lr_factor_at
-from utils.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
+from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
 from utils.stop import StopRequest, fail_clearly
 
 

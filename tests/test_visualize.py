@@ -27,13 +27,13 @@ from configs.load import load_config  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.synthetic import write_synthetic  # noqa: E402
 from models.build import build_model  # noqa: E402
-from models.csc_cma import SpatialAttention  # noqa: E402
-from models.layers import WindowAttention  # noqa: E402
-from utils.checkpoint import save_checkpoint  # noqa: E402
-from utils.distributed import Ranks  # noqa: E402
-from utils.evaluator import evaluate_protocol  # noqa: E402
+from models.parts.csc_cma import SpatialAttention  # noqa: E402
+from models.parts.layers import WindowAttention  # noqa: E402
+from utils.training.checkpoint import save_checkpoint  # noqa: E402
+from utils.training.distributed import Ranks  # noqa: E402
+from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
+from utils.reporting.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
 NETWORKS = ("cmfn", "deen", "agw", "caj")

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import conv_bn
+from models.parts.layers import conv_bn
 
 
 class HCE(nn.Module):

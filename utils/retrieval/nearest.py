@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from files.checksum import is_sealed, read_sealed_json, seal, sealed_json
-from utils.compress import principal_directions
-from utils.index import FAISS, FAISS_CHECK
-from utils.metrics import inner_products, ranking_keys
+from common.checksum import is_sealed, read_sealed_json, seal, sealed_json
+from utils.retrieval.compress import principal_directions
+from utils.retrieval.index import FAISS, FAISS_CHECK
+from utils.evaluation.metrics import inner_products, ranking_keys
 from utils.output import replacing, write_atomically
 
 CHUNK_BYTES = {"cpu": 32 << 20}  # of gallery rows and similarities held at once; the CPU's caches like few

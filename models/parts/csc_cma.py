@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ChannelLayerNorm, HaarConv, full_precision, map_of, tokens_of
+from models.parts.layers import ChannelLayerNorm, HaarConv, full_precision, map_of, tokens_of
 
 
 class CrossAttention(nn.Module):

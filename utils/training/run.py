@@ -34,7 +34,7 @@ def memory_advice(mend: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        of_a_loader = "DataLoader worker" in str(error)  # which utils/loaders.py explains
+        of_a_loader = "DataLoader worker" in str(error)  # which utils/training/loaders.py explains
         on_the_cpu = "DefaultCPUAllocator" in str(error) and not of_a_loader
         if not isinstance(error, torch.OutOfMemoryError) and not on_the_cpu:
             raise

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from files.checksum import Summed, crc32_of, last_bytes
+from common.checksum import Summed, crc32_of, last_bytes
 
 # torch writes a zip archive, which ends with a record of 22 bytes; the last two are the length of its comment, 0. Ours
 # has a comment, which other programs read over: the CRC-32 of the file as torch wrote it.

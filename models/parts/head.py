@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import full_precision
+from models.parts.layers import full_precision
 
 
 class Output(NamedTuple):

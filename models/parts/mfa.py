@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import full_precision
+from models.parts.layers import full_precision
 
 
 def chain(a: Tensor, b: Tensor, c: Tensor, divisor: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from files.weights import WeightsFileError, described, read_weights_file, save_sealed
+from common.weights import WeightsFileError, described, read_weights_file, save_sealed
 
 FORMAT = 1
 

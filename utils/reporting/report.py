@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-from utils.checkpoint import sha256
-from utils.evaluator import FIGURES, table_rows
+from utils.training.checkpoint import sha256
+from utils.evaluation.evaluator import FIGURES, table_rows
 from utils.output import reason, write_atomically
-from utils.run import LOG, Metrics
-from utils.titles import method_title
+from utils.training.run import LOG, Metrics
+from utils.reporting.titles import method_title
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 CMC = (
@@ -84,7 +84,7 @@ def import_plots():
     raises   ReportError
     """
     try:
-        from utils import plots
+        from utils.reporting import plots
     except ModuleNotFoundError as error:
         raise ReportError(f"{error.name} is not installed: pip install -r requirements.txt") from None
     except Exception as error:  # whatever a broken installation or the user's settings of it lead to

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.drawing import plain_matplotlib
+from utils.reporting.drawing import plain_matplotlib
 
 plain_matplotlib()
 
@@ -18,8 +18,8 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
-from utils.distances import shares  # noqa: E402
-from utils.evaluator import FIGURES  # noqa: E402
+from utils.evaluation.distances import shares  # noqa: E402
+from utils.evaluation.evaluator import FIGURES  # noqa: E402
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"

@@ -14,7 +14,7 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from utils.metrics import inner_products, ranking_keys
+from utils.evaluation.metrics import inner_products, ranking_keys
 
 CHUNK_BYTES = 256 << 20
 BYTES_PER_DISTANCE = 40  # what a chunk holds at once for one distance: its sort key and temporaries

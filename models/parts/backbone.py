@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from files.weights import WeightsFileError, described, named_tensors, read_weights_file
+from common.weights import WeightsFileError, described, named_tensors, read_weights_file
 
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 
@@ -64,7 +64,7 @@ def remove_stride(block: nn.Module) -> None:
 def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     """A torchvision state dict of the named ResNet.
 
-    source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (files/weights.py)
+    source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (common/weights.py)
     raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
     again = ""

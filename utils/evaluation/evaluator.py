@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed import sum_over_ranks
-from utils.metrics import QueryFigures, inner_products, rank_queries, summarize
-from utils.rerank import reranked_distance
+from utils.training.distributed import sum_over_ranks
+from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
+from utils.evaluation.rerank import reranked_distance
 
 FIGURES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
 BLOCK_BYTES = 256 << 20  # queries' features, similarities and mask held at once
@@ -92,7 +92,7 @@ def evaluate_protocol(
     protocol          name, counts, trials with rows `query` and `gallery`, and per row `query_ignores`, `gallery_group`
     flip, weighting   how the embeddings were made and weighed: they stand beside the figures
     scale             (E,) factors of the embeddings' columns
-    rerank            rank by k-reciprocal distance (utils/rerank.py)
+    rerank            rank by k-reciprocal distance (utils/evaluation/rerank.py)
     per_query         add each trial's "queries": rows (ascending), rank, ap and inp of the valid ones
     block_bytes       working memory beside `features` and a copy of the gallery's part of it
     returns           {"protocol", "flip", "weighting", "rerank", "trials": [figures, "valid_queries" and "cmc" (Rank-1

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.drawing import plain_matplotlib
+from utils.reporting.drawing import plain_matplotlib
 from utils.output import OutputError, write_or_keep
 
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.csc_cma import CSCCMA
-from models.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, start_for_relu, tokens_of
+from models.parts.csc_cma import CSCCMA
+from models.parts.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, start_for_relu, tokens_of
 
 
 class LocalBlock(nn.Module):

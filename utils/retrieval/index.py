@@ -1,4 +1,4 @@
-"""Embeddings of named images in a folder: appended batch by batch, memory-mapped for the search (utils/nearest.py).
+"""Embeddings of named images in a folder: appended batch by batch, memory-mapped for the search (utils/retrieval/nearest.py).
 
 `index.json` says how the embeddings were made, `embeddings.bin` holds a row of numbers for each, `entries.jsonl` a line
 for each row: the image's name, its size in bytes, its time of change, the row's checksum and the line's own. A line is
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from files.checksum import read_sealed_json, row_sums, sealed_json
+from common.checksum import read_sealed_json, row_sums, sealed_json
 from utils.lock import only_one
 from utils.output import write_atomically
 
 VERSION = 2  # of the files: raise it when their meaning changes
 SETTINGS, EMBEDDINGS, ENTRIES = "index.json", "embeddings.bin", "entries.jsonl"
-FAISS, FAISS_CHECK = "faiss.index", "faiss.json"  # utils/nearest.py
+FAISS, FAISS_CHECK = "faiss.index", "faiss.json"  # utils/retrieval/nearest.py
 HASHES = ("checkpoint", "compression")  # a few digits tell them apart
 FIRST = ("checkpoint", "model", "weighting", "flip", "height", "width", "compression")  # named first where two differ
 

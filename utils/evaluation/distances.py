@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from utils.evaluator import scaled
-from utils.metrics import inner_products
+from utils.evaluation.evaluator import scaled
+from utils.evaluation.metrics import inner_products
 
 BIN_WIDTH = 0.005
 BINS = 400          # of BIN_WIDTH each: from 0 to 2

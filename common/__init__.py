@@ -1,0 +1,1 @@
+"""What every room may import: checksums, files of weights, how options are declared."""

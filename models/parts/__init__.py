@@ -1,0 +1,1 @@
+"""What several networks share, or what a paper draws as a box of its own."""

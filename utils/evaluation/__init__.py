@@ -1,0 +1,1 @@
+"""From embeddings to figures: each image once, metrics, protocols, re-ranking, distances."""

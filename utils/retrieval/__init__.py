@@ -1,0 +1,1 @@
+"""Search in very large galleries: index, compression, nearest neighbours."""

@@ -1,0 +1,1 @@
+"""What surrounds a training: its folder, log and checkpoints, processes, loaders."""
