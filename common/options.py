@@ -1,5 +1,6 @@
 """How an option is declared: default, explanation and what is allowed, in one line. The check and its words follow."""
 
+import ast
 import math
 import re
 import unicodedata
@@ -81,6 +82,10 @@ class Option:
             epochs = f"ascending {'from' if self.from_start else 'within'} 0 to {MOST_EPOCHS}"
             return f"[[epoch, value], ...], the epochs {epochs}, each value {bounds}"
         return bounds
+
+    def read(self, value: object) -> object:
+        """The value as this option has it: lists for tuples, a float where a whole number is written."""
+        return read_as(self.default, value)
 
     def refusal(self, value: object) -> str:
         """Why a value is not allowed, in words that come after the value; "" where it is."""
@@ -171,3 +176,24 @@ def is_plain(text: str) -> bool:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         return False
     return len(text.encode()) <= TEXT and all(len(name.encode()) <= NAME for name in text.split("/"))
+
+
+def read_as(default: object, value: object) -> object:
+    """The value as an option of that default has it (`Option.read`)."""
+    if isinstance(value, (list, tuple)):
+        value = [list(part) if isinstance(part, tuple) else part for part in value]
+    if isinstance(value, str) and isinstance(default, float):
+        value = parse(value)  # yaml reads 5e-4 as text
+    if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
+        value = float(value)
+    return value
+
+
+def parse(text: str) -> object:
+    """A command-line value: a Python literal, true or false, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text

@@ -234,8 +234,8 @@ def refusal(path: str | Path, head: bytes, error: Exception) -> str:
         )
     if head.startswith((ZIP, LEGACY)) or head and ZIP.startswith(head):
         reason = (str(error).split("error: ")[-1].strip() or type(error).__name__).splitlines()[0]
-        mend = "; save it without pickle_protocol" * reason.startswith("Unsupported operand")
-        return f"is {NOT_LOADED} ({reason[:100]}){mend}"
+        fix = "; save it without pickle_protocol" * reason.startswith("Unsupported operand")
+        return f"is {NOT_LOADED} ({reason[:100]}){fix}"
     what = kind_of(head)
     return f"is no checkpoint but {what}" if what else f"is {NOT_LOADED} (it begins with {head[:8]!r})"
 

@@ -1,14 +1,19 @@
 """A yaml file and command-line overrides over the defaults; what is wrong in them is named with how to fix it."""
 
-import ast
 import difflib
+import itertools
 from itertools import zip_longest
 from pathlib import Path
 
 import yaml
 from yacs.config import CfgNode
 
-from configs.defaults import OPTIONS, get_defaults
+from common.options import parse
+from configs.defaults import OPTIONS, OWNERS, get_defaults
+from configs.shorthands import SHORTHANDS
+
+DECLARED = OPTIONS | {key: short.option for key, short in SHORTHANDS.items()}  # whatever may be set, by key
+METHODS = {*itertools.chain(*OWNERS.values())}
 
 
 class ConfigError(ValueError):
@@ -18,25 +23,98 @@ class ConfigError(ValueError):
 def load_config(file: str | Path | None = None, overrides: list[str] = (), base: CfgNode | None = None) -> CfgNode:
     """The frozen configuration.
 
-    file        a yaml file, or None
-    overrides   "KEY", "VALUE", ... as on the command line, e.g. ["SOLVER.EPOCHS", "20"]
+    file        a yaml file, or None. Its BASE names another one, from its own folder on, over which it stands
+    overrides   "KEY", "VALUE", ... as on the command line, e.g. ["SOLVER.EPOCHS", "20"]. Where they choose another
+                method than the file, what it sets for its own method alone falls back to the defaults
     base        what they override; the defaults if not given
     raises      ConfigError that names the file, the key, the nearest right one or the allowed values
     """
-    cfg = get_defaults() if base is None else base.clone()
+    cfg, files = get_defaults() if base is None else base.clone(), {}
     cfg.defrost()
-    if file is not None:
-        for key, value in read_yaml(read_text(file), source=str(file)):
-            set_option(cfg, key, value, source=str(file))
+    for source in [] if file is None else with_bases(file):
+        for key, value in read_yaml(read_text(source), str(source)):
+            if key != "BASE":
+                set_option(cfg, key, value, str(source))
+                files[key] = str(source)
+    for key, source in files.items():
+        check_owner(key, cfg.MODEL.NAME, source)
     for key, text in zip_longest(overrides[::2], overrides[1::2]):
         check_key(key, source="the command line")
         if text is None:
             raise ConfigError(f"options on the command line come in pairs, KEY VALUE; {key!r} stands alone")
-        if text in OPTIONS:
+        if text in DECLARED:
             raise ConfigError(f"the command line sets {key} to {text!r}, which is an option: a value is missing")
         set_option(cfg, key, parse(text), source="the command line")
+    for key in overrides[::2]:
+        check_owner(key, cfg.MODEL.NAME, "the command line")
+    for key in files:
+        if not is_read(key, cfg.MODEL.NAME):
+            set_option(cfg, key, OPTIONS[key].default, source="the defaults")
     cfg.freeze()
     return cfg
+
+
+def with_bases(file: str | Path) -> list[Path]:
+    """The file after its BASE, and that after its own.
+
+    raises   ConfigError, for a BASE of its own too
+    """
+    files = [Path(file)]
+    while True:
+        first = files[0]
+        base = dict(read_yaml(read_text(first), str(first))).get("BASE")
+        if base is None:
+            return files
+        if not isinstance(base, str):
+            raise ConfigError(f"{first} sets BASE to {shown(base)}; it is the path of a yaml file")
+        path = first.parent / base
+        if not path.exists():
+            raise ConfigError(f"{first} has the BASE {base}, and there is no file {path}")
+        if path.resolve() in [file.resolve() for file in files]:  # it may be written in several ways
+            raise ConfigError(f"{first} has the BASE {base}, whose BASE it is itself")
+        files.insert(0, path)
+
+
+def is_read(key: str, method: str) -> bool:
+    """Whether a method reads an option; of an unknown one, models/build.py says that there is none."""
+    return key not in OWNERS or method in OWNERS[key] or method not in METHODS
+
+
+def check_owner(key: str, method: str, source: str) -> None:
+    """
+    raises   ConfigError where the method does not read the option
+    """
+    if not is_read(key, method):
+        raise ConfigError(
+            f"{source} sets {key}, which {method} does not read; it is an option of {', '.join(sorted(OWNERS[key]))}"
+        )
+
+
+def as_yaml(cfg: CfgNode) -> str:
+    """The configuration as a file for --config: all that its method reads."""
+    options: dict = {}
+    for key, value in flatten(cfg):
+        if is_read(key, cfg.MODEL.NAME):
+            *sections, name = key.split(".")
+            node = options
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
+    return yaml.safe_dump(options, default_flow_style=None)
+
+
+def explained(method: str) -> str:
+    """The options that a method reads, one a line: default, explanation, what is allowed.
+
+    raises   ConfigError for an unknown method
+    """
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r}; there are {', '.join(sorted(METHODS))}")
+    lines = [
+        f"{key}: {declared.default!r}\n    {declared.explanation}. It is {declared.allowed}"
+        for key, declared in OPTIONS.items() if is_read(key, method)
+    ]
+    return "\n".join(lines)
 
 
 def from_dump(text: str) -> CfgNode:
@@ -47,8 +125,11 @@ def from_dump(text: str) -> CfgNode:
     cfg, source = get_defaults(), "the checkpoint's configuration"
     if not isinstance(text, str):
         raise ConfigError(f"{source} is damaged: it is no text")
-    for key, value in read_yaml(text, source):
-        set_option(cfg, key, value, source)
+    pairs = read_yaml(text, source)
+    method = dict(pairs).get("MODEL.NAME", cfg.MODEL.NAME)
+    for key, value in pairs:
+        if is_read(key, method):  # of other methods it holds what nobody read
+            set_option(cfg, key, value, source)
     cfg.freeze()
     return cfg
 
@@ -109,24 +190,14 @@ def flatten(options: dict, prefix: str = "") -> list[tuple[str, object]]:
     return pairs
 
 
-def parse(text: str) -> object:
-    """A command-line value: a Python literal, true or false, else the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
 def check_key(key: str, source: str) -> None:
     """
     raises   ConfigError that names the nearest option, where this is none
     """
-    if key in OPTIONS:
+    if key in DECLARED:
         return
     name, equals, value = key.partition("=")
-    if equals and name in OPTIONS:
+    if equals and name in DECLARED:
         raise ConfigError(f"{source} has {key!r}; key and value are two words: {name} {value}")
     inside = [k for k in OPTIONS if k.startswith(f"{key}.")]  # a section's name alone
     near = (inside or difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.0))[0]
@@ -139,26 +210,18 @@ def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:
     raises   ConfigError
     """
     check_key(key, source)
-    value = read_as(OPTIONS[key].default, value)
-    refusal = OPTIONS[key].refusal(value)
+    value = DECLARED[key].read(value)
+    refusal = DECLARED[key].refusal(value)
     if refusal:
         raise ConfigError(f"{source} sets {key} to {shown(value)}{refusal}")
+    if key in SHORTHANDS:
+        SHORTHANDS[key].apply(cfg.DATA, value)
+        return
     *sections, name = key.split(".")
     node = cfg
     for section in sections:
         node = node[section]
     node[name] = value
-
-
-def read_as(default: object, value: object) -> object:
-    """The value as an option of that default has it: lists for tuples, a float where a whole number is written."""
-    if isinstance(value, (list, tuple)):
-        value = [list(part) if isinstance(part, tuple) else part for part in value]
-    if isinstance(value, str) and isinstance(default, float):
-        value = parse(value)  # yaml reads 5e-4 as text
-    if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
-        value = float(value)
-    return value
 
 
 def shown(value: object) -> str:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data.records import Benchmark, DataError, Record
 from data.transforms import open_image
 
-VERSION = 2  # of the two files: raise it when their meaning changes
+VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"
 CHUNK = 32   # pictures that a process takes at a time
 
@@ -43,6 +43,7 @@ class ImageCache:
 
     def __init__(self, folder: Path, root: Path, manifest: dict):
         self.folder, self.height, self.width = folder, manifest["height"], manifest["width"]
+        self.resize = manifest["resize"]
         self.rows = {f"{root.as_posix()}/{path}": row for row, (path, *_) in enumerate(manifest["images"])}
         self.checksums = [checksum for *_, checksum in manifest["images"]]
         self.images: np.ndarray | None = None
@@ -88,33 +89,36 @@ class ImageCache:
                 self.read(path)
             except DataError as error:
                 found.append(str(error))
-        decode = partial(decoded_checksum, self.height, self.width)
+        decode = partial(decoded_checksum, self.height, self.width, self.resize)
         for path, checksum, decoded in zip(self.rows, self.checksums, in_parallel(decode, [*self.rows], workers)):
             if decoded != checksum:
                 found.append(f"{path} holds another picture than the cache {self.folder}; remove that folder")
         return found
 
 
-def cache_folder(base: str | Path, benchmark: Benchmark, height: int, width: int) -> Path:
+def cache_folder(base: str | Path, benchmark: Benchmark, height: int, width: int, resize: str) -> Path:
     """Where in DATA.CACHE the training images of a data set lie; each of RegDB's splits has its own."""
     split = f"-split{benchmark.split}" if hasattr(benchmark, "split") else ""
-    return Path(base) / f"{benchmark.name}-{height}x{width}{split}"
+    resized = "" if resize == "lanczos" else f"-{resize}"
+    return Path(base) / f"{benchmark.name}-{height}x{width}{resized}{split}"
 
 
 def prepared(
     base: str | Path, benchmark: Benchmark, height: int, width: int, workers: int,
     report: Callable[[str], None] = print, alone: Callable[[Path], AbstractContextManager] = nullcontext,
+    resize: str = "lanczos",
 ) -> ImageCache:
     """The cache of a data set's training images: as it is if that is valid, else built first.
 
     base      DATA.CACHE
     workers   processes that decode
     report    gets a sentence that says why a cache is built
+    resize    how images get their size (data/transforms.py)
     alone     keeps other processes from building in a folder meanwhile, such as `only_one` of utils/lock.py
     raises    DataError where it cannot be built
     """
-    folder = cache_folder(base, benchmark, height, width)
-    open_it = partial(open_cache, folder, benchmark.train, benchmark.root, height, width)
+    folder = cache_folder(base, benchmark, height, width, resize)
+    open_it = partial(open_cache, folder, benchmark.train, benchmark.root, height, width, resize)
     try:
         return open_it()
     except StaleCache as reason:
@@ -124,7 +128,7 @@ def prepared(
             try:
                 return open_it()  # another process has built it meanwhile
             except StaleCache:
-                build_cache(folder, benchmark.train, benchmark.root, height, width, workers)
+                build_cache(folder, benchmark.train, benchmark.root, height, width, workers, resize)
     except OSError as error:
         raise DataError(
             f"no cache can be built in {folder} ({error.strerror}); choose another DATA.CACHE"
@@ -132,13 +136,15 @@ def prepared(
     return open_it()
 
 
-def open_cache(folder: Path, records: Sequence[Record], root: Path, height: int, width: int) -> ImageCache:
+def open_cache(
+    folder: Path, records: Sequence[Record], root: Path, height: int, width: int, resize: str = "lanczos"
+) -> ImageCache:
     """The cache in the folder, after a check of everything but the pixels, which `read` checks.
 
     raises   StaleCache where it is missing, cut off, or made of other pictures than the records now name
     """
     manifest = read_manifest(folder)
-    for name, value in settings(height, width).items():
+    for name, value in settings(height, width, resize).items():
         if manifest.get(name) != value:
             raise StaleCache(f"the cache {folder} was made with {name} {manifest.get(name)}, not {value}")
     paths, cached = relative_paths(records, root), [path for path, *_ in manifest["images"]]
@@ -155,7 +161,8 @@ def open_cache(folder: Path, records: Sequence[Record], root: Path, height: int,
 
 
 def build_cache(
-    folder: Path, records: Sequence[Record], root: Path, height: int, width: int, workers: int = 1
+    folder: Path, records: Sequence[Record], root: Path, height: int, width: int, workers: int = 1,
+    resize: str = "lanczos",
 ) -> None:
     """Decode and resize all pictures of the records into the folder; an older cache there stays until all is done.
 
@@ -177,9 +184,9 @@ def build_cache(
                 "room, choose another DATA.CACHE, or train without one"
             )
         new_images.touch()
-        write = partial(write_image, new_images, root, height, width)
+        write = partial(write_image, new_images, root, height, width, resize)
         written = list(in_parallel(write, [*enumerate(paths)], workers))
-        content = settings(height, width) | {"images": [[path, *what] for path, what in zip(paths, written)]}
+        content = settings(height, width, resize) | {"images": [[path, *what] for path, what in zip(paths, written)]}
         new_manifest.write_text(json.dumps(content | {"digest": digest(content)}), encoding="utf-8")
         for path in (new_images, new_manifest):
             flush_to_disk(path)
@@ -197,9 +204,9 @@ def build_cache(
             path.unlink(missing_ok=True)
 
 
-def settings(height: int, width: int) -> dict:
+def settings(height: int, width: int, resize: str) -> dict:
     """What the pixels depend on beside the pictures."""
-    return {"version": VERSION, "Pillow": PIL.__version__, "height": height, "width": width}
+    return {"version": VERSION, "Pillow": PIL.__version__, "height": height, "width": width, "resize": resize}
 
 
 def read_manifest(folder: Path) -> dict:
@@ -233,19 +240,21 @@ def size_and_time(path: Path) -> list[int | None]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def write_image(file: Path, root: Path, height: int, width: int, picture: tuple[int, str]) -> tuple[int, int, int]:
+def write_image(
+    file: Path, root: Path, height: int, width: int, resize: str, picture: tuple[int, str]
+) -> tuple[int, int, int]:
     """Write one image to its place in the file; returns the picture's size and time of change, and a checksum."""
     row, path = picture
     state = size_and_time(root / path)  # before it is read: what changes meanwhile will be noticed
-    image = open_image(f"{root}/{path}", height, width)
+    image = open_image(f"{root}/{path}", height, width, resize)
     with open(file, "r+b") as opened:
         opened.seek(row * image.size)
         opened.write(image)
     return *state, zlib.crc32(image)
 
 
-def decoded_checksum(height: int, width: int, path: str) -> int:
-    return zlib.crc32(open_image(path, height, width))
+def decoded_checksum(height: int, width: int, resize: str, path: str) -> int:
+    return zlib.crc32(open_image(path, height, width, resize))
 
 
 def in_parallel(function: Callable, items: list, workers: int) -> Iterator:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.batch import Batch, Kind, Stream
 from data.cache import ImageCache
 from data.files import absolute, archive_of, nearby, shows
 from data.llcm import LLCM
 from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
-from data.sampler import IdentitySampler
+from data.sampler import Part, Sampler
 from data.sysu import SYSU
-from data.transforms import TrainTransform, eval_transform, open_image
+from data.transforms import Pipeline, eval_transform, open_image
 
 
 def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
@@ -71,93 +72,105 @@ class TrainBatches(Dataset):
     An image's augmentation draws from a generator seeded by (seed, epoch, step, its place in the batch), so that it is
     the same in every process, and torch's generators, of the CPU and of devices, are left as they were.
 
+    resize                 how images get their size
     cache                  where the resized images come from; without one, from the files. Changes no batch
     rank, world            of several training processes, each takes its share of a batch's identities
-    visible                a pipeline for each showing of a visible image (data/transforms.py)
-    infrared               the pipeline of infrared images
-    batches[epoch, step]   visible (S·P·K, 3, H, W) float32 in channels-last memory, one showing of all images after the
-                           other, infrared (P·K, 3, H, W) likewise, labels (P·K,) int64: those of each
+    sampler                which images make a batch (data/sampler.py)
+    visible, infrared      a pipeline for each view of an image of that modality (data/transforms.py)
+    batches[epoch, step]   the Batch: a stream for each view of the visible images, then of the infrared ones, float32
+                           in channels-last memory
     raises                 DataError where the identities of a batch cannot be shared evenly
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        identities: int,
-        images: int,
+        sampler: Sampler,
         seed: int,
         height: int,
         width: int,
         *,
-        visible: Sequence[TrainTransform],
-        infrared: TrainTransform,
+        visible: Sequence[Pipeline],
+        infrared: Sequence[Pipeline],
+        resize: str = "lanczos",
         cache: ImageCache | None = None,
         rank: int = 0,
         world: int = 1,
     ):
-        if identities % world:
-            raise DataError(f"SOLVER.IDENTITIES is {identities}, which {world} processes cannot share evenly")
+        if sampler.count % world:
+            raise DataError(f"SOLVER.IDENTITIES is {sampler.count}, which {world} processes cannot share evenly")
         self.records, self.seed, self.height, self.width = records, seed, height, width
         self.rank, self.world = rank, world
-        self.sampler = IdentitySampler(records, identities, images, seed)
-        self.identities = self.sampler.identities
+        self.sampler, self.identities = sampler, sampler.identities
         if cache is not None and (cache.height, cache.width) != (height, width):
             raise DataError(f"the cache {cache.folder} holds images of another size than {height}x{width}")
-        self.read = partial(open_image, height=height, width=width) if cache is None else cache.read
-        self.visible, self.infrared = visible, infrared
+        self.read = partial(open_image, height=height, width=width, resize=resize) if cache is None else cache.read
+        self.views = [(Kind(False, i), pipeline) for i, pipeline in enumerate(visible)]
+        self.views += [(Kind(True, i), pipeline) for i, pipeline in enumerate(infrared)]
 
-    def __len__(self) -> int:
-        return len(self.sampler)
+    def identities_of(self, batches: Sequence[Batch]) -> list[int]:
+        """Whom they show, as the data set names them."""
+        labels = {label for batch in batches for stream in batch.streams for label in stream.labels.tolist()}
+        return sorted(self.identities[label] for label in labels)
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        visible, infrared, labels = self.sampler.batch(*position)
-        share = len(labels) // self.world
-        mine = slice(self.rank * share, (self.rank + 1) * share)
-        streams = [*((transform, visible) for transform in self.visible), (self.infrared, infrared)]
-        seeds = np.random.SeedSequence((self.seed, *position)).generate_state(len(streams) * len(labels), np.uint64)
+    def length(self, epoch: int) -> int:
+        """Batches in an epoch."""
+        return self.sampler.length(epoch)
+
+    def __getitem__(self, position: tuple[int, int]) -> Batch:
+        epoch, step = position
+        drawn = self.sampler.batch(epoch, step)
+        parts = [drawn.infrared if kind.infrared else drawn.visible for kind, _ in self.views]
+        sizes = [len(part.rows) for part in parts]
+        seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
         with torch.random.fork_rng(devices=[]):
-            *shown, last = (
-                self.load(transform, rows[mine], own_seeds[mine])
-                for (transform, rows), own_seeds in zip(streams, np.split(seeds, len(streams)))
-            )
-        return torch.cat(shown) if len(shown) > 1 else shown[0], last, torch.from_numpy(labels[mine])
+            return Batch([
+                self.stream(kind, pipeline, epoch, part, own_seeds)
+                for (kind, pipeline), part, own_seeds in zip(self.views, parts, np.split(seeds, np.cumsum(sizes)[:-1]))
+            ])
 
-    def load(self, transform: TrainTransform, rows: np.ndarray, seeds: np.ndarray) -> Tensor:
-        images = torch.empty(len(rows), self.height, self.width, 3)
-        for row, seed, out in zip(rows, seeds.tolist(), images.numpy(), strict=True):
+    def stream(self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray) -> Stream:
+        """This process's share of the images, of neighbouring identities."""
+        share = len(part.rows) // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        images = torch.empty(share, self.height, self.width, 3)
+        for row, seed, out in zip(part.rows[mine], seeds[mine].tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            transform(self.read(self.records[row].path), out)
-        return images.permute(0, 3, 1, 2)
+            pipeline(self.read(self.records[row].path), out, epoch)
+        return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
 
 
 class EvalImages(Dataset):
     """The test pipeline over some rows of the records: (image (3, H, W) float32, row)."""
 
-    def __init__(self, records: Sequence[Record], rows: Sequence[int], height: int, width: int):
-        self.records, self.rows, self.height, self.width = records, rows, height, width
+    def __init__(
+        self, records: Sequence[Record], rows: Sequence[int], height: int, width: int, resize: str = "lanczos"
+    ):
+        self.records, self.rows, self.height, self.width, self.resize = records, rows, height, width, resize
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         row = self.rows[i]
-        return eval_transform(open_image(self.records[row].path, self.height, self.width)), row
+        return eval_transform(open_image(self.records[row].path, self.height, self.width, self.resize)), row
 
 
 def eval_loaders(
     records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool,
-    rank: int = 0, world: int = 1, worker_init_fn: Callable[[int], None] | None = None,
+    rank: int = 0, world: int = 1, worker_init_fn: Callable[[int], None] | None = None, resize: str = "lanczos",
 ) -> list[tuple[DataLoader, bool]]:
     """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared.
 
     rank, world      of several processes, each takes every world-th row
     worker_init_fn   is called by each process that loads images, with its number
+    resize           how images get their size
     """
     loaders = []
     for infrared in (False, True):
         rows = [row for row, record in enumerate(records) if record.infrared == infrared]
-        images = EvalImages(records, rows[rank::world], height, width)
+        images = EvalImages(records, rows[rank::world], height, width, resize)
         loader = DataLoader(
             images, batch, num_workers=workers, pin_memory=pin_memory, worker_init_fn=worker_init_fn,
         )

@@ -1,20 +1,37 @@
-"""Which images make a batch: P identities, K images of each in both modalities (docs/method.md section 8)."""
+"""Which images make a batch. A sampler is a plan: a pure function of (seed, epoch), the same in every process."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from data.records import DataError, Record
 
 
-class IdentitySampler:
-    """Identity-balanced batches from both modalities, each a pure function of (seed, epoch, step).
+class Part(NamedTuple):
+    """Images of one modality in a batch."""
 
-    A batch holds P different identities; of each, K visible and K infrared images, drawn with replacement and adjacent.
-    The identities stand in the same order in both modalities.
+    rows: np.ndarray    # (B_s,) of the records
+    labels: np.ndarray  # (B_s,) 0 to identities - 1
 
-    len(sampler)   batches in an epoch: max(visible images, infrared images) // (P · K) + 1
-    raises         DataError where there are fewer than P identities
+
+class Draw(NamedTuple):
+    """The images of a batch."""
+
+    visible: Part
+    infrared: Part
+
+
+class Sampler:
+    """
+    records      to draw from
+    identities   P of a batch, different ones
+    images       K of each of them and modality
+    raises       DataError where there are fewer than P identities
+
+    sampler.plan(epoch)     the batches of an epoch, in their order
+    sampler.length(epoch)   how many they are
     """
 
     def __init__(self, records: Sequence[Record], identities: int, images: int, seed: int):
@@ -30,16 +47,80 @@ class IdentitySampler:
             rows[record.infrared][record.identity].append(row)
         self.visible = [np.array(rows[False][i]) for i in self.identities]
         self.infrared = [np.array(rows[True][i]) for i in self.identities]
+
+    def plan(self, epoch: int) -> list[Draw]:
+        return [self.batch(epoch, step) for step in range(self.length(epoch))]
+
+    def length(self, epoch: int) -> int:
+        raise NotImplementedError
+
+    def batch(self, epoch: int, step: int) -> Draw:
+        raise NotImplementedError
+
+
+class WithReplacement(Sampler):
+    """K images of each identity and modality, drawn with replacement and adjacent (docs/method.md section 8).
+
+    An epoch has max(visible images, infrared images) // (P · K) + 1 batches. The identities stand in the same order in
+    both modalities.
+    """
+
+    def length(self, epoch: int) -> int:
         largest = max(sum(map(len, self.visible)), sum(map(len, self.infrared)))
-        self.length = largest // (identities * images) + 1
+        return largest // (self.count * self.images) + 1
 
-    def __len__(self) -> int:
-        return self.length
-
-    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of visible records, rows of infrared records and labels (0 to identities - 1), (P·K,) each."""
+    def batch(self, epoch: int, step: int) -> Draw:
         generator = np.random.default_rng((self.seed, epoch, step))
         chosen = generator.choice(len(self.identities), self.count, replace=False)
-        visible = np.concatenate([generator.choice(self.visible[i], self.images) for i in chosen])
-        infrared = np.concatenate([generator.choice(self.infrared[i], self.images) for i in chosen])
-        return visible, infrared, chosen.repeat(self.images)
+        labels = chosen.repeat(self.images)
+        visible, infrared = (
+            np.concatenate([generator.choice(rows[i], self.images) for i in chosen])
+            for rows in (self.visible, self.infrared)
+        )
+        return Draw(Part(visible, labels), Part(infrared, labels))
+
+
+class Chunks(Sampler):
+    """Each image at most once an epoch, K of each identity and modality together (docs/compared_methods.md, MPANet).
+
+    An identity gives min(visible images, infrared images) random ones of each modality, shuffled and cut into chunks of
+    K; what is left over waits for another epoch. With fewer than K it gives one chunk, drawn with replacement where a
+    modality has too few. A batch takes the next chunk of P different identities, evenly among those that have one left;
+    the epoch ends where fewer than P do.
+    """
+
+    def length(self, epoch: int) -> int:
+        return len(self.plan(epoch))
+
+    def batch(self, epoch: int, step: int) -> Draw:
+        return self.plan(epoch)[step]
+
+    def plan(self, epoch: int) -> list[Draw]:
+        return planned(self, epoch)
+
+    def chunks(self, generator: np.random.Generator, identity: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(K visible rows, K infrared rows), for each chunk of an identity."""
+        both = self.visible[identity], self.infrared[identity]
+        fewest = min(map(len, both))
+        if fewest < self.images:
+            return [tuple(generator.choice(rows, self.images, replace=len(rows) < self.images) for rows in both)]
+        number = fewest // self.images
+        visible, infrared = (generator.permutation(rows)[:number * self.images] for rows in both)
+        return [*zip(visible.reshape(number, -1), infrared.reshape(number, -1))]
+
+
+@lru_cache(maxsize=2)  # a loader reads ahead into the next epoch
+def planned(sampler: Chunks, epoch: int) -> list[Draw]:
+    generator = np.random.default_rng((sampler.seed, epoch))
+    left = {i: sampler.chunks(generator, i) for i in range(len(sampler.identities))}
+    batches = []
+    while len(left) >= sampler.count:
+        chosen = generator.choice([*left], sampler.count, replace=False)
+        visible, infrared = zip(*(left[i].pop() for i in chosen))
+        left = {i: chunks for i, chunks in left.items() if chunks}
+        labels = chosen.repeat(sampler.images)
+        batches.append(Draw(Part(np.concatenate(visible), labels), Part(np.concatenate(infrared), labels)))
+    return batches
+
+
+SAMPLERS = {"replacement": WithReplacement, "chunks": Chunks}

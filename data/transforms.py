@@ -5,8 +5,8 @@ RGB, on which OpenCV is several times faster than Pillow, until one table lookup
 from torch's default generator, in the order in which torchvision's transforms draw them.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,17 +14,20 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from common.options import MOST_EPOCHS, Option, option
 from data.records import DataError
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 cv2.setNumThreads(0)  # a loader has one process for each core already, and OpenCV's threads do not survive a fork
+RESIZES = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}  # antialiased, both
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-PADDING = 10  # pixels
 NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD)  # (256, 1, 3)
 
 
-def open_image(path: str, height: int, width: int) -> np.ndarray:
+def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> np.ndarray:
     """(height, width, 3) uint8: the picture in RGB, resized without keeping its aspect ratio.
+
+    resize   one of RESIZES
 
     It is turned as its EXIF tag says. Grey values of more than 8 bits (16- or 32-bit integers, floats) are scaled
     linearly, the picture's least to 0 and its greatest to 255.
@@ -36,7 +39,7 @@ def open_image(path: str, height: int, width: int) -> np.ndarray:
             ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
             if image.mode.startswith(("I", "F")):
                 image = in_8_bits(np.asarray(image, np.float64))
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            resized = image.convert("RGB").resize((width, height), RESIZES[resize])
     except FileNotFoundError:
         raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
     except Exception as error:  # Pillow raises many kinds for broken files
@@ -55,94 +58,242 @@ def in_8_bits(values: np.ndarray) -> Image.Image:
 
 
 class RandomErasing:
-    """Fills a rectangle with a constant per channel, with probability 1/2.
+    """Fills a rectangle of the normalised image with a constant per channel.
 
-    Its part of the area and its aspect ratio (0.3 to 1/0.3) are drawn uniformly, until it fits into the image. (That
-    of torchvision draws the ratio from another distribution and gives up after ten tries.)
+    Its part of the area and its aspect ratio (height over width) are drawn uniformly, until it fits into the image.
+    (That of torchvision draws the ratio from another distribution.)
 
-    image     (H, W, 3) float32, normalised; is changed
+    p         probability that it does
     area      smallest and largest part of the image's area
+    fill      by channel
+    aspect    smallest and largest aspect ratio
+    tries     after so many the image stays as it is; 0: after a thousand, an error
     raises    DataError for an area that no image has, and where nothing fits in a thousand tries
     """
 
-    def __init__(self, area: tuple[float, float], fill: tuple[float, float, float] = MEAN, probability: float = 0.5):
-        self.low, self.high = area
-        self.fill, self.probability = fill, probability
-        if not 0 < self.low <= self.high < 1:
-            raise DataError(f"DATA.ERASING_AREA is {list(area)}; it needs 0 < smallest <= largest < 1")
+    def __init__(self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int):
+        self.p, self.area, self.fill, self.aspect, self.tries = p, area, fill, aspect, tries
+        if not 0 < area[0] <= area[1] < 1:
+            raise DataError(f"erase has the area {list(area)}; it needs 0 < smallest <= largest < 1")
 
-    def __call__(self, image: np.ndarray) -> None:
-        if not chance(self.probability):
-            return
-        rows, columns = image.shape[:2]
-        for _ in range(1000):  # six in ten tries fit at the paper's sizes
-            area, ratio = torch.rand(2).tolist()
-            area = (self.low + area * (self.high - self.low)) * rows * columns
-            ratio = 0.3 + ratio * (1 / 0.3 - 0.3)  # height over width
+    def __call__(self, image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(self.p):
+            place = self.place(*image.shape[:2])
+            if place is not None:
+                top, left, height, width = place
+                bottom_right = (left + width - 1, top + height - 1)  # inclusive
+                cv2.rectangle(image, (left, top), bottom_right, self.fill, cv2.FILLED)
+        return image
+
+    def place(self, rows: int, columns: int) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of the rectangle, in an image of so many pixels."""
+        for _ in range(self.tries or 1000):  # six in ten tries fit at the paper's sizes
+            ranges, drawn = (self.area, self.aspect), torch.rand(2).tolist()
+            area, ratio = (low + part * (high - low) for (low, high), part in zip(ranges, drawn))
+            area = area * rows * columns
             height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < height < rows and 0 < width < columns:
-                break
-        else:
-            area = [self.low, self.high]
-            raise DataError(f"DATA.ERASING_AREA is {area}, and no such part fits into {rows}x{columns} pixels")
-        top = torch.randint(rows - height + 1, (1,)).item()
-        left = torch.randint(columns - width + 1, (1,)).item()
-        bottom_right = (left + width - 1, top + height - 1)  # inclusive
-        cv2.rectangle(image, (left, top), bottom_right, self.fill, cv2.FILLED)
+                top = torch.randint(rows - height + 1, (1,)).item()
+                left = torch.randint(columns - width + 1, (1,)).item()
+                return top, left, height, width
+        if self.tries:
+            return None
+        raise DataError(f"erase has the area {self.area}, and no such part fits into {rows}x{columns} pixels")
 
 
-class TrainTransform:
-    """The training pipeline.
+def jitter(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+    return jitter_colours(image)
 
-    image       (H, W, 3) uint8
+
+def pad(pixels: int, fill: int) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return cv2.copyMakeBorder(image, *[pixels] * 4, cv2.BORDER_CONSTANT, value=[fill] * 3)
+
+    return change
+
+
+def grey(p: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return cv2.cvtColor(to_grey(image), cv2.COLOR_GRAY2RGB) if chance(p) else image
+
+    return change
+
+
+def crop(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+    return random_crop(image, *out.shape[:2])
+
+
+def flip(p: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return cv2.flip(image, 1) if chance(p) else image
+
+    return change
+
+
+def to_network(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+    normalise(image, out)
+    return out
+
+
+def exchange(grey: bool) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        exchange_channels(image, grey)
+        return image
+
+    return change
+
+
+def adapt(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+    adapt_channels(image)
+    return image
+
+
+# (image (H', W', 3), out (H, W, 3) float32) -> image: of uint8 until `normalise` fills `out`, which it is from then on.
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+P = option(0.5, "probability", at_least=0, at_most=1)
+
+
+class Step(NamedTuple):
+    """A named step of a pipeline."""
+
+    explanation: str
+    make: Callable[..., Change]            # of its numbers
+    numbers: dict[str, Option] = {}        # by name; the first may be written alone
+    normalised: bool | None = False        # whether it takes the normalised image, or the one of uint8; None: between
+
+
+STEPS = {
+    "jitter": Step("colour jitter (0.5, 0.5, 0.5, 0.5)", lambda: jitter),
+    "pad": Step("a border on each side", pad, {
+        "pixels": option(10, "its width", at_least=0, at_most=1000),
+        "fill": option(0, "its grey level", at_least=0, at_most=255),
+    }),
+    "grey": Step("the image loses its colours", grey, {"p": P}),
+    "crop": Step("a random part of the network's size", lambda: crop),
+    "flip": Step("left and right are exchanged", flip, {"p": P}),
+    "normalise": Step("to [0, 1], then ImageNet's normalisation", lambda: to_network, normalised=None),
+    "erase": Step("a rectangle is filled", RandomErasing, {
+        "p": P,
+        "area": option([0.2, 0.8], "its smallest and largest part of the image", above=0, below=1, rising=True),
+        "fill": option([0.485, 0.456, 0.406], "what it leaves, by channel", at_least=-10, at_most=10),
+        "aspect": option([0.3, 1 / 0.3], "smallest and largest height over width", above=0, at_most=100, rising=True),
+        "tries": option(0, "after so many that don't fit it gives up; 0: an error", at_least=0, at_most=1000),
+    }, normalised=True),
+    "exchange": Step("CAJ's channel exchange: all channels become one of them", exchange, {
+        "grey": option(False, "or their grey"),
+    }, normalised=True),
+    "adapt": Step("CAJ's channel adaption with grey, for infrared images", lambda: adapt, normalised=True),
+}
+EPOCHS = {  # of every step: the epochs, from 0, in which it acts
+    "from": option(0, "first epoch", at_least=0, at_most=MOST_EPOCHS),
+    "until": option(MOST_EPOCHS, "the epoch after the last one", at_least=0, at_most=MOST_EPOCHS),
+}
+
+
+def read_step(step: object) -> tuple[str, dict]:
+    """The name and all numbers of a step: `flip`, {"flip": 0.3} or {"erase": {"p": 0.3, "area": [0.1, 0.2]}}.
+
+    raises   ValueError that says what is wrong
+    """
+    name, given = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, {})
+    if not isinstance(name, str) or name not in STEPS:
+        raise ValueError(f"{step!r} is no step; steps are {', '.join(STEPS)}")
+    known = STEPS[name].numbers | EPOCHS
+    if not isinstance(given, dict):
+        given = {next(iter(known)): given}
+    numbers = {key: number.default for key, number in known.items()}
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"{name} has no {key}; it has {', '.join(known)}")
+        value = known[key].read(value)
+        refusal = known[key].refusal(value)
+        if refusal:
+            raise ValueError(f"{name} has {key} {value!r}{refusal}")
+        numbers[key] = value
+    if numbers["from"] >= numbers["until"]:
+        raise ValueError(f"{name} acts from epoch {numbers['from']} until {numbers['until']}, which is never")
+    return name, numbers
+
+
+def written(name: str, numbers: dict) -> str | dict:
+    """A step as short as it can be written."""
+    usual = STEPS[name].numbers | EPOCHS
+    own = {key: value for key, value in numbers.items() if value != usual[key].default}
+    return {name: own} if own else name
+
+
+def shortest(views: list[list]) -> list[list]:
+    """Pipelines, each step with those of its numbers alone that are not the usual ones."""
+    return [[written(*read_step(step)) for step in view] for view in views]
+
+
+def check_pipeline(steps: object) -> None:
+    """
+    raises   ValueError for what is no pipeline: `normalise` once, each step on its side of it, images of one size
+    """
+    if not isinstance(steps, list):
+        raise ValueError(f"{steps!r} is no list of steps")
+    names = []
+    for name, numbers in map(read_step, steps):
+        names.append(name)
+        if name in ("crop", "normalise") and any(numbers[key] != EPOCHS[key].default for key in EPOCHS):
+            raise ValueError(f"{name} acts in every epoch: without it there is no image of the network's size")
+    if names.count("normalise") != 1:
+        raise ValueError("a view needs normalise once")
+    middle = names.index("normalise")
+    for i, name in enumerate(names):
+        if STEPS[name].normalised is not None and STEPS[name].normalised != (i > middle):
+            raise ValueError(f"{name} comes {'after' if STEPS[name].normalised else 'before'} normalise")
+    if "pad" in names and "crop" not in names[len(names) - names[::-1].index("pad"):]:
+        raise ValueError("after pad comes crop, which brings the image back to its size")
+
+
+class Views(Option):
+    """An option whose value is a list of views, each a list of steps."""
+
+    kind = "views"
+    allowed = f"a list of views, each a list of the steps {', '.join(STEPS)}, with their numbers"
+
+    def read(self, value: object) -> object:
+        try:
+            lists = all(isinstance(view, (list, tuple)) for view in value)  # not the keys of a mapping
+            return shortest(value) if lists else value
+        except (TypeError, ValueError):
+            return value  # which is refused
+
+    def refusal(self, value: object) -> str:
+        if not isinstance(value, list) or not value:
+            return f"; it is {self.allowed}"
+        try:
+            for view in value:
+                check_pipeline(view)
+        except ValueError as error:
+            return f": {error}"
+        return ""
+
+
+class Pipeline:
+    """What is done to a training image, step by step.
+
+    image       (H', W', 3) uint8
     out         (H, W, 3) float32, is overwritten
-
-    jitter      change the colours at random
-    grey        probability that the image loses its colours
-    erase       what erases a part of the normalised image, if anything
-    exchange    what changes the channels of the normalised, erased image, if anything
+    epoch       from 0
     """
 
-    def __init__(
-        self,
-        *,
-        jitter: bool = False,
-        grey: float = 0.5,
-        erase: RandomErasing | None = None,
-        exchange: Callable[[np.ndarray], None] | None = None,
-    ):
-        self.jitter, self.grey, self.erase, self.exchange = jitter, grey, erase, exchange
+    def __init__(self, steps: Sequence):
+        self.written, self.steps = steps, []
+        for step in steps:
+            name, numbers = read_step(step)
+            epochs = range(numbers.pop("from"), numbers.pop("until"))
+            self.steps.append((epochs, STEPS[name].make(**numbers)))
 
-    def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
-        height, width = image.shape[:2]
-        if self.jitter:
-            image = jitter_colours(image)
-        image = cv2.copyMakeBorder(image, *[PADDING] * 4, cv2.BORDER_CONSTANT)
-        if self.grey and chance(self.grey):
-            image = cv2.cvtColor(to_grey(image), cv2.COLOR_GRAY2RGB)
-        image = random_crop(image, height, width)
-        if chance(0.5):
-            image = cv2.flip(image, 1)
-        normalise(image, out)
-        if self.erase:
-            self.erase(out)
-        if self.exchange:
-            self.exchange(out)
+    def __reduce__(self):
+        return Pipeline, (self.written,)  # on its way to a loader's process
 
-
-def train_transforms(options) -> tuple[list[TrainTransform], TrainTransform]:
-    """The pipelines of each showing of a visible image (once, or plain and exchanged) and of an infrared image.
-
-    options   the DATA section of the configuration
-    """
-    erase = None
-    if options.ERASING:
-        erase = RandomErasing(options.ERASING_AREA, options.ERASING_FILL, options.ERASING)
-    pipeline = partial(TrainTransform, jitter=options.JITTER, grey=options.GREY, erase=erase)
-    if options.EXCHANGE == "none":
-        return [pipeline()], pipeline()
-    exchange = partial(exchange_channels, grey=options.EXCHANGE == "channels_and_grey")
-    return [pipeline(), pipeline(exchange=exchange)], pipeline(exchange=adapt_channels)
+    def __call__(self, image: np.ndarray, out: np.ndarray, epoch: int = 0) -> None:
+        for epochs, change in self.steps:
+            if epoch in epochs:
+                image = change(image, out)
 
 
 def eval_transform(image: np.ndarray) -> Tensor:

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from common.options import option
+from models.network import MethodError
 from models.parts.mfa import NonLocal, chain
-from models.two_stream import MethodError, TwoStreamNetwork
+from models.two_stream import TwoStreamNetwork
 
 NON_LOCALS = (0, 2, 3, 0)  # after how many of the last blocks of each stage
 
@@ -54,6 +56,10 @@ class AGW(TwoStreamNetwork):
     raises    MethodError for stages that end in a non-local block before GeM
     """
 
+    options = TwoStreamNetwork.options | {
+        "NON_LOCAL": option("one", "one inner channel (the authors'), half of the channels, or none",
+                            one_of=("one", "half", "none")),
+    }
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     unit_after_flip = True
     authors_names = (
@@ -63,8 +69,13 @@ class AGW(TwoStreamNetwork):
         (r"backbone\.stages\.(\d)\.blocks\.", lambda m: f"base_resnet.base.layer{int(m[1]) + 1}."),
     )
 
+    @classmethod
+    def title(cls, options: dict) -> str:
+        baseline = {"NON_LOCAL": "none", "POOL": "average"}
+        return "Two-stream baseline" if baseline.items() <= options.items() else super().title(options)
+
     def __init__(self, options, classes: int):
-        super().__init__(options)
+        super().__init__(options, classes)
         if options.STAGES < 4 and options.NON_LOCAL != "none" and options.POOL != "average":
             raise MethodError(
                 f"MODEL.STAGES is {options.STAGES}: the last map would come from a non-local block and have negative "
@@ -74,10 +85,18 @@ class AGW(TwoStreamNetwork):
             if count and options.NON_LOCAL != "none":
                 inner = {"one": 1, "half": channels // 2}[options.NON_LOCAL]
                 self.backbone.stages[i] = NonLocalStage(self.backbone.stages[i], channels, count, inner)
-        self.build_head(classes, views=1)
+        self.build_head(views=1)
 
     def encode(self, x: Tensor) -> Tensor:
         *early, last = self.backbone.stages
         for stage in early:
             x = self.run("early", stage, x)
         return self.run("last", last, x)
+
+
+class CAJ(AGW):
+    """AGW's network; CAJ differs in its images and its loss."""
+
+    @classmethod
+    def title(cls, options: dict) -> str:
+        return "CAJ"

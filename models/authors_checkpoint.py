@@ -66,15 +66,6 @@ INNER = [
     (r"^(DEE\.fu\d)\.combine\.out_norm\.", r"\1.final_fusion.conv3.bn."),
 ]
 
-# Entries that never influence an output: the stages inside the stems' ResNets, the stem of the shared one, the third
-# path and the fourth compression of MBUE; in RegDB's shorter network also the shared stage 4 and context stage 3.
-UNUSED = [
-    r"(visible_module\.visible|thermal_module\.thermal)\.layer[1-4]\.",
-    r"base_resnet\.base\.(conv1|bn1)\.",
-    r"DEE\.(FC13|FC23|compression1)\.",
-]
-UNUSED_IN_THREE_STAGES = [r"base_resnet\.base\.layer4\.", r"layer5\.", r"MFA3\."]
-
 # Entries that follow from the method: checked, then dropped.
 WINDOW_INDEX = r"DEE\.FC\d2\.attn\.relative_position_index$"
 HAAR_FILTERS = r"DEE\.fu\d\.feature_enhancer\.0\.i?wt_filter$"
@@ -106,7 +97,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
     """
     theirs = named_tensors(checkpoint)
     ours = model.state_dict()
-    unused = UNUSED + (UNUSED_IN_THREE_STAGES if len(model.backbone.stages) == 3 else [])
+    unused = model.authors_unused()
     problems, state, expected = [], {}, set()
     for name, value in ours.items():
         try:

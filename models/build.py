@@ -2,12 +2,16 @@
 
 from torch import nn
 
-from models.agw import AGW
-from models.cmfn import CMFN
-from models.deen import DEEN
-from models.two_stream import MethodError, TwoStreamNetwork
+from common.registry import classes_of
+from models.network import MethodError, Network
 
-MODELS = {"cmfn": CMFN, "agw": AGW, "caj": AGW, "deen": DEEN}
+MODELS = classes_of("models", {
+    "cmfn": "cmfn.CMFN",
+    "agw": "agw.AGW",
+    "caj": "agw.CAJ",
+    "deen": "deen.DEEN",
+    "mpanet": "mpanet.MPANet",
+})
 
 
 def build_model(options, classes: int) -> nn.Module:
@@ -20,7 +24,7 @@ def build_model(options, classes: int) -> nn.Module:
     return class_of(options)(options, classes)
 
 
-def class_of(options) -> type[TwoStreamNetwork]:
+def class_of(options) -> type[Network]:
     """The class of the network that MODEL.NAME asks for.
 
     options   the MODEL section of the configuration

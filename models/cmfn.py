@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from models.parts import hce, mbue, mfa
 from models.parts.hce import context_stages
 from models.parts.mbue import MBUE
 from models.two_stream import TwoStreamNetwork
@@ -10,14 +11,15 @@ from models.two_stream import TwoStreamNetwork
 class CMFN(TwoStreamNetwork):
     """Two-stream ResNet with context (HCE) fused in (MFA), three views (MBUE) and one head.
 
-    options   the MODEL section of the configuration (configs/defaults.py explains each key)
+    options   the MODEL section of the configuration
     classes   number of training identities
     """
 
+    options = TwoStreamNetwork.options | hce.OPTIONS | mfa.OPTIONS | mbue.OPTIONS
     parts = ("early", "hce", "mfa", "mbue", "last")
 
     def __init__(self, options, classes: int):
-        super().__init__(options)
+        super().__init__(options, classes)
         *early, _ = self.backbone.channels
         self.context, self.mfa = nn.ModuleList(), nn.ModuleList()
         if options.HCE.ENABLED:
@@ -36,7 +38,7 @@ class CMFN(TwoStreamNetwork):
                 context_path=options.MBUE.CONTEXT_PATH,
                 drop_path=options.MBUE.DROP_PATH,
             )
-        self.build_head(classes, views=1 if self.mbue is None else MBUE.views)
+        self.build_head(views=1 if self.mbue is None else MBUE.views)
 
     def encode(self, x: Tensor) -> Tensor:
         """Stem output (B, 64, H/4, W/4) -> last map (views * B, D, H/16, W/16); RegDB's network ends at the same."""

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.options import option
+from models.parts import mfa
 from models.parts.layers import start_for_relu
 from models.two_stream import TwoStreamNetwork
 
@@ -54,6 +56,9 @@ class DEEN(TwoStreamNetwork):
     classes   number of training identities
     """
 
+    options = TwoStreamNetwork.options | mfa.OPTIONS | {
+        "DEE.DROPOUT": option(0.01, "on the three stacked views", at_least=0, below=1),
+    }
     parts = ("early", "mfa", "dee", "last")
     authors_names = (
         (r"dee\.branch(\d)\.dilated\.(\d)\.", lambda m: f"DEE.FC{m[1]}{int(m[2]) + 1}."),
@@ -61,13 +66,13 @@ class DEEN(TwoStreamNetwork):
     )
 
     def __init__(self, options, classes: int):
-        super().__init__(options)
+        super().__init__(options, classes)
         self.build_mfa(options.MFA.POSITIONS)
         self.dee = DEE(self.backbone.channels[-2], options.DEE.DROPOUT)
-        self.build_head(classes, DEE.views)
+        self.build_head(DEE.views)
 
     def encode(self, x: Tensor) -> Tensor:
         *early, last = self.backbone.stages
-        for stage, mfa in zip(early, self.mfa):
-            x = self.run("mfa", mfa, self.run("early", stage, x), x)
+        for stage, fuse in zip(early, self.mfa):
+            x = self.run("mfa", fuse, self.run("early", stage, x), x)
         return self.run("last", last, self.run("dee", self.dee, x))

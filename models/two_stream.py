@@ -1,52 +1,56 @@
 """What the two-stream networks share: stems, the training pass, the test-time embedding."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from models.parts.backbone import Backbone
-from models.parts.head import Head, Output, unit
-from models.parts.layers import recompute
+from common.batch import Batch, Output
+from models.network import Network, with_mirrored
+from models.parts import backbone, head
+from models.parts.backbone import Backbone, EitherStem
+from models.parts.head import Head, unit
 from models.parts.mfa import MFA, check_positions
 
+# Entries that never influence an output: the stages inside the stems' ResNets, the stem of the shared one, the third
+# path and the fourth compression of MBUE; in RegDB's shorter network also the shared stage 4 and context stage 3.
+UNUSED = [
+    r"(visible_module\.visible|thermal_module\.thermal)\.layer[1-4]\.",
+    r"base_resnet\.base\.(conv1|bn1)\.",
+    r"DEE\.(FC13|FC23|compression1)\.",
+]
+UNUSED_IN_THREE_STAGES = [r"base_resnet\.base\.layer4\.", r"layer5\.", r"MFA3\."]
 
-class MethodError(ValueError):
-    """The configuration asks for a network, or a part of one, that there isn't."""
 
-
-class TwoStreamNetwork(nn.Module):
+class TwoStreamNetwork(Network):
     """A stem for each modality, a trunk that they share, one head.
 
     A method is a subclass that builds its trunk, then its head (`build_head`), and says in `encode` what the trunk
     computes.
 
-    options   the MODEL section of the configuration (configs/defaults.py explains each key)
+    options   the MODEL section of the configuration
+    classes   number of training identities
     """
 
+    options = backbone.OPTIONS | head.OPTIONS
     # The test-time similarity is the sum over views of a·<pooled, pooled'> + b·<neck, neck'>; the first is reported.
     weightings = {"equal": (1.0, 1.0), "neck": (0.1, 0.9)}
     unit_after_flip = False  # whether the sum of an image's and its mirror image's features is normalised again
     parts = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
-    authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    reads_modality = True
     halves = 0  # how many stages have an MFA that cuts their positions in halves
 
-    def __init__(self, options):
-        super().__init__()
+    def __init__(self, options, classes: int):
+        super().__init__(options, classes)
         self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED)
-        self.recomputed, self.pool = frozenset(options.RECOMPUTE), options.POOL
-        unknown = self.recomputed - {*self.parts}
-        if unknown:
-            raise MethodError(
-                f"MODEL.RECOMPUTE has {', '.join(sorted(unknown))}; the parts of {options.NAME} are "
-                f"{', '.join(self.parts)}"
-            )
+        self.pool = options.POOL
 
-    def build_head(self, classes: int, views: int) -> None:
+    def build_head(self, views: int) -> None:
         """
-        classes   number of training identities
         views     embeddings of each image, stacked on the batch axis after the trunk
         """
         self.views = views
-        self.head = Head(self.backbone.channels[-1], classes, self.pool)
+        self.head = Head(self.backbone.channels[-1], self.classes, self.pool)
 
     def build_mfa(self, positions: str) -> None:
         """An MFA for each stage but the last; the lower map has the channels of the stage before."""
@@ -61,28 +65,21 @@ class TwoStreamNetwork(nn.Module):
         """Stem output (B, 64, H/4, W/4) -> last map (views * B, D, H/16, W/16)."""
         raise NotImplementedError
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> Output:
-        """The training pass.
-
-        visible, infrared   (B_vis, 3, H, W) and (B_ir, 3, H, W), normalised images
-        returns             Output of B = B_vis + B_ir rows, visible before infrared
-        """
+    def forward(self, batch: Batch) -> Output:
+        """The training pass: pooled and neck (V, B, D) and logits (V, B, classes) of all rows."""
+        visible, infrared = batch.images(infrared=False), batch.images(infrared=True)
         check_positions(*visible.shape[2:], self.halves)
         visible_map = self.stem_map(visible, infrared=False)
         infrared_map = self.stem_map(infrared, infrared=True)
         x = torch.cat([visible_map, infrared_map])              # (B, 64, H/4, W/4): here the modalities meet
         pooled, neck, logits = (self.by_view(y) for y in self.head(self.encode(x)))
-        is_infrared = torch.arange(len(x), device=x.device) >= len(visible_map)
-        return Output(pooled, neck, logits, is_infrared)
+        return Output(batch.rows, pooled=pooled, neck=neck, logits=logits)
 
     def stem_map(self, images: Tensor, infrared: bool) -> Tensor:
         """(B, 3, H, W) -> (B, 64, H/4, W/4), never in half precision: what is lost here, every stage amplifies."""
         stem = self.backbone.infrared_stem if infrared else self.backbone.visible_stem
         with torch.autocast(images.device.type, enabled=False):
             return stem(images)
-
-    def run(self, part: str, module: nn.Module, *inputs: Tensor) -> Tensor:
-        return recompute(module, *inputs) if part in self.recomputed and self.training else module(*inputs)
 
     def by_view(self, x: Tensor) -> Tensor:
         """(views * B, …) -> (views, B, …)."""
@@ -95,23 +92,32 @@ class TwoStreamNetwork(nn.Module):
         return self.by_view(unit(pooled)), self.by_view(unit(neck))
 
     def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:
-        """The test-time embedding. `column_scale` makes one inner product of it the whole similarity.
+        """Pooled features of each view, then neck features of each view: E = 2 · views · D (`Network.embed`).
 
-        images     (B, 3, H, W), of one modality
-        infrared   which modality
-        flip       add the features of the horizontally flipped images
-        returns    (B, E), E = 2 · views · D: pooled features of each view, then neck features of each view
+        flip   add the features of the horizontally flipped images
         """
         if flip:
-            images = torch.cat([images, images.flip(-1)])
+            images = with_mirrored(images)
         parts = torch.cat(self.features(images, infrared))     # (2 * views, B or 2B, D)
         if flip:
             plain, mirrored = parts.chunk(2, dim=1)
             parts = unit(plain + mirrored) if self.unit_after_flip else plain + mirrored
         return parts.transpose(0, 1).flatten(1)
 
+    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        return self.backbone.stages[-1], lambda last: self.by_view(self.head(last)[2])
+
+    def keep_for_embedding(self, modality: str) -> None:
+        stems = self.backbone
+        if modality == "both":
+            stems.visible_stem = EitherStem(stems.visible_stem, stems.infrared_stem)
+        delattr(stems, "visible_stem" if modality == "infrared" else "infrared_stem")
+        del self.head.classifier
+
+    def authors_unused(self) -> list[str]:
+        return UNUSED + (UNUSED_IN_THREE_STAGES if len(self.backbone.stages) == 3 else [])
+
     def column_scale(self, weighting: str) -> Tensor:
-        """(E,): embeddings multiplied by it have the similarity of the named weighting as their inner product."""
         width = self.views * self.head.classifier.in_features
         pooled, neck = self.weightings[weighting]
         return torch.tensor([pooled, neck]).sqrt().repeat_interleave(width)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from experiment import (  # noqa: E402
+from assembly.experiment import (  # noqa: E402
     EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, seeds_of, write_table,
 )
 
@@ -32,6 +32,9 @@ AGW = {"MODEL.NON_LOCAL": "one", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"
 CAJ = {
     "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference", "LOSS.DIVERGENCE_WEIGHT": 0.0,
     "DATA.ERASING_FILL": [0.4914, 0.4822, 0.4465],
+}
+MPANET = {
+    "LOSS.MPANET.SEPARATION_WEIGHT": 0.5, "LOSS.MPANET.MODALITY_WEIGHT": 1.0, "LOSS.MPANET.MUTUAL_WEIGHT": 2.5,
 }
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
@@ -62,6 +65,17 @@ VARIANTS = {
         "grey": ("full, grey among the exchanges", CAJ | {"DATA.EXCHANGE": "channels_and_grey"}),
         "fill": ("full, erased to ImageNet's means", CAJ | {"DATA.ERASING_FILL": [0.485, 0.456, 0.406]}),
         "divergence": ("full, divergence of logits", CAJ | {"LOSS.DIVERGENCE_WEIGHT": 1.0}),
+    },
+    "mpanet": {
+        "backbone": ("ID and centre cluster", MPANET | {
+            "LOSS.MPANET.SEPARATION_WEIGHT": 0.0, "LOSS.MPANET.MODALITY_WEIGHT": 0.0, "LOSS.MPANET.MUTUAL_WEIGHT": 0.0,
+        }),
+        "separation": ("+ masks apart", MPANET | {
+            "LOSS.MPANET.MODALITY_WEIGHT": 0.0, "LOSS.MPANET.MUTUAL_WEIGHT": 0.0,
+        }),
+        "modality": ("+ each modality's ID", MPANET | {"LOSS.MPANET.MUTUAL_WEIGHT": 0.0}),
+        "full": ("+ mutual mean learning (full)", MPANET),
+        "half": ("full, each modality's ID at half weight", MPANET | {"LOSS.MPANET.MODALITY_WEIGHT": 0.5}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -17,8 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from reproduce_table import ResultsError, read_results, setting  # noqa: E402
+from utils.reporting.results import ResultsError, read_results, setting  # noqa: E402
 
+from assembly.titles import method_title  # noqa: E402
 from utils.evaluation.evaluator import FIGURES, format_table  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import only_a_warning, write_report  # noqa: E402
@@ -116,7 +117,7 @@ def main() -> None:
     print(format_table(averaged["results"]))
     print(f"mean ± standard deviation over the models of {len(SPLITS)} splits: {args.output}")
     with only_a_warning("there is no new report"):
-        *_, page = write_report(args.output, averaged)
+        *_, page = write_report(args.output, averaged, method_title(averaged["config"].get("MODEL", {})))
         print(f"report:  {page}")
 
 

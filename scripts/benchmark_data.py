@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.cache import prepared  # noqa: E402
 from data.records import Benchmark, Record  # noqa: E402
-from data.transforms import MEAN, STD, RandomErasing, TrainTransform, open_image  # noqa: E402
+from data.transforms import MEAN, STD, Pipeline, open_image  # noqa: E402
 
 BATCH = 24  # images of one modality in the paper's batch
 RECIPES = {  # name: height, width, jitter, erasing area
@@ -97,7 +97,9 @@ def augmentation(recipe: tuple, rounds: int) -> dict[str, float]:
     """Images per second of both pipelines."""
     height, width, jitter, area = recipe
     images = draw_images(BATCH, height, width)
-    field, ours = torchvisions(*recipe), TrainTransform(jitter=jitter, erase=RandomErasing(area))
+    field, ours = torchvisions(*recipe), Pipeline([
+        *["jitter"] * jitter, "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [*area]}},
+    ])
 
     def ours_batch() -> torch.Tensor:  # as TrainBatches.load
         batch = torch.empty(BATCH, height, width, 3)

@@ -29,8 +29,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.dataset import open_benchmark  # noqa: E402
-from test import load_run, weightings_of  # noqa: E402
-from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from assembly.embedding import embed_records  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import weightings_of  # noqa: E402
+from assembly.trained import load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.retrieval.compress import CompressionError, principal_directions, project  # noqa: E402
 from utils.evaluation.evaluator import evaluate_protocol, scaled  # noqa: E402

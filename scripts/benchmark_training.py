@@ -31,16 +31,19 @@ from yacs.config import CfgNode
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from configs.load import ConfigError, load_config  # noqa: E402
-from cost import Clock, peak_memory, resident  # noqa: E402
-from literal_network import make_literal, make_literal_optimizer  # noqa: E402
+from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
 from models.build import build_model, class_of  # noqa: E402
 from models.parts.mfa import ImageSizeError  # noqa: E402
-from models.two_stream import MethodError  # noqa: E402
-from train import AUTOCAST, build_loss, build_optimizer, lr_factor_at, streams_of  # noqa: E402
+from models.network import MethodError  # noqa: E402
+from assembly.recipe import build_loss, streams_of  # noqa: E402
+from assembly.update import AUTOCAST  # noqa: E402
+from common.batch import Batch, Kind, Output, Stream  # noqa: E402
 from utils.arguments import count  # noqa: E402
+from utils.measure import Clock, peak_memory, resident  # noqa: E402
+from utils.training.optimizer import build_optimizer, rate_at  # noqa: E402
 from utils.training.run import DeviceError, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.titles import method_title  # noqa: E402
+from assembly.titles import method_title  # noqa: E402
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
 NETWORKS = ("plain", "literal", "method")
@@ -55,12 +58,15 @@ class PlainResNet(nn.Module):
         super().__init__()
         self.resnet = torchvision.models.get_model(name, weights=None, num_classes=classes)
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        return self.resnet(torch.cat([visible, infrared]))
+    def forward(self, batch: Batch) -> Output:
+        return Output(batch.rows, logits=self.resnet(batch.images())[None])
+
+    def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
+        return [{"params": [*self.parameters()], "base_lr": base_lr * factor}]
 
     @staticmethod
-    def loss(logits: Tensor, labels: Tensor, _epoch: int) -> dict[str, Tensor]:
-        return {"id": F.cross_entropy(logits.float(), labels)}
+    def loss(output: Output, _epoch: int) -> dict[str, Tensor]:
+        return {"id": F.cross_entropy(output.logits[0].float(), output.labels)}
 
 
 class Training:
@@ -82,21 +88,22 @@ class Training:
             make_literal(model)
             make_literal(self.criterion)
         self.model = model.to(self.device, memory_format=self.layout).train()
-        self.optimizer = build_optimizer(self.model, cfg.SOLVER)
+        groups = self.model.parameter_groups(cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_LR_FACTOR)
+        self.optimizer = build_optimizer(groups, cfg.SOLVER)
         if network == "literal":
             make_literal_optimizer(self.optimizer)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr_factor_at(0, cfg.SOLVER) * group["base_lr"]
+            group["lr"] = rate_at(group["base_lr"], 0, cfg.SOLVER)
         if "compile" in extras:
             self.model.compile()
 
-        streams = streams_of(cfg)
-        rows = options.identities * options.images
-        labels = torch.arange(options.identities).repeat_interleave(options.images).repeat(streams)
-        drawn = [torch.randn(streams * rows, 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH) for _ in range(2)]
-        batches = [(images[:-rows], images[-rows:], labels) for images in drawn]
+        labels = torch.arange(options.identities).repeat_interleave(options.images)
+        kinds = [Kind(False, i) for i in range(len(cfg.DATA.VISIBLE))]
+        kinds += [Kind(True, i) for i in range(len(cfg.DATA.INFRARED))]
+        size = len(labels), 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH
+        batches = [Batch([Stream(torch.randn(size), labels, kind) for kind in kinds]) for _ in range(2)]
         if self.device.type == "cuda":
-            batches = [[t.contiguous().pin_memory() for t in batch] for batch in batches]
+            batches = [batch.pin_memory() for batch in batches]
         self.batches = itertools.cycle(batches)
         # The first steps allocate, choose algorithms and compile.
         self.warm_up = 3 if self.device.type == "cuda" or "compile" in extras else 1
@@ -104,13 +111,12 @@ class Training:
     def step(self) -> list[float]:
         """Seconds of each of PHASES."""
         clock = Clock(self.device)
-        visible, infrared, labels = (t.to(self.device, non_blocking=True) for t in next(self.batches))
-        visible, infrared = (x.contiguous(memory_format=self.layout) for x in (visible, infrared))
+        batch = next(self.batches).to(self.device, self.layout)
         clock.mark()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(visible, infrared)
+            output = self.model(batch)
         clock.mark()
-        self.loss = sum(self.criterion(output, labels, 0).values())
+        self.loss = sum(self.criterion(output, 0).values())
         clock.mark()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.backward()

@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from configs.load import ConfigError, load_config  # noqa: E402
-from experiment import (  # noqa: E402
+from assembly.experiment import (  # noqa: E402
     EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
 )
 from models.build import MODELS  # noqa: E402

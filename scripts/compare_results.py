@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from reproduce_table import METRICS, ResultsError, read_results, setting  # noqa: E402
+from utils.reporting.results import METRICS, ResultsError, read_results, setting  # noqa: E402
 
 from utils.arguments import count  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402

@@ -9,12 +9,8 @@ if configurations, device, threads and torch are the same.
 """
 
 import argparse
-import itertools
 import json
-import platform
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,63 +22,16 @@ from yacs.config import CfgNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import build_loss, build_network, check_together, less_memory, train_batches  # noqa: E402
+from assembly.update import Update  # noqa: E402
 from configs.load import load_config  # noqa: E402
-from train import EXPECTED_ERRORS, Trainer  # noqa: E402
+from data.dataset import hold_out, open_benchmark  # noqa: E402
 from utils.arguments import count  # noqa: E402
+from utils.measure import Clock, device_name, peak_memory, resident  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.training.run import memory_advice, select_device  # noqa: E402
+from utils.training.run import memory_advice, select_algorithms, select_device  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-
-
-class Clock:
-    """Marks points in time: on CUDA in the device's own queue, so that nothing waits in between; else on the host."""
-
-    def __init__(self, device: torch.device):
-        self.stream, self.marks = None, []
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            self.stream = torch.cuda.current_stream(device)
-        self.mark()
-
-    def mark(self) -> None:
-        if self.stream is None:
-            self.marks.append(time.perf_counter())
-        else:
-            self.marks.append(self.stream.record_event(torch.cuda.Event(enable_timing=True)))
-
-    def durations(self) -> list[float]:
-        """Seconds between the marks."""
-        if self.stream is None:
-            return [end - start for start, end in itertools.pairwise(self.marks)]
-        self.marks[-1].synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(self.marks)]
-
-
-def resident(name: str) -> float:
-    """Bytes that this process holds (VmRSS) or held at its peak (VmHWM); nan where the system does not tell.
-
-    resource.getrusage would do for the peak, but its figure also covers the process that this one was started from.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next((1024 * float(line.split()[1]) for line in lines if line.startswith(name)), float("nan"))
-
-
-def peak_memory(device: torch.device, before: float) -> float:
-    """Bytes that the device allocated at its peak or, on the CPU, the process's resident memory beyond `before`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM") - before
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def operations(function: Callable, *inputs) -> int:
@@ -97,30 +46,32 @@ def operations(function: Callable, *inputs) -> int:
 
 
 class Training:
-    """A training whose updates can be timed, on the batches of one of them.
+    """A training whose updates can be timed, on the batches of one of them."""
 
-    folder   where it writes its log and options
-    """
-
-    def __init__(self, cfg: CfgNode, folder: str, device: torch.device):
-        # Weights change no duration, so none are downloaded; nor does it matter where the images came from.
-        changed = ["OUTPUT", folder, "MODEL.PRETRAINED", "none", "DATA.CACHE", ""]
-        self.trainer = Trainer(load_config(overrides=changed, base=cfg), False, device)
-        for group in self.trainer.optimizer.param_groups:
+    def __init__(self, cfg: CfgNode, device: torch.device):
+        check_together(cfg, device)
+        select_algorithms(cfg.DETERMINISTIC)
+        self.cfg, self.device = cfg, device
+        benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+        records, _ = hold_out(benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        drawn = train_batches(cfg, records)
+        # Weights change no duration, so none are downloaded.
+        self.model = build_network(cfg, len(drawn.identities), pretrained=False)
+        self.model = self.model.to(device, memory_format=torch.channels_last).train()
+        self.update = Update(cfg, self.model, build_loss(cfg), device)
+        for group in self.update.optimizer.param_groups:
             group["lr"] = 0.0  # the same batches again and again would lead anywhere
-        drawn = self.trainer.batches
-        self.batches = [drawn[0, i] for i in range(min(cfg.SOLVER.ACCUMULATION, len(drawn)))]
-        self.images = sum(len(visible) + len(infrared) for visible, infrared, _ in self.batches)
+        self.batches = [drawn[0, i] for i in range(min(cfg.SOLVER.ACCUMULATION, drawn.length(0)))]
+        self.images = sum(map(len, self.batches))
         self.pairs = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES * len(self.batches)
         if device.type == "cuda":
-            self.batches = [[t.pin_memory() for t in batch] for batch in self.batches]
-        self.trainer.model.train()
+            self.batches = [batch.pin_memory() for batch in self.batches]
 
-    def update(self) -> float:
-        """Seconds that it took."""
-        clock = Clock(self.trainer.device)
-        with memory_advice(self.trainer.less_memory()):
-            self.trainer.train_step(self.batches, 0, 0, False)
+    def step(self) -> float:
+        """Seconds that an update took."""
+        clock = Clock(self.device)
+        with memory_advice(less_memory(self.cfg, self.model.parts)):
+            self.update(self.batches, 0, 0, False)
         clock.mark()
         return clock.durations()[0]
 
@@ -133,16 +84,15 @@ def measure(cfg: CfgNode, reference: CfgNode, rounds: int, device: torch.device)
     """
     warm_up = 3 if device.type == "cuda" else 2  # the first step allocates, the second has the optimiser's state too
     before = resident("VmRSS")
-    with tempfile.TemporaryDirectory() as folder:
-        training = Training(cfg, f"{folder}/config", device)
-        for _ in range(warm_up):
-            training.update()
-        peak = peak_memory(device, before)
-        beside = Training(reference, f"{folder}/reference", device)
-        for _ in range(warm_up):
-            beside.update()
-        seconds = [(training.update(), beside.update()) for _ in range(rounds)]
-    model = training.trainer.model.eval()
+    training = Training(cfg, device)
+    for _ in range(warm_up):
+        training.step()
+    peak = peak_memory(device, before)
+    beside = Training(reference, device)
+    for _ in range(warm_up):
+        beside.step()
+    seconds = [(training.step(), beside.step()) for _ in range(rounds)]
+    model = training.model.eval()
     image = torch.zeros(1, 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, device=device)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -165,7 +115,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over both files'")
     args = parser.parse_intermixed_args()
 
-    cfg, reference = (load_config(file, [*args.overrides, "OUTPUT", "unused"]) for file in (args.config, args.reference))
+    overrides = [*args.overrides, "OUTPUT", "unused"]
+    cfg, reference = (load_config(file, overrides) for file in (args.config, args.reference))
     device = select_device(cfg.DEVICE)
     measured_on = {
         "config": yaml.safe_load(cfg.dump()),

@@ -36,8 +36,10 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.transforms import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
-from test import find_checkpoint, learned_directions, load_authors, load_run, weightings_of  # noqa: E402
-from train import EXPECTED_ERRORS  # noqa: E402
+from assembly.embedding import learned_directions  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import weightings_of  # noqa: E402
+from assembly.trained import find_checkpoint, load_authors, load_run  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import scaled  # noqa: E402
 from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
@@ -54,22 +56,6 @@ LICENCE = (
 
 class ExportError(RuntimeError):
     """The file cannot be made here, or doesn't compute what the network does."""
-
-
-class EitherStem(nn.Module):
-    """Both stems, of which each image takes its own.
-
-    x         (B, 4, H, W): normalised images and, as a fourth channel, 1 where the image is infrared, else 0
-    returns   (B, 64, H/4, W/4)
-    """
-
-    def __init__(self, visible: nn.Module, infrared: nn.Module):
-        super().__init__()
-        self.visible, self.infrared = visible, infrared
-
-    def forward(self, x: Tensor) -> Tensor:
-        images, is_infrared = x[:, :3], x[:, 3:, :1, :1] > 0
-        return torch.where(is_infrared, self.infrared(images), self.visible(images))
 
 
 class Embedder(nn.Module):
@@ -90,11 +76,7 @@ class Embedder(nn.Module):
         super().__init__()
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model, self.flip, self.infrared = copy.deepcopy(model, shared), flip, modality == "infrared"
-        stems = self.model.backbone
-        if modality == "both":
-            stems.visible_stem = EitherStem(stems.visible_stem, stems.infrared_stem)
-        delattr(stems, "visible_stem" if self.infrared else "infrared_stem")
-        del self.model.head.classifier  # no embedding needs it, and it has a row for each training identity
+        self.model.keep_for_embedding(modality)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
         self.register_buffer("columns", scale.nonzero().flatten())
@@ -103,9 +85,11 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor, infrared: Tensor | None = None) -> Tensor:
         x = (images.float() / 255 - self.mean) / self.std
-        if infrared is not None:  # as a channel it goes wherever `embed` takes the image
+        if infrared is not None and self.model.reads_modality:  # as a channel it goes wherever `embed` takes the image
             x = torch.cat([x, infrared.float()[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
         embeddings = self.model.embed(x, self.infrared, self.flip)[:, self.columns] * self.scale
+        if infrared is not None and not self.model.reads_modality:
+            embeddings = embeddings + 0 * infrared[:, None].float()  # the file has this input all the same
         return embeddings if self.directions is None else embeddings @ self.directions
 
 

@@ -21,20 +21,22 @@ from yacs.config import CfgNode
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from experiment import markdown_table  # noqa: E402
-from reproduce_table import ResultsError, read_results  # noqa: E402
+from assembly.experiment import markdown_table  # noqa: E402
+from utils.reporting.results import ResultsError, read_results  # noqa: E402
 
 from configs.defaults import get_defaults  # noqa: E402
 from configs.load import flatten, from_dump  # noqa: E402
-from test import CHANGES_NO_FIGURE, find_checkpoint, load_run, weightings_of  # noqa: E402
-from train import EXPECTED_ERRORS  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import weightings_of  # noqa: E402
+from assembly.results import CHANGES_NO_FIGURE  # noqa: E402
+from assembly.trained import find_checkpoint, load_run  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint, sha256  # noqa: E402
 from utils.evaluation.evaluator import table_rows  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import ReportError, notes  # noqa: E402
 from utils.training.run import Metrics  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.titles import method_title  # noqa: E402
+from assembly.titles import method_title  # noqa: E402
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"
 LEFT_OUT = (*CHANGES_NO_FIGURE, "DATA.CACHE", "SOLVER.LOG_PERIOD")  # options of the machine, not of the recipe

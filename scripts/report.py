@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from reproduce_table import ResultsError, read_results  # noqa: E402
+from utils.reporting.results import ResultsError, read_results  # noqa: E402
 
+from assembly.titles import method_title  # noqa: E402
 from utils.output import OutputError, require_folder  # noqa: E402
 from utils.reporting.report import ReportError, write_curves, write_report  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
@@ -31,7 +32,8 @@ def main() -> None:
             raise ReportError(f"{run} has neither an epoch in metrics.jsonl nor a results.json; train or test there")
     written = [curves] if curves else []
     if results.exists() or results == run:
-        written += write_report(results, read_results(results))
+        saved = read_results(results)
+        written += write_report(results, saved, method_title(saved.get("config", {}).get("MODEL", {})))
     else:
         print(f"{run} has no results.json yet: python test.py --checkpoint {run}")
     print(*written, sep="\n")

@@ -10,7 +10,6 @@ Prints the table and writes it as sysu_mm01.tex (booktabs), sysu_mm01.md and sys
 import argparse
 import csv
 import io
-import json
 import math
 import re
 import sys
@@ -22,13 +21,11 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.load import ConfigError, flatten, from_dump, load_config  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.reporting.results import ResultsError, read_results  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.titles import method_title  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
-METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")  # of a results file
 COLUMNS = {"rank1": "R-1", "rank10": "R-10", "rank20": "R-20", "map": "mAP", "minp": "mINP"}  # the published ones
 NAMES = {"rank1": "Rank-1", "rank10": "Rank-10", "rank20": "Rank-20", "map": "mAP", "minp": "mINP"}
 SEARCHES = {"all": "All-search", "indoor": "Indoor-search"}
@@ -43,10 +40,6 @@ CAPTION = (
     "SYSU-MM01, single-shot, in percent. Best in bold, second best underlined. A cited row stands as its source "
     "prints it; the note of a row measured here names results file and protocol."
 )
-
-
-class ResultsError(ValueError):
-    """Figures that cannot be read, or that don't belong together."""
 
 
 @dataclass
@@ -90,49 +83,6 @@ def read_published(path: Path) -> list[Row]:
         Row(line["method"], line["label"], line["citation"], line["venue"], {cell: line[cell] for cell in CELLS})
         for line in lines
     ]
-
-
-def read_results(path: Path) -> dict:
-    """A results file of test.py.
-
-    raises   ResultsError
-    """
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read ({error.strerror}); test.py writes such files") from None
-    except ValueError as error:
-        raise ResultsError(f"{path} is no JSON ({error}); was it cut off? Run test.py again") from None
-    try:
-        check_results(saved)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        missing = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise ResultsError(f"{path} is no results file of test.py: {missing}") from None
-    return saved
-
-
-def check_results(saved: dict) -> None:
-    for key in ("name", "fingerprint"):
-        if not isinstance(saved["data"][key], str):
-            raise ValueError(f"data.{key} is no text")
-    keys = [setting(result) for result in saved["results"]]
-    if not keys:
-        raise ValueError("it has no result")
-    if len(set(keys)) < len(keys):
-        raise ValueError("two of its results have the same protocol, flip, weighting and re-ranking")
-    for result in saved["results"]:
-        if not result["trials"]:
-            raise ValueError(f"{result['protocol']} has no trial")
-        for trial in result["trials"]:
-            int(trial["valid_queries"])
-            for metric in METRICS:
-                if not 0 <= trial[metric] <= 1:  # nor is nan
-                    raise ValueError(f"{result['protocol']} has a {metric} of {trial[metric]}, which is no fraction")
-
-
-def setting(result: dict) -> tuple:
-    """What two results must share to be comparable."""
-    return result["protocol"], result["flip"], result["weighting"], result["rerank"]
 
 
 def measured_rows(path: Path, gallery: str, weighting: str | None) -> list[Row]:
@@ -190,8 +140,20 @@ def empty_row(path: Path, saved: dict, gallery: str, result: dict) -> Row:
     if config.get("SOLVER", {}).get("CHOOSE_BEST_ON_TEST_DATA"):
         protocol.append("epoch chosen on test data, which inflates the figures")
     protocol += other_options(path, config)
-    name = method_title(config.get("MODEL", {}))
+    name = title_of(config.get("MODEL", {}))
     return Row(name, latex(name), "", "-", dict.fromkeys(CELLS, ""), str(path), ", ".join(protocol))
+
+
+def title_of(model: dict) -> str:
+    """The method's title; where there is no torch, which networks need, its name.
+
+    model   the MODEL section of a results file
+    """
+    try:
+        from assembly.titles import method_title
+    except ImportError:
+        return model.get("NAME", "network").upper()
+    return method_title(model)
 
 
 def other_options(path: Path, config: dict) -> list[str]:
@@ -202,6 +164,10 @@ def other_options(path: Path, config: dict) -> list[str]:
     recipe = ROOT / "configs" / f"sysu_{config.get('MODEL', {}).get('NAME')}.yaml"
     if not recipe.exists():
         return []
+    try:
+        from configs.load import ConfigError, flatten, from_dump, load_config
+    except ImportError as error:
+        return [f"not compared with the options of configs/{recipe.name} ({error})"]
     try:
         own = flatten(from_dump(yaml.safe_dump(config)))
     except ConfigError as error:

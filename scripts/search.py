@@ -36,8 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import PICTURES, DataError  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
-from test import learned_directions, load_run, weightings_of  # noqa: E402
-from train import EXPECTED_ERRORS  # noqa: E402
+from assembly.embedding import learned_directions  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import weightings_of  # noqa: E402
+from assembly.trained import load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import rows_not_finite  # noqa: E402
@@ -100,6 +102,8 @@ def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, 
         "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
         "compression": "none" if directions is None else hashlib.sha256(directions.cpu().numpy()).hexdigest(),
     }
+    if cfg.DATA.RESIZE != "lanczos":
+        settings["resize"] = cfg.DATA.RESIZE
     embed = Embedder(model, model.column_scale(weighting), directions, cfg.TEST.FLIP, device)
     return embed, cfg, settings | {"numbers": embed.numbers}
 
@@ -107,15 +111,15 @@ def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, 
 class Pictures(Dataset):
     """(number, image (3, H, W), ""), or for a picture that cannot be read (number, None, why)."""
 
-    def __init__(self, paths: list[Path], height: int, width: int):
-        self.paths, self.height, self.width = paths, height, width
+    def __init__(self, paths: list[Path], height: int, width: int, resize: str):
+        self.paths, self.size = paths, (height, width, resize)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | None, str]:
         try:
-            return i, eval_transform(open_image(str(self.paths[i]), self.height, self.width)), ""
+            return i, eval_transform(open_image(str(self.paths[i]), *self.size)), ""
         except DataError as error:
             return i, None, reason(error)
 
@@ -136,7 +140,7 @@ def embedded(
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Batches of (numbers of paths, their embeddings (B, D), {number: why} of those left out), telling its progress.
     """
-    pictures = Pictures(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
+    pictures = Pictures(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.DATA.RESIZE)
     loader = DataLoader(
         pictures, cfg.TEST.BATCH, num_workers=cfg.DATA.WORKERS, collate_fn=collate,
         pin_memory=embed.device.type == "cuda", worker_init_fn=start_worker,

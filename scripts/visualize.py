@@ -18,17 +18,16 @@ from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
+from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import Record  # noqa: E402
-from embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
+from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
 from models.parts.backbone import PretrainedError  # noqa: E402
-from models.build import build_model  # noqa: E402
-from ranking_sheets import ranking_picture  # noqa: E402
-from test import (  # noqa: E402
-    build_without_pretraining, described, find_checkpoint, learned_directions, load_run, weightings_of,
-)
-from train import EXPECTED_ERRORS, embed_records  # noqa: E402
+from assembly.ranking_sheets import ranking_picture  # noqa: E402
+from assembly.embedding import described, embed_records, learned_directions  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.recipe import build_network, weightings_of  # noqa: E402
+from assembly.trained import find_checkpoint, load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
@@ -38,7 +37,7 @@ from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
 from utils.reporting.sheets import SheetError, save  # noqa: E402
 from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.titles import method_title  # noqa: E402
+from assembly.titles import method_title  # noqa: E402
 
 PARTS = ("ranking", "attention", "map")
 
@@ -58,13 +57,12 @@ def pictures_of(records: Sequence[Record], identity: int, infrared: bool, number
 
 def network_before_training(cfg, classes: int) -> tuple[nn.Module, str]:
     """The network that the training began with, and what its weights are: random where the pretrained ones are gone."""
-    torch.manual_seed(cfg.SEED)
     if cfg.MODEL.PRETRAINED != "none":
         try:
-            return build_model(cfg.MODEL, classes), "pretrained backbone"
+            return build_network(cfg, classes), "pretrained backbone"
         except PretrainedError as error:
             print(f"the map's left panel shows random weights: {error}")
-    return build_without_pretraining(cfg, classes), "random weights"
+    return build_network(cfg, classes, pretrained=False), "random weights"
 
 
 def arguments() -> argparse.Namespace:
@@ -132,7 +130,8 @@ def main() -> None:
         ]
         title = f"{trained}: yellow is much, purple is little; below each map its least and its greatest value"
         trained_on = read_own_checkpoint(find_checkpoint(args.run))["identities"]
-        keep(attention_picture(model, pairs, trained_on, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, device, title), "attention")
+        size, resize = (cfg.DATA.HEIGHT, cfg.DATA.WIDTH), cfg.DATA.RESIZE
+        keep(attention_picture(model, pairs, trained_on, *size, device, title, resize), "attention")
 
     if "map" in args.parts:
         rows = [
@@ -141,7 +140,7 @@ def main() -> None:
         ]
         chosen = [records[row] for row in rows]
         after = features[rows] if features is not None else embed(chosen)
-        untrained, weights = network_before_training(cfg, classes=model.head.classifier.out_features)
+        untrained, weights = network_before_training(cfg, classes=model.classes)
         before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
         panels = [
             (f"before training ({weights}), weighting {weighting}", scaled(before, scale)),

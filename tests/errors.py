@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
-CODE = ("train.py", "test.py", "configs", "common", "data", "losses", "models", "utils", "scripts")
+CODE = ("train.py", "test.py", "configs", "assembly", "common", "data", "losses", "models", "utils", "scripts")
 HEAD = """# Every error message
 
 Made from the code by `python tests/errors.py`; `tests/test_errors.py` holds that it is complete and that each message

@@ -13,7 +13,7 @@ import torch
 from trees import picture
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("configs", "common", "data", "losses", "models", "scripts", "tests", "utils")
+FOLDERS = ("assembly", "common", "configs", "data", "docs", "losses", "models", "scripts", "tests", "utils")
 SMALL = [
     "DATA.WORKERS", "0", "DATA.HEIGHT", "64", "DATA.WIDTH", "32", "DEVICE", "cpu", "MODEL.BACKBONE", "resnet18",
     "MODEL.PRETRAINED", "none", "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "3", "SOLVER.IMAGES", "2",
@@ -23,7 +23,7 @@ SMALL = [
 def edited_copy(page, folder):
     """The repository in a folder, with all files and differences of a page of docs/ put into it."""
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.pt"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.pt", "images"))
     for name in ("train.py", "test.py"):
         shutil.copy(ROOT / name, folder)
     blocks = re.findall(r"```(python|yaml|diff)\n# (\S+)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
@@ -114,6 +114,43 @@ def test_the_page_on_modules(tmp_path, thin):
     (names_off, off), (names_on, on) = torch.load(tmp_path / "after.pt")
     assert names == names_off and torch.equal(before, off)
     assert {name.split(".")[0] for name in set(names_on) - set(names)} == {"squeeze"} and not torch.equal(on, off)
+
+
+def test_the_page_on_methods_adds_two_lines_to_what_is_there(tmp_path):
+    repository = edited_copy("adding_a_method.md", tmp_path)
+    changed = {
+        file: (repository / file).read_text().splitlines() for file in ("models/build.py", "losses/build.py")
+    }
+    added = [line for file, lines in changed.items() for line in lines if line not in (ROOT / file).read_text()]
+    assert [line.strip() for line in added] == [
+        '"nightnext": "nightnext.NightNeXt",', '"nightnext": "nightnext.NightNeXtTotal",'
+    ]
+
+
+@pytest.mark.long
+def test_the_page_on_methods(tmp_path, shared_data):
+    """What a new method has without another line: every program, and its options refused elsewhere."""
+    repository, run = edited_copy("adding_a_method.md", tmp_path / "repository"), tmp_path / "run"
+    printed = call(repository, """
+        folder, data, *options = sys.argv[1:]
+        run("train.py", "--config", "configs/quickstart_nightnext.yaml", *options, "SOLVER.EPOCHS", "1", "OUTPUT", folder,
+            drawn=False)
+        options = [word for word in options if word not in ("SOLVER.IDENTITIES", "2")]
+        run("train.py", "--config", f"{folder}/config.yaml", "--resume", "SOLVER.EPOCHS", "2", drawn=False)
+        run("test.py", "--checkpoint", folder, drawn=False)
+        run("scripts/visualize.py", folder, "--parts", "ranking", "attention", "--queries", "0")
+        run("scripts/search.py", "--checkpoint", folder, "--gallery", f"{data}/cam1", "--query", f"{data}/cam3",
+            "--output", f"{folder}/found")
+        run("scripts/export.py", "--checkpoint", folder, "--format", "torchscript", "--output", f"{folder}/network.ts")
+        run("scripts/model_card.py", folder)
+        print(run("train.py", "--explain", "nightnext").stdout)
+        print(run("train.py", "--config", "configs/quickstart.yaml", "MODEL.NIGHTNEXT.WIDTH", "8", check=False).stderr)
+        assert not pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_nightnext.py"])
+    """, run, shared_data, "DATA.ROOT", shared_data, "DATA.WORKERS", "0", "DEVICE", "cpu", "SOLVER.IDENTITIES", "2")
+    assert "LOSS.NIGHTNEXT.GAP_WEIGHT: 0.1" in printed and "MODEL.MBUE" not in printed
+    assert "sets MODEL.NIGHTNEXT.WIDTH, which cmfn does not read; it is an option of nightnext" in printed
+    assert {"gap", "id", "triplet"} < json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]).keys()
+    assert {"report.html", "model_card.md", "network.ts", "pictures", "found"} <= {p.name for p in run.iterdir()}
 
 
 @pytest.mark.long

@@ -33,7 +33,7 @@ def test_both_stems_and_all_stages_start_from_the_file(tmp_path):
     torch.testing.assert_close(backbone.stages[3][1].conv2.weight, state["layer4.1.conv2.weight"])
 
 
-def test_weights_that_cannot_be_had_stop_with_the_mend(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_had_stop_with_the_fix(tmp_path, monkeypatch):
     with pytest.raises(PretrainedError, match="no such file.*torchvision state dict of resnet18"):
         Backbone("resnet18", pretrained=str(tmp_path / "absent.pth"))
     _, path = imagenet_file(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import two_streams
 from programs import started_here
 from torch import nn
 
@@ -14,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchmark_training as benchmark  # noqa: E402
-from literal_network import LITERAL, make_literal, make_literal_optimizer  # noqa: E402
+from assembly.literal_network import LITERAL, make_literal, make_literal_optimizer  # noqa: E402
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from models.build import build_model  # noqa: E402
-from train import build_loss, build_optimizer  # noqa: E402
+from assembly.recipe import build_loss  # noqa: E402
+from utils.training.optimizer import build_optimizer  # noqa: E402
 
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -38,11 +40,12 @@ def fast_and_literal(*overrides):
 def one_step(model, criterion, size):
     """Outputs, loss terms, running statistics and gradients of one step, by name."""
     torch.manual_seed(1)  # dropout and drop path draw alike
-    output = model(*torch.randn(2, 4, 3, *size, dtype=torch.float64))
-    terms = criterion(output, torch.tensor([0, 0, 3, 3]).repeat(2), epoch=0)
+    visible, infrared = torch.randn(2, 4, 3, *size, dtype=torch.float64)
+    output = model(two_streams(visible, infrared, [0, 0, 3, 3]))
+    terms = criterion(output, epoch=0)
     sum(terms.values()).backward()
     gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
-    return {**output._asdict(), **terms, **model.state_dict()}, gradients
+    return {**output.entries, **terms, **model.state_dict()}, gradients
 
 
 @pytest.mark.parametrize("size, overrides", [
@@ -76,7 +79,7 @@ def test_the_literal_optimiser_updates_alike():
     for change in (lambda optimizer: optimizer, make_literal_optimizer):
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
-        optimizer = change(build_optimizer(model, load_config().SOLVER))
+        optimizer = change(build_optimizer([{"params": [*model.parameters()]}], load_config().SOLVER))
         for _ in range(2):
             model(torch.ones(1, 3)).square().sum().backward()
             optimizer.step()

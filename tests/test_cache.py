@@ -24,12 +24,13 @@ from data import cache as module
 from data.cache import StaleCache, build_cache, cache_folder, open_cache, prepared
 from data.dataset import TrainBatches, open_benchmark
 from data.records import DataError
-from data.transforms import RandomErasing, TrainTransform, open_image
+from data.sampler import WithReplacement
+from data.transforms import Pipeline, open_image
 from scripts import prepare as prepare_script
 from utils.lock import only_one
 
 SIZE = (24, 12)
-TRANSFORM = TrainTransform(jitter=True, erase=RandomErasing((0.02, 0.4)))
+RECIPE = Pipeline(["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [0.02, 0.4]}}])
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def base(tmp_path):
     return tmp_path / "cache"
 
 
-def prepare(base, benchmark, workers=1, size=SIZE):
+def prepare(base, benchmark, workers=1, size=SIZE, resize="lanczos"):
     said = []
-    return prepared(base, benchmark, *size, workers, said.append, alone=waiting), said
+    return prepared(base, benchmark, *size, workers, said.append, alone=waiting, resize=resize), said
 
 
 def waiting(folder):
@@ -52,11 +53,20 @@ def waiting(folder):
 
 
 def reopen(base, benchmark, size=SIZE):
-    return open_cache(cache_folder(base, benchmark, *SIZE), benchmark.train, benchmark.root, *size)
+    return open_cache(cache_folder(base, benchmark, *SIZE, "lanczos"), benchmark.train, benchmark.root, *size)
 
 
 def batches_of(benchmark, cache=None):
-    return TrainBatches(benchmark.train, 3, 2, 0, *SIZE, visible=[TRANSFORM], infrared=TRANSFORM, cache=cache)
+    sampler = WithReplacement(benchmark.train, 3, 2, seed=0)
+    return TrainBatches(benchmark.train, sampler, 0, *SIZE, visible=[RECIPE], infrared=[RECIPE], cache=cache)
+
+
+def equal(a, b) -> bool:
+    """Whether two batches are the same, bit for bit."""
+    return all(
+        torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels)
+        for x, y in zip(a.streams, b.streams, strict=True)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -67,14 +77,14 @@ def test_batches_are_the_same_with_and_without_a_cache(benchmark, base):
         with_cache = DataLoader(batches_of(benchmark, cache), batch_size=None, sampler=positions, num_workers=workers)
         without = DataLoader(batches_of(benchmark), batch_size=None, sampler=positions)
         for ours, theirs in zip(with_cache, without, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+            assert equal(ours, theirs)
 
 
 def test_with_a_cache_no_picture_is_read(benchmark, base):
     cache, _ = prepare(base, benchmark)
     expected = batches_of(benchmark)[1, 2]
     shutil.rmtree(benchmark.root)
-    assert all(torch.equal(a, b) for a, b in zip(batches_of(benchmark, cache)[1, 2], expected))
+    assert equal(batches_of(benchmark, cache)[1, 2], expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -158,8 +168,20 @@ def test_another_size_or_another_pillow_is_another_cache(benchmark, base, monkey
 
 def test_each_split_of_regdb_has_its_own_folder(tmp_path, benchmark):
     regdb = open_benchmark("regdb", regdb_tree(tmp_path / "regdb", split=3), split=3)
-    assert cache_folder("c", regdb, 384, 144) == Path("c/regdb-384x144-split3")
-    assert cache_folder("c", benchmark, 384, 192) == Path("c/synthetic-384x192")
+    assert cache_folder("c", regdb, 384, 144, "lanczos") == Path("c/regdb-384x144-split3")
+    assert cache_folder("c", benchmark, 384, 192, "lanczos") == Path("c/synthetic-384x192")
+
+
+def test_each_resize_has_its_own_folder_and_is_refused_for_another(tmp_path, benchmark, base):
+    regdb = open_benchmark("regdb", regdb_tree(tmp_path / "regdb", split=3), split=3)
+    assert cache_folder("c", regdb, 384, 144, "bilinear") == Path("c/regdb-384x144-bilinear-split3")
+    (bilinear, _), (lanczos, _) = (prepare(base, benchmark, resize=resize) for resize in ("bilinear", "lanczos"))
+    assert bilinear.folder.name == "synthetic-24x12-bilinear" and lanczos.folder.name == "synthetic-24x12"
+    path = benchmark.train[0].path
+    assert (bilinear.read(path) == open_image(path, *SIZE, "bilinear")).all()
+    assert (bilinear.read(path) != lanczos.read(path)).any() and bilinear.problems() == lanczos.problems() == []
+    with pytest.raises(StaleCache, match="was made with resize bilinear, not lanczos"):
+        open_cache(bilinear.folder, benchmark.train, benchmark.root, *SIZE)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -207,7 +229,7 @@ def test_a_broken_picture_is_named_and_leaves_no_cache(benchmark, base, workers,
     Path(benchmark.train[40].path).write_text("broken")
     with pytest.raises(DataError, match="cam.*jpg is broken or no image"):
         prepare(base, benchmark, workers)
-    assert not [*cache_folder(base, benchmark, *SIZE).iterdir()]
+    assert not [*cache_folder(base, benchmark, *SIZE, "lanczos").iterdir()]
 
 
 def test_a_full_disk_is_a_clear_error_and_the_older_cache_stays(benchmark, base, monkeypatch):
@@ -346,7 +368,7 @@ def test_a_killed_build_does_not_look_whole(benchmark, base):
 
 
 def test_the_script_does_not_build_where_another_process_does(benchmark, base):
-    other, said = locks.start(cache_folder(base, benchmark, 32, 16), "cache")
+    other, said = locks.start(cache_folder(base, benchmark, 32, 16, "lanczos"), "cache")
     done = run("scripts/prepare.py", "--config", "configs/quickstart.yaml", "DATA.ROOT", benchmark.root, "DATA.CACHE",
                base, "DATA.HEIGHT", 32, "DATA.WIDTH", 16, check=False)
     other.communicate()

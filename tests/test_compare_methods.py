@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import compare_methods as compare  # noqa: E402
-import experiment  # noqa: E402
+from assembly import experiment  # noqa: E402
 from cost import operations  # noqa: E402
 
 from data.synthetic import write_synthetic  # noqa: E402

@@ -1,11 +1,43 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
+from programs import run
+from yacs.config import CfgNode
 
-from configs.defaults import get_defaults
-from configs.load import ConfigError, differences, flatten, from_dump, load_config
+from common.options import MOST_EPOCHS, Section, option
+from configs.defaults import OPTIONS, OWNERS, collected, get_defaults
+from configs.load import ConfigError, as_yaml, differences, explained, flatten, from_dump, load_config
+from configs.shorthands import SHORTHANDS
+from data.transforms import read_step
+from losses.build import TOTALS
+from models.build import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SMALL, LARGE, IMAGENET = [0.02, 0.4], [0.2, 0.8], [0.485, 0.456, 0.406]
+
+
+def step_of(view, name):
+    """All numbers of a view's step; None where it has none of that name."""
+    return next((numbers for found, numbers in map(read_step, view) if found == name), None)
+
+
+def names_of(view):
+    return [read_step(step)[0] for step in view]
+
+
+def erasing(view):
+    """Probability, area and fill of the erasing; None without one."""
+    numbers = step_of(view, "erase")
+    return numbers and (numbers["p"], numbers["area"], numbers["fill"])
+
+
+def one_pipeline(cfg):
+    """That of both modalities, where they have the same, and no second view."""
+    view, = cfg.DATA.VISIBLE
+    assert cfg.DATA.INFRARED == [view]
+    return view
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
@@ -13,6 +45,13 @@ def test_every_shipped_file_loads_and_opens_with_its_command(file):
     load_config(file)
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("train.py --config" in line or "quickstart.sh" in line for line in head)
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "methods").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_methods_file_loads_and_is_a_base(file):
+    assert load_config(file).MODEL.NAME in MODELS
+    bases = [f for f in CONFIGS.glob("*_*.yaml") if f"BASE: methods/{file.name}" in f.read_text()]
+    assert len(bases) >= 3  # one for each data set
 
 
 @pytest.mark.parametrize("name, height, width, jitter, area, stages", [
@@ -23,14 +62,18 @@ def test_every_shipped_file_loads_and_opens_with_its_command(file):
 def test_the_papers_recipe(name, height, width, jitter, area, stages):
     cfg = load_config(CONFIGS / f"{name}_cmfn.yaml")
     assert (cfg.DATA.HEIGHT, cfg.DATA.WIDTH) == (height, width)
-    assert (cfg.DATA.JITTER, cfg.DATA.ERASING_AREA, cfg.MODEL.STAGES) == (jitter, area, stages)
+    view = one_pipeline(cfg)
+    assert names_of(view) == [*(["jitter"] if jitter else []), "pad", "grey", "crop", "flip", "normalise", "erase"]
+    assert erasing(view) == (0.5, area, IMAGENET) and cfg.MODEL.STAGES == stages
     assert (cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES, cfg.SOLVER.EPOCHS) == (6, 4, 151)
     assert (cfg.MODEL.BACKBONE, cfg.MODEL.PRETRAINED) == ("resnet50", "imagenet")
     loss, solver = cfg.LOSS, cfg.SOLVER
-    assert (loss.TRIPLET, loss.TRIPLET_WEIGHT, loss.TRIPLET_MARGIN) == ("batch_hard", 1.0, 0.3)
-    assert (loss.CPM_WEIGHT, loss.CPM_MARGIN, loss.ORTHOGONAL_WEIGHT, loss.DIVERGENCE_WEIGHT) == (0.8, 0.2, 0.01, 0)
+    assert (loss.TRIPLET_WEIGHT, loss.TRIPLET_MARGIN) == (1.0, 0.3)
+    assert (loss.CPM_WEIGHT, loss.CPM_MARGIN, loss.ORTHOGONAL_WEIGHT) == (0.8, 0.2, 0.01)
     assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == (0.9, 5e-4, 0.1, 0.1)
-    assert (cfg.DATA.GREY, cfg.DATA.ERASING, cfg.DATA.EXCHANGE, cfg.TEST.FLIP) == (0.5, 0.5, "none", True)
+    assert (solver.OPTIMIZER, solver.SCHEDULE, solver.SAMPLER) == ("sgd", "steps", "replacement")
+    assert (step_of(view, "grey")["p"], step_of(view, "flip")["p"], cfg.TEST.FLIP) == (0.5, 0.5, True)
+    assert (step_of(view, "pad")["pixels"], step_of(view, "pad")["fill"], cfg.DATA.RESIZE) == (10, 0, "lanczos")
 
 
 @pytest.mark.parametrize("method, size, batch, epochs, steps, flip", [
@@ -47,37 +90,69 @@ def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, 
     assert ((cfg.DATA.HEIGHT, cfg.DATA.WIDTH), (solver.IDENTITIES, solver.IMAGES)) == (size, batch)
     assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS, cfg.TEST.FLIP) == (epochs, steps, 10, flip)
     assert (solver.BASE_LR, solver.BACKBONE_LR_FACTOR, solver.WEIGHT_DECAY) == (0.1, 0.1, 5e-4)
-    assert not cfg.DATA.JITTER and cfg.DATA.GREY == (0.5 if method == "deen" else 0)
-    erasing = (cfg.DATA.ERASING, cfg.DATA.ERASING_AREA, cfg.DATA.ERASING_FILL)
-    small, large, imagenet = [0.02, 0.4], [0.2, 0.8], [0.485, 0.456, 0.406]
-    of_agw = (0.5, small, [0.0] * 3) if name == "llcm" else (0.0, large, imagenet)
-    assert erasing == {
-        "base": of_agw,
-        "agw": of_agw,
-        "caj": (0.5, small, [0.4914, 0.4822, 0.4465]),
-        "deen": (0.5, large if name == "sysu" else small, imagenet),
+    assert (solver.OPTIMIZER, solver.SCHEDULE, solver.SAMPLER) == ("sgd", "steps", "replacement")
+    assert cfg.DATA.RESIZE == "lanczos"
+    erased = {
+        "base": (0.5, SMALL, [0.0] * 3) if name == "llcm" else None,
+        "agw": (0.5, SMALL, [0.0] * 3) if name == "llcm" else None,
+        "caj": (0.5, SMALL, [0.4914, 0.4822, 0.4465]),
+        "deen": (0.5, LARGE if name == "sysu" else SMALL, IMAGENET),
     }[method]
-    # Network, losses and showings of images: these options differ from CMFN's, which are the defaults, and no others.
+    grey = ["grey"] if method == "deen" else []
+    plain = ["pad", *grey, "crop", "flip", "normalise", *(["erase"] if erased else [])]
+    more = (["exchange"], ["adapt"]) if method == "caj" else ([], [])
+    assert [*map(names_of, cfg.DATA.VISIBLE)] == [plain, *([[*plain, *more[0]]] if more[0] else [])]
+    assert [*map(names_of, cfg.DATA.INFRARED)] == [[*plain, *more[1]]]
+    for view in (*cfg.DATA.VISIBLE, *cfg.DATA.INFRARED):
+        assert erasing(view) == erased and step_of(view, "flip")["p"] == 0.5
+        assert not grey or step_of(view, "grey")["p"] == 0.5
+        assert step_of(view, "exchange") is None or not step_of(view, "exchange")["grey"]
+    # Network and losses: these options differ from their defaults, and no others.
     expected = {
         "base": {"MODEL.NAME": "agw", "MODEL.NON_LOCAL": "none"},
         "agw": {"MODEL.NAME": "agw", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"},
-        "caj": {"MODEL.NAME": "caj", "MODEL.POOL": "gem", "LOSS.TRIPLET": "squared_difference",
-                "DATA.EXCHANGE": "channels"},
+        "caj": {"MODEL.NAME": "caj", "MODEL.POOL": "gem", "LOSS.TRIPLET": "squared_difference"},
         "deen": {"MODEL.NAME": "deen"} | ({"MODEL.STAGES": 3} if name == "regdb" else {}),
     }[method]
     defaults = dict(flatten(get_defaults()))
-    assert expected | {"LOSS.DCL_WEIGHTS": [[0, 0.0]]} == {
-        key: value for key, value in flatten(cfg)
-        if value != defaults[key] and key.startswith(("MODEL.", "LOSS.", "DATA.EXCHANGE"))
+    assert expected == {
+        key: value for key, value in flatten(cfg) if value != defaults[key] and key.startswith(("MODEL.", "LOSS."))
     }
+
+
+@pytest.mark.parametrize("name, height, batch, steps", [
+    ("sysu", 384, (16, 4), [[80, 0.1], [120, 0.01]]), ("regdb", 256, (12, 5), [[110, 0.1]]),
+    ("llcm", 384, (16, 4), [[80, 0.1], [120, 0.01]]),
+])
+def test_mpanets_recipe(name, height, batch, steps):
+    cfg = load_config(CONFIGS / f"{name}_mpanet.yaml")
+    solver, view = cfg.SOLVER, one_pipeline(cfg)
+    assert (cfg.DATA.NAME, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.DATA.RESIZE) == (name, height, 128, "bilinear")
+    assert (solver.IDENTITIES, solver.IMAGES, solver.SAMPLER) == (*batch, "chunks")
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("adam", 3.5e-4, 1.0)
+    assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS) == (140, steps, 0)
+    assert (solver.WEIGHT_DECAY, cfg.TEST.FLIP) == (5e-4, False)
+    always = {"from": 0, "until": MOST_EPOCHS}
+    assert [(step, {k: v for k, v in numbers.items() if k not in always}) for step, numbers in map(read_step, view)] == [
+        ("flip", {"p": 0.5}), ("pad", {"pixels": 10, "fill": 127}), ("crop", {}), ("normalise", {}),
+        ("erase", {"p": 0.5, "area": [0.02, 0.33], "fill": [0, 0, 0], "aspect": [0.3, 3.3], "tries": 10}),
+    ]
+    assert all(numbers.items() >= always.items() for _, numbers in map(read_step, view))
+
+
+def without_area(views):
+    steps = [[read_step(step) for step in view] for view in views]
+    return [[(n, {k: v for k, v in numbers.items() if k != "area"}) for n, numbers in view] for view in steps]
 
 
 @pytest.mark.parametrize("method", ["base", "agw", "caj", "deen"])
 def test_a_small_config_has_the_methods_own_network_losses_and_augmentation(method):
     small, whole = (load_config(CONFIGS / f"{name}_{method}.yaml") for name in ("quickstart", "sysu"))
     kept = ("MODEL.NAME", "MODEL.POOL", "MODEL.NON_LOCAL", "MODEL.MFA", "MODEL.DEE", "LOSS.TRIPLET:", "LOSS.DCL",
-            "TEST", "LOSS.DIVERGENCE", "DATA.GREY", "DATA.JITTER", "DATA.EXCHANGE", "DATA.ERASING_FILL")
+            "TEST", "LOSS.DIVERGENCE", "DATA.RESIZE")
     assert not [line for line in differences(small, whole) if line.startswith(kept)]
+    for name in ("VISIBLE", "INFRARED"):  # of which only the erased area, that of small images, differs
+        assert without_area(small.DATA[name]) == without_area(whole.DATA[name])
     schedule = load_config(CONFIGS / "quickstart.yaml", ["SOLVER.EPOCHS", "6", "SOLVER.LR_STEPS", "[[5, 0.1]]"]).SOLVER
     assert small.SOLVER == schedule and small.DATA.NAME == "synthetic" and small.MODEL.STAGES == 4
 
@@ -94,8 +169,12 @@ def test_as_drawn_sets_every_difference_of_the_figure_and_nothing_else():
 def test_overrides_come_last_and_are_read_as_values():
     cfg = load_config(CONFIGS / "sysu_cmfn.yaml", ["SOLVER.EPOCHS", "3", "SOLVER.BASE_LR", "1", "DATA.JITTER", "false",
                                                    "DATA.ERASING_AREA", "(0.1, 0.2)", "OUTPUT", "runs/a b"])
-    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR, cfg.DATA.JITTER) == (3, 1.0, False)
-    assert (cfg.DATA.ERASING_AREA, cfg.OUTPUT) == ([0.1, 0.2], "runs/a b")
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR, cfg.OUTPUT) == (3, 1.0, "runs/a b")
+    assert names_of(one_pipeline(cfg)) == ["pad", "grey", "crop", "flip", "normalise", "erase"]
+    assert erasing(one_pipeline(cfg)) == (0.5, [0.1, 0.2], IMAGENET)
+    view = "[['flip', 'normalise', {'erase': {'area': (0.1, 0.2)}}]]"
+    cfg = load_config(CONFIGS / "sysu_cmfn.yaml", ["DATA.VISIBLE", view])
+    assert cfg.DATA.VISIBLE == [["flip", "normalise", {"erase": {"area": [0.1, 0.2]}}]] != cfg.DATA.INFRARED
 
 
 @pytest.mark.parametrize("overrides, complaint", [
@@ -124,6 +203,25 @@ def test_overrides_come_last_and_are_read_as_values():
     (["SOLVER.BASE_LR", "1e999"], "sets SOLVER.BASE_LR to inf; it is 0 at least and finite"),
     (["MODEL.HCE.DILATIONS", "[1.5, 2, 3]"], "where [2, 3, 5] would do"),
     (["DEVICE", "gpu"], "sets DEVICE to 'gpu'; it is auto, cpu, cuda"),
+    (["DATA.VISIBLE", "flip"], "sets DATA.VISIBLE to 'flip'; it is a list of views, each a list of the steps jitter,"),
+    (["DATA.VISIBLE", "[]"], "sets DATA.VISIBLE to []; it is a list of views"),
+    (["DATA.INFRARED", "[['flip']]"], "sets DATA.INFRARED to [['flip']]: a view needs normalise once"),
+    (["DATA.INFRARED", "[['blur', 'normalise']]"], ": 'blur' is no step; steps are jitter, pad, grey"),
+    (["DATA.INFRARED", "[['normalise', {'erase': {'p': 2}}]]"], ": erase has p 2.0; it is 0 at least and 1 at most"),
+    (["DATA.GREY", "1.5"], "sets DATA.GREY to 1.5; it is 0 at least and 1 at most"),
+    (["DATA.EXCHANGE", "grey"], "sets DATA.EXCHANGE to 'grey'; it is one of none, channels, channels_and_grey"),
+    (["DATA.RESIZE", "nearest"], "it is one of lanczos, bilinear"),
+    (["SOLVER.SAMPLER", "all"], "it is one of replacement, chunks"),
+    (["SOLVER.OPTIMIZER", "lion"], "it is one of sgd, adam, adamw"),
+    (["SOLVER.SCHEDULE", "line"], "it is one of steps, cosine"),
+    (["BASE", "methods/agw.yaml"], "the command line sets BASE, which is not an option"),
+    (["LOSS.DIVERGENCE_WEIGHT", "1"],
+     "the command line sets LOSS.DIVERGENCE_WEIGHT, which cmfn does not read; it is an option of caj"),
+    (["MODEL.NON_LOCAL", "half"], "sets MODEL.NON_LOCAL, which cmfn does not read; it is an option of agw, caj"),
+    (["LOSS.MPANET.MUTUAL_WEIGHT", "1"], "which cmfn does not read; it is an option of mpanet"),
+    (["MODEL.NAME", "mpanet", "LOSS.TRIPLET_MARGIN", "1"],
+     "LOSS.TRIPLET_MARGIN, which mpanet does not read; it is an option of agw, caj, cmfn, deen"),
+    (["LOSS.TRIPLET_MARGIN", "1", "MODEL.NAME", "mpanet"], "LOSS.TRIPLET_MARGIN, which mpanet does not read"),
 ])
 def test_a_wrong_override_is_refused_with_the_mend(overrides, complaint):
     with pytest.raises(ConfigError) as error:
@@ -150,6 +248,14 @@ def test_a_wrong_override_is_refused_with_the_mend(overrides, complaint):
     ("SEED: " + "9" * 5000, "not a readable yaml file"),
     ("LOSS: {CPM_MARGIN: .nan}\n", "sets LOSS.CPM_MARGIN to nan; it is 0 at least and 100 at most"),
     ('OUTPUT: "a\\0b"\n', "sets OUTPUT to 'a\\x00b'; it is a text on one line"),
+    ("BASE: 3\n", "sets BASE to 3; it is the path of a yaml file"),
+    ("BASE: [a.yaml]\n", "sets BASE to ['a.yaml']; it is the path of a yaml file"),
+    ("BASE: mine.yaml\n", "has the BASE mine.yaml, whose BASE it is itself"),
+    ("BASE: nowhere.yaml\n", "has the BASE nowhere.yaml, and there is no file "),
+    ("MODEL: {NAME: agw}\nLOSS: {CPM_WEIGHT: 1}\n",
+     "mine.yaml sets LOSS.CPM_WEIGHT, which agw does not read; it is an option of cmfn, deen"),
+    ("DATA: {VISIBLE: [pad, crop, normalise]}\n", "DATA.VISIBLE to ['pad', 'crop', 'normalise']: 'pad' is no list of"),
+    ("DATA: {VISIBLE: [[pad, normalise]]}\n", "sets DATA.VISIBLE to [['pad', 'normalise']]: after pad comes crop"),
 ])
 def test_a_wrong_file_is_refused_by_name(tmp_path, text, complaint):
     file = tmp_path / "mine.yaml"
@@ -184,3 +290,263 @@ def test_a_checkpoint_with_what_is_refused_now_is_named_as_its_source():
     dump = get_defaults().dump().replace("SEED: 0", "SEED: -1")
     with pytest.raises(ConfigError, match="the checkpoint's configuration sets SEED to -1; it is 0 at least"):
         from_dump(dump)
+
+
+# --- A file that stands over another ----------------------------------------------------------------------------------
+
+def write(folder, **texts):
+    for name, text in texts.items():
+        place = folder / f"{name.replace('__', '/')}.yaml"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text)
+
+
+def test_a_file_stands_over_its_base_and_that_over_its_own(tmp_path):
+    write(
+        tmp_path, deep__first="SEED: 1\nSOLVER: {EPOCHS: 1, IMAGES: 1, IDENTITIES: 1}\n",
+        deep__second="BASE: first.yaml\nSOLVER: {EPOCHS: 2, IMAGES: 2}\n",  # from its own folder on
+        third="BASE: deep/second.yaml\nSOLVER: {EPOCHS: 3}\n",
+    )
+    cfg = load_config(tmp_path / "third.yaml", ["DATA.SPLIT", "4"])
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.IMAGES, cfg.SOLVER.IDENTITIES, cfg.SEED, cfg.DATA.SPLIT) == (3, 2, 1, 1, 4)
+    assert load_config(tmp_path / "deep" / "second.yaml").SOLVER.EPOCHS == 2
+
+
+def test_a_base_may_be_named_by_its_whole_path(tmp_path):
+    write(tmp_path, mine=f"BASE: {CONFIGS / 'sysu_agw.yaml'}\nSEED: 7\n")
+    assert differences(load_config(tmp_path / "mine.yaml"), load_config(CONFIGS / "sysu_agw.yaml")) == ["SEED: 7, 0"]
+
+
+def test_a_circle_of_bases_is_refused_by_the_file_that_closes_it(tmp_path):
+    write(tmp_path, a="BASE: b.yaml\n", b="BASE: c.yaml\n", c="BASE: b.yaml\n")
+    with pytest.raises(ConfigError, match="c.yaml has the BASE b.yaml, whose BASE it is itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_circle_through_another_folder_is_refused_too(tmp_path):
+    write(tmp_path, a="BASE: deep/b.yaml\n", deep__b="BASE: ../a.yaml\n")
+    with pytest.raises(ConfigError, match="b.yaml has the BASE ../a.yaml, whose BASE it is itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_mistake_in_a_base_names_the_base(tmp_path):
+    write(tmp_path, low="SOLVER: {EPOHCS: 3}\n", high="BASE: low.yaml\n")
+    with pytest.raises(ConfigError, match="low.yaml sets SOLVER.EPOHCS, which is not an option"):
+        load_config(tmp_path / "high.yaml")
+
+
+def test_an_option_is_of_the_method_that_is_trained_in_the_end(tmp_path):
+    """A base's option that the method above does not read would do nothing."""
+    write(tmp_path, low="MODEL: {NAME: agw, NON_LOCAL: half}\n", high="BASE: low.yaml\nMODEL: {NAME: deen}\n")
+    with pytest.raises(ConfigError, match="low.yaml sets MODEL.NON_LOCAL, which deen does not read; .* of agw, caj"):
+        load_config(tmp_path / "high.yaml")
+    write(tmp_path, high="BASE: low.yaml\nMODEL: {NAME: caj}\n")
+    assert load_config(tmp_path / "high.yaml").MODEL.NON_LOCAL == "half"
+
+
+def test_another_method_than_the_files_leaves_what_is_the_files_methods_alone():
+    cfg = load_config(CONFIGS / "regdb_cmfn.yaml", ["MODEL.NAME", "deen"])
+    assert (cfg.MODEL.NAME, cfg.MODEL.STAGES, cfg.DATA.WIDTH) == ("deen", 3, 144)
+    assert cfg.LOSS.DCL_WEIGHTS == OPTIONS["LOSS.DCL_WEIGHTS"].default != load_config(
+        CONFIGS / "regdb_cmfn.yaml").LOSS.DCL_WEIGHTS
+    with pytest.raises(ConfigError, match="the command line sets LOSS.DCL_WEIGHTS, which deen does not read"):
+        load_config(CONFIGS / "regdb_cmfn.yaml", ["MODEL.NAME", "deen", "LOSS.DCL_WEIGHTS", "[[0, 0.0]]"])
+
+
+def test_a_dump_says_no_base_and_no_short_option():
+    keys = {key for key, _ in flatten(load_config(CONFIGS / "sysu_caj.yaml"))}
+    assert keys == {*OPTIONS} and not {"BASE", *SHORTHANDS} & keys
+
+
+# --- Whose option it is -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("key", OWNERS)
+def test_every_option_of_methods_is_refused_for_the_others(key):
+    value = str(OPTIONS[key].default)
+    for method in MODELS:
+        words = ["MODEL.NAME", method, key, value]
+        if method in OWNERS[key]:
+            assert dict(flatten(load_config(overrides=words)))[key] == OPTIONS[key].default
+        else:
+            with pytest.raises(ConfigError) as error:
+                load_config(overrides=words)
+            assert str(error.value) == (
+                f"the command line sets {key}, which {method} does not read; "
+                f"it is an option of {', '.join(sorted(OWNERS[key]))}"
+            )
+
+
+def test_an_unknown_method_is_not_told_whose_an_option_is():
+    """What is wrong is its name, which is refused where the network is built."""
+    assert load_config(overrides=["MODEL.NAME", "x", "MODEL.BACKBONE", "resnet18"]).MODEL.NAME == "x"
+
+
+def test_owners_are_those_whose_network_or_total_declares_it():
+    declared = {
+        (f"{prefix}{key}", method) for prefix, methods in (("MODEL.", MODELS), ("LOSS.", TOTALS))
+        for method, owner in methods.items() for key in owner.options
+    }
+    assert declared == {(key, method) for key, methods in OWNERS.items() for method in methods}
+    assert {key for key in OPTIONS if key.startswith(("MODEL.", "LOSS."))} - {*OWNERS} == {
+        "MODEL.NAME", "MODEL.PRETRAINED", "MODEL.RECOMPUTE",
+    }
+
+
+def test_two_methods_may_share_a_declaration_but_not_a_name():
+    shared, other = option(1, "shared", at_least=0, at_most=9), option(2, "other", at_least=0, at_most=9)
+
+    def method(**options):
+        return SimpleNamespace(options={key.replace("__", "."): declared for key, declared in options.items()})
+
+    section = Section()
+    owners = collected(section, {"a": method(X=shared, A__Y=other), "b": method(X=shared)}, "LOSS.")
+    assert owners == {"LOSS.X": {"a", "b"}, "LOSS.A.Y": {"a"}}
+    assert section.X is shared and section.A.Y is other
+    with pytest.raises(ValueError, match="b declares LOSS.X, which another method declares otherwise"):
+        collected(Section(), {"a": method(X=shared), "b": method(X=other)}, "LOSS.")
+
+
+@pytest.mark.parametrize("method", MODELS)
+def test_what_is_explained_is_what_the_method_reads(method):
+    said = explained(method)
+    keys = [line.split(":")[0] for line in said.splitlines() if not line.startswith(" ")]
+    assert keys == [key for key in OPTIONS if key not in OWNERS or method in OWNERS[key]]
+    for key in keys:
+        assert f"{key}: {OPTIONS[key].default!r}\n    {OPTIONS[key].explanation}. It is {OPTIONS[key].allowed}" in said
+
+
+def test_the_program_explains_a_method_and_knows_no_other():
+    done = run("train.py", "--explain", "mpanet")
+    assert done.stdout == explained("mpanet") + "\n" and "LOSS.MPANET.MUTUAL_WEIGHT: 2.5" in done.stdout
+    assert "LOSS.TRIPLET" not in done.stdout and "SOLVER.EPOCHS: 151" in done.stdout
+    done = run("train.py", "--explain", "resnet", check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, mpanet\n"
+
+
+# --- Short options of the pipelines -----------------------------------------------------------------------------------
+
+def views_of(name, *overrides):
+    data = load_config(CONFIGS / f"{name}.yaml", overrides).DATA
+    return data.VISIBLE, data.INFRARED
+
+
+CMFN = ["jitter", "pad", "grey", "crop", "flip", "normalise", "erase"]
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["DATA.JITTER", "false"], ["pad", "grey", "crop", "flip", "normalise", "erase"]),
+    (["DATA.JITTER", "true"], CMFN),
+    (["DATA.JITTER", "false", "DATA.JITTER", "true"], CMFN),
+    (["DATA.GREY", "0"], ["jitter", "pad", "crop", "flip", "normalise", "erase"]),
+    (["DATA.GREY", "0.2"], ["jitter", "pad", {"grey": {"p": 0.2}}, "crop", "flip", "normalise", "erase"]),
+    (["DATA.GREY", "0", "DATA.GREY", "0.5"], CMFN),
+    (["DATA.ERASING", "0"], ["jitter", "pad", "grey", "crop", "flip", "normalise"]),
+    (["DATA.ERASING", "1"], [*CMFN[:-1], {"erase": {"p": 1.0}}]),
+    (["DATA.ERASING_AREA", "[0.1, 0.3]"], [*CMFN[:-1], {"erase": {"area": [0.1, 0.3]}}]),
+    (["DATA.ERASING_FILL", "[1, 2, 3]"], [*CMFN[:-1], {"erase": {"fill": [1, 2, 3]}}]),
+    (["DATA.ERASING", "0.1", "DATA.ERASING_AREA", "[0.1, 0.3]", "DATA.ERASING_FILL", "[1, 2, 3]"],
+     [*CMFN[:-1], {"erase": {"p": 0.1, "area": [0.1, 0.3], "fill": [1, 2, 3]}}]),
+    (["DATA.EXCHANGE", "none"], CMFN),
+])
+def test_a_short_option_changes_its_step_in_all_pipelines(words, expected):
+    assert views_of("sysu_cmfn", *words) == ([expected], [expected])
+
+
+def test_short_options_add_a_step_where_it_belongs():
+    plain = ["pad", "crop", "flip", "normalise"]
+    assert views_of("sysu_agw") == ([plain], [plain])
+    added = ["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"p": 0.4}}]
+    words = ["DATA.ERASING", "0.4", "DATA.GREY", "0.5", "DATA.JITTER", "true"]
+    assert views_of("sysu_agw", *words) == ([added], [added])
+    assert views_of("sysu_agw", "DATA.ERASING_AREA", "[0.1, 0.3]") == ([plain], [plain])  # nothing is erased
+
+
+def test_short_options_keep_what_a_step_says_besides():
+    (view,), _ = views_of("sysu_mpanet", "DATA.ERASING", "0.9")
+    numbers = step_of(view, "erase")
+    assert (numbers["p"], numbers["tries"], numbers["aspect"], numbers["fill"]) == (0.9, 10, [0.3, 3.3], [0, 0, 0])
+    words = ["DATA.VISIBLE", "[['normalise', {'erase': 0.2}]]", "DATA.ERASING_AREA", "[0.1, 0.3]"]
+    assert views_of("sysu_cmfn", *words)[0] == [["normalise", {"erase": {"p": 0.2, "area": [0.1, 0.3]}}]]
+
+
+def test_the_exchange_makes_and_takes_away_a_second_view():
+    erase = {"erase": {"area": SMALL, "fill": [0.4914, 0.4822, 0.4465]}}
+    plain = ["pad", "crop", "flip", "normalise", erase]
+    assert views_of("sysu_caj") == ([plain, [*plain, "exchange"]], [[*plain, "adapt"]])
+    assert views_of("sysu_caj", "DATA.EXCHANGE", "channels") == views_of("sysu_caj")
+    visible, infrared = views_of("sysu_caj", "DATA.EXCHANGE", "channels_and_grey")
+    assert visible == [plain, [*plain, {"exchange": {"grey": True}}]] and infrared == [[*plain, "adapt"]]
+    assert views_of("sysu_caj", "DATA.EXCHANGE", "none") == ([plain], [plain])
+    plain = ["pad", "crop", "flip", "normalise"]
+    assert views_of("sysu_agw", "DATA.EXCHANGE", "channels") == ([plain, [*plain, "exchange"]], [[*plain, "adapt"]])
+
+
+def test_a_short_option_in_a_file_changes_the_pipelines_of_its_base(tmp_path):
+    write(tmp_path, mine=f"BASE: {CONFIGS / 'sysu_caj.yaml'}\nDATA: {{ERASING: 0.0, GREY: 0.3}}\n")
+    data = load_config(tmp_path / "mine.yaml").DATA
+    plain = ["pad", {"grey": {"p": 0.3}}, "crop", "flip", "normalise"]
+    assert (data.VISIBLE, data.INFRARED) == ([plain, [*plain, "exchange"]], [[*plain, "adapt"]])
+
+
+# What configurations of before the pipelines said of the images: JITTER, GREY, ERASING, ERASING_AREA, ERASING_FILL,
+# EXCHANGE.
+BEFORE = {
+    "sysu_cmfn": (True, 0.5, 0.5, LARGE, IMAGENET, "none"),
+    "regdb_cmfn": (False, 0.5, 0.5, SMALL, IMAGENET, "none"),
+    "llcm_cmfn": (False, 0.5, 0.5, SMALL, IMAGENET, "none"),
+    "sysu_cmfn_as_drawn": (True, 0.5, 0.5, LARGE, IMAGENET, "none"),
+    "sysu_agw": (False, 0.0, 0.0, LARGE, IMAGENET, "none"),
+    "regdb_base": (False, 0.0, 0.0, LARGE, IMAGENET, "none"),
+    "llcm_agw": (False, 0.0, 0.5, SMALL, [0.0, 0.0, 0.0], "none"),
+    "sysu_caj": (False, 0.0, 0.5, SMALL, [0.4914, 0.4822, 0.4465], "channels"),
+    "quickstart_caj": (False, 0.0, 0.5, [0.01, 0.03], [0.4914, 0.4822, 0.4465], "channels"),
+    "sysu_deen": (False, 0.5, 0.5, LARGE, IMAGENET, "none"),
+    "regdb_deen": (False, 0.5, 0.5, SMALL, IMAGENET, "none"),
+    "quickstart": (True, 0.5, 0.5, [0.01, 0.03], IMAGENET, "none"),
+}
+SINCE = ("DATA.VISIBLE", "DATA.INFRARED", "DATA.RESIZE", "SOLVER.SAMPLER", "SOLVER.OPTIMIZER", "SOLVER.SCHEDULE",
+         "SOLVER.LOWEST_LR", "LOSS.MPANET.")
+
+
+def dumped_before(name):
+    """The text that a checkpoint of before the pipelines has: options of all methods, and the six keys."""
+    cfg = load_config(CONFIGS / f"{name}.yaml")
+    pairs = {key: value for key, value in flatten(cfg) if not key.startswith(SINCE)}
+    short = ("JITTER", "GREY", "ERASING", "ERASING_AREA", "ERASING_FILL", "EXCHANGE")
+    pairs |= {f"DATA.{key}": value for key, value in zip(short, BEFORE[name])}
+    if cfg.MODEL.NAME != "cmfn":
+        pairs["LOSS.DCL_WEIGHTS"] = [[0, 0.0]]  # what the others had to say
+    sections = {}
+    for key, value in pairs.items():
+        *inside, last = key.split(".")
+        node = sections
+        for part in inside:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return CfgNode(sections).dump()
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_configuration_of_before_the_pipelines_is_that_of_todays_file(name):
+    text = dumped_before(name)
+    assert "EXCHANGE:" in text and "VISIBLE" not in text and "DCL_WEIGHTS" in text
+    assert differences(from_dump(text), load_config(CONFIGS / f"{name}.yaml")) == []
+
+
+def test_any_of_the_earlier_switches_is_read():
+    text = dumped_before("sysu_agw").replace("JITTER: false", "JITTER: true").replace("GREY: 0.0", "GREY: 0.25")
+    text = text.replace("ERASING: 0.0", "ERASING: 0.75").replace("EXCHANGE: none", "EXCHANGE: channels_and_grey")
+    data = from_dump(text).DATA
+    plain = ["jitter", "pad", {"grey": {"p": 0.25}}, "crop", "flip", "normalise", {"erase": {"p": 0.75}}]
+    assert data.VISIBLE == [plain, [*plain, {"exchange": {"grey": True}}]] and data.INFRARED == [[*plain, "adapt"]]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_configuration_comes_back_from_its_dump_and_as_a_file(tmp_path, file):
+    cfg = load_config(file)
+    assert differences(from_dump(cfg.dump()), cfg) == []
+    write(tmp_path, mine=as_yaml(cfg))
+    assert differences(load_config(tmp_path / "mine.yaml"), cfg) == []
+    keys = {key for key, _ in flatten(yaml.safe_load(as_yaml(cfg)))}
+    assert keys == {key for key in OPTIONS if key not in OWNERS or cfg.MODEL.NAME in OWNERS[key]}

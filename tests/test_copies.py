@@ -4,23 +4,23 @@ import os
 import re
 import shutil
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
 from programs import run
 from trees import llcm_tree, picture, regdb_tree, sysu_tree, text
 
+from assembly.embedding import learned_directions
+from assembly.trained import check_same_run, load_run
 from configs.load import load_config
 from data.dataset import hold_out, open_benchmark
 from data.files import list_pictures, read_ids
 from data.llcm import LLCM
 from data.records import DataError, Record
 from data.regdb import RegDB
-from data.sampler import IdentitySampler
+from data.sampler import Chunks, WithReplacement
 from data.sysu import SYSU
 from data.transforms import open_image
-from test import learned_directions, load_run
 from train import Trainer
 from utils.training.checkpoint import CheckpointError, save_checkpoint
 
@@ -186,8 +186,8 @@ def test_a_split_of_regdb_that_the_copy_lacks_is_named_with_those_it_has(tmp_pat
     ("regdb", {"DATA.NAME": "sysu", "DATA.SPLIT": "3"}, False),
 ])
 def test_the_split_check_is_for_models_of_regdbs_splits(tmp_path, monkeypatch, trained, then, refused):
-    for name in ("build_without_pretraining", "load_weights"):  # they come after the check, and take seconds
-        monkeypatch.setattr(f"test.{name}", lambda *_, **__: None)
+    for name in ("build_network", "load_weights"):  # they come after the check, and take seconds
+        monkeypatch.setattr(f"assembly.trained.{name}", lambda *_, **__: None)
     cfg = load_config(overrides=["DATA.NAME", trained])
     save_checkpoint(tmp_path / "last.pth", {"config": cfg.dump(), "identities": [], "model": {}, "epoch": 1, "step": 0})
     options = [word for pair in then.items() for word in pair]
@@ -201,9 +201,8 @@ def test_the_split_check_is_for_models_of_regdbs_splits(tmp_path, monkeypatch, t
 @pytest.mark.parametrize("name, refused", [("regdb", True), ("sysu", False)])
 def test_a_resumed_training_may_have_another_split_of_what_has_none(name, refused):
     before, now = (load_config(overrides=["DATA.NAME", name, "DATA.SPLIT", split]) for split in "13")
-    resumed = SimpleNamespace(cfg=now, last="last.pth")
     with pytest.raises(CheckpointError, match="DATA.SPLIT: 1, 3") if refused else nullcontext():
-        Trainer.check_same_run(resumed, {"config": before.dump()})
+        check_same_run({"config": before.dump()}, now, "last.pth")
 
 
 def test_a_split_means_nothing_to_other_data_sets(tmp_path):
@@ -446,8 +445,9 @@ def test_an_image_that_may_not_be_read_is_not_called_broken(tmp_path):
 
 def test_people_with_fewer_images_than_a_batch_shows_are_shown_again():
     records = [Record(f"/{i}/{infrared}", i, 1, infrared) for i in range(3) for infrared in (False, True)]
-    visible, infrared, labels = IdentitySampler(records, identities=2, images=4, seed=0).batch(0, 0)
-    assert [records[row].identity for row in visible] == labels.tolist() == [records[row].identity for row in infrared]
+    for sampler in (WithReplacement, Chunks):
+        for rows, labels in sampler(records, identities=2, images=4, seed=0).batch(0, 0):
+            assert [records[row].identity for row in rows] == labels.tolist() and len(rows) == 8
 
 
 @pytest.mark.parametrize("identities", [4, 5])

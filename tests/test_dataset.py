@@ -3,12 +3,14 @@ import torch
 from torch.utils.data import DataLoader
 from trees import sysu_tree
 
+from common.batch import Kind
 from configs.load import load_config
 from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
-from data.transforms import RandomErasing, TrainTransform, train_transforms
+from data.sampler import Chunks, WithReplacement
+from data.transforms import Pipeline
 
-TRANSFORM = TrainTransform(jitter=True, erase=RandomErasing((0.02, 0.4)))
+RECIPE = Pipeline(["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [0.02, 0.4]}}])
 
 
 @pytest.fixture
@@ -16,8 +18,17 @@ def benchmark(tmp_path):
     return open_benchmark("synthetic", sysu_tree(tmp_path, images=3))
 
 
-def train_batches(records, seed=0):
-    return TrainBatches(records, 3, 2, seed, 24, 12, visible=[TRANSFORM], infrared=TRANSFORM)
+def train_batches(records, seed=0, sampler=WithReplacement, visible=(RECIPE,), infrared=(RECIPE,), **options):
+    drawn = sampler(records, 3, 2, seed)
+    return TrainBatches(records, drawn, seed, 24, 12, visible=visible, infrared=infrared, **options)
+
+
+def equal(a, b) -> bool:
+    """Whether two batches are the same, bit for bit."""
+    return all(
+        torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) and x.kind == y.kind
+        for x, y in zip(a.streams, b.streams, strict=True)
+    )
 
 
 def load(batches, positions, workers):
@@ -27,15 +38,16 @@ def load(batches, positions, workers):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_change_nothing_bit_for_bit(benchmark):
     batches = train_batches(benchmark.train)
-    positions = [(epoch, step) for epoch in range(2) for step in range(len(batches))]
+    positions = [(epoch, step) for epoch in range(2) for step in range(batches.length(epoch))]
     alone = load(batches, positions, 0)
     for workers in (1, 3):
         for ours, theirs in zip(alone, load(batches, positions, workers), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+            assert equal(ours, theirs)
     resumed = load(batches, positions[4:], 2)  # begun in the middle
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(alone[4:], resumed, strict=True))
-    assert not torch.equal(alone[0][0], alone[1][0])
-    assert not torch.equal(alone[0][0], load(train_batches(benchmark.train, seed=1), positions[:1], 0)[0][0])
+    assert resumed and all(equal(a, b) for a, b in zip(alone[4:], resumed, strict=True))
+    other_seed, = load(train_batches(benchmark.train, seed=1), positions[:1], 0)
+    for other in (alone[1], other_seed):
+        assert not torch.equal(alone[0].streams[0].images, other.streams[0].images)
 
 
 def test_loading_leaves_all_generators_alone(benchmark, monkeypatch):
@@ -47,19 +59,22 @@ def test_loading_leaves_all_generators_alone(benchmark, monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     first = batches[0, 0]
     assert torch.equal(torch.rand(3), expected) and not seeded
-    assert all(torch.equal(a, b) for a, b in zip(first, batches[0, 0]))  # nor does it matter how they stand
+    assert equal(first, batches[0, 0])  # nor does it matter how they stand
 
 
 def test_a_batch_has_both_modalities_of_the_same_people(benchmark):
-    visible, infrared, labels = train_batches(benchmark.train)[0, 1]
-    assert visible.shape == infrared.shape == (6, 3, 24, 12) and visible.dtype == torch.float32
-    assert labels.dtype == torch.int64 and len(labels.unique()) == 3
+    batch = train_batches(benchmark.train)[0, 1]
+    visible, infrared = batch.streams
+    assert (visible.kind, infrared.kind) == (Kind(infrared=False), Kind(infrared=True)) and len(batch) == 12
+    assert visible.images.shape == infrared.images.shape == (6, 3, 24, 12) and visible.images.dtype == torch.float32
+    assert visible.labels.dtype == torch.int64 and len(visible.labels.unique()) == 3
+    assert torch.equal(visible.labels, infrared.labels)
 
 
 def test_batches_lie_as_the_network_wants_them(benchmark):
     for workers in (0, 1):
-        visible, infrared, _ = load(train_batches(benchmark.train), [(0, 0)], workers)[0]
-        for images in (visible, infrared):
+        batch, = load(train_batches(benchmark.train), [(0, 0)], workers)
+        for images, _, _ in batch.streams:
             assert images.is_contiguous(memory_format=torch.channels_last) and images.isfinite().all()
 
 
@@ -104,13 +119,72 @@ def test_an_unknown_data_set_is_refused(tmp_path):
 
 
 def test_caj_sees_each_visible_image_twice_with_draws_of_its_own(benchmark):
-    visible, infrared = train_transforms(load_config("configs/sysu_caj.yaml").DATA)
-    batches = TrainBatches(benchmark.train, 3, 2, 0, 24, 12, visible=visible, infrared=infrared)
-    shown, other, labels = batches[0, 0]
-    assert shown.shape == (12, 3, 24, 12) and other.shape == (6, 3, 24, 12) and labels.shape == (6,)
-    plain, exchanged = shown.chunk(2)
+    data = load_config("configs/sysu_caj.yaml").DATA
+    visible, infrared = ([Pipeline(view) for view in views] for views in (data.VISIBLE, data.INFRARED))
+    batch = train_batches(benchmark.train, visible=visible, infrared=infrared)[0, 0]
+    plain, exchanged, other = batch.streams
+    assert [stream.kind for stream in batch.streams] == [Kind(False, 0), Kind(False, 1), Kind(True, 0)]
+    for stream in batch.streams:
+        assert stream.images.shape == (6, 3, 24, 12) and torch.equal(stream.labels, plain.labels)
+        assert stream.images.is_contiguous(memory_format=torch.channels_last)
+    plain, exchanged = plain.images, exchanged.images
     assert torch.equal(exchanged[:, 0], exchanged[:, 1]) and not torch.equal(plain[:, 0], plain[:, 1])
-    alone = TrainBatches(benchmark.train, 3, 2, 0, 24, 12, visible=visible[:1], infrared=infrared)
-    assert torch.equal(alone[0, 0][0], plain)
+    alone = train_batches(benchmark.train, visible=visible[:1], infrared=infrared)[0, 0]
+    assert torch.equal(alone.streams[0].images, plain)
     assert not any(torch.equal(a[0] - a[0].mean(), b[0] - b[0].mean()) for a, b in zip(plain, exchanged))
-    assert shown.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_any_number_of_views_of_either_modality_is_a_stream_each(benchmark):
+    plain = Pipeline(["normalise"])
+    batch = train_batches(benchmark.train, visible=[plain], infrared=[plain, RECIPE, plain])[0, 0]
+    assert [stream.kind for stream in batch.streams] == [Kind(False, 0), *(Kind(True, view) for view in range(3))]
+    first, changed, again = (stream.images for stream in batch.streams[1:])
+    assert torch.equal(first, again) and not torch.equal(first, changed)
+
+
+def test_a_pipeline_is_told_the_epoch(benchmark):
+    grey = Pipeline([{"grey": {"p": 1, "until": 2}}, "normalise"])
+    batches = train_batches(benchmark.train, visible=[grey], infrared=[Pipeline(["normalise"])])
+    levels = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+
+    def without_colours(epoch):
+        images = batches[epoch, 0].streams[0].images * levels[0] + levels[1]
+        return bool((images[:, :1] - images).abs().max() < 1e-5)
+
+    assert [without_colours(epoch) for epoch in range(4)] == [True, True, False, False]
+
+
+def test_processes_share_a_batch_identity_by_identity(benchmark):
+    whole = train_batches(benchmark.train)[0, 0]
+    parts = [train_batches(benchmark.train, rank=rank, world=3)[0, 0] for rank in range(3)]
+    for i, stream in enumerate(whole.streams):
+        shares = [part.streams[i] for part in parts]
+        assert torch.equal(torch.cat([share.images for share in shares]), stream.images)
+        assert torch.equal(torch.cat([share.labels for share in shares]), stream.labels)
+        assert all(len(share.labels.unique()) == 1 and share.kind == stream.kind for share in shares)
+    with pytest.raises(DataError, match="SOLVER.IDENTITIES is 3, which 2 processes cannot share evenly"):
+        train_batches(benchmark.train, world=2)
+
+
+def test_batches_are_those_of_the_sampler(benchmark):
+    plain = Pipeline(["normalise"])
+    batches = train_batches(benchmark.train, sampler=Chunks, visible=[plain], infrared=[plain])
+    plan = batches.sampler.plan(1)
+    assert batches.length(1) == len(plan) > 1
+    for step, drawn in enumerate(plan):
+        for part, stream in zip((drawn.visible, drawn.infrared), batches[1, step].streams):
+            assert stream.labels.tolist() == part.labels.tolist()
+            shown = EvalImages(benchmark.train, part.rows.tolist(), 24, 12)
+            assert torch.equal(stream.images, torch.stack([shown[i][0] for i in range(len(shown))]))
+    shown = {benchmark.train[row].identity for row in plan[0].visible.rows}
+    assert batches.identities_of([batches[1, 0]]) == sorted(shown)
+
+
+def test_training_and_test_images_are_resized_alike(benchmark):
+    plain = Pipeline(["normalise"])
+    for resize in ("lanczos", "bilinear"):
+        batches = train_batches(benchmark.train, visible=[plain], infrared=[plain], resize=resize)
+        row = batches.sampler.batch(0, 0).visible.rows[0]
+        shown, _ = EvalImages(benchmark.train, [row], 24, 12, resize)[0]
+        other, _ = EvalImages(benchmark.train, [row], 24, 12, {"lanczos": "bilinear", "bilinear": "lanczos"}[resize])[0]
+        assert torch.equal(batches[0, 0].streams[0].images[0], shown) and not torch.equal(shown, other)

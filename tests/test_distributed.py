@@ -16,20 +16,19 @@ from processes import Started, context
 from thin import thin
 from torch import nn
 
+from assembly.recipe import build_loss, train_batches
+from assembly.update import gather
 from configs.load import load_config
-from data.dataset import TrainBatches, eval_loaders, open_benchmark
+from data.dataset import eval_loaders, open_benchmark
 from data.records import DataError, Record
 from data.synthetic import write_synthetic
-from data.transforms import train_transforms
 from models.build import build_model
-from train import build_loss, gathered
-from utils.training.distributed import Ranks, gather_rows, joined
+from utils.training.distributed import Ranks, joined
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {
-    "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "MODEL.MBUE.DROPOUT": "0.0",
-    "MODEL.MBUE.DROP_PATH": "0.0", "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
+    "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
     "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]", "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "1",
     "SOLVER.EPOCHS": "1", "DEVICE": "cpu",
 }
@@ -73,7 +72,7 @@ def finish(processes, status=0):
 
 
 METHODS = {
-    "cmfn": {},
+    "cmfn": {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0"},
     "caj": {  # two streams of visible images; the divergence pairs rows of different streams
         "MODEL.NAME": "caj", "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference",
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
@@ -93,9 +92,8 @@ def gradients(options, world, batch):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    visible, infrared, labels = batch
-    output, streams = network(visible.double(), infrared.double()), len(visible) // len(labels) + 1
-    terms = build_loss(options)(gathered(output, streams), gather_rows(labels).repeat(streams), epoch=0)
+    output = network(batch.map(lambda t: t.double() if t.is_floating_point() else t))
+    terms = build_loss(options)(output.gathered(gather) if world > 1 else output, epoch=0)
     sum(terms.values()).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {
         name: term.detach() for name, term in terms.items()
@@ -103,12 +101,7 @@ def gradients(options, world, batch):
 
 
 def batch_of(options, data, rank, world):
-    visible, infrared = train_transforms(options.DATA)
-    batches = TrainBatches(
-        open_benchmark("synthetic", data).train, 4, 1, 0, 32, 16, visible=visible, infrared=infrared, rank=rank,
-        world=world,
-    )
-    return batches[0, 0]
+    return train_batches(options, open_benchmark("synthetic", data).train, Ranks(rank, world, rank))[0, 0]
 
 
 def rank_main(rank, world, port, data, folder):
@@ -150,9 +143,10 @@ def test_two_processes_have_the_gradients_of_one_with_the_same_batch(method, dat
 def test_ranks_share_a_batch_without_overlap_and_with_the_same_augmentation(data):
     options = options_of("cmfn")
     whole, *parts = (batch_of(options, data, *place) for place in ((0, 1), (0, 2), (1, 2)))
-    for i in range(3):
-        assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
-    assert not set(parts[0][2].tolist()) & set(parts[1][2].tolist())
+    for i, stream in enumerate(whole.streams):
+        assert torch.equal(torch.cat([part.streams[i].images for part in parts]), stream.images)
+        assert torch.equal(torch.cat([part.streams[i].labels for part in parts]), stream.labels)
+    assert not set(parts[0].rows.labels.tolist()) & set(parts[1].rows.labels.tolist())
     with pytest.raises(DataError, match="SOLVER.IDENTITIES is 4, which 3 processes cannot share evenly"):
         batch_of(options, data, 0, 3)
 

@@ -75,7 +75,7 @@ def test_the_method_page_names_what_the_code_has():
 
 
 def copy_of_the_repository(folder):
-    for name in ("configs", "common", "data", "losses", "models", "scripts", "utils", "docs"):
+    for name in ("configs", "assembly", "common", "data", "losses", "models", "scripts", "utils", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt")]:
         shutil.copy(path, folder)
@@ -166,7 +166,7 @@ PROVOKED = {
 
 
 def errors(page):
-    """Message → its mend, without the targets of links."""
+    """Message → its fix, without the targets of links."""
     table = re.search(r"^\| what it says.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.M)[1]
     return dict(re.findall(r"^\| `(.*?)` \| (.*) \|$", re.sub(r"\]\(.*?\)", "]", table), re.M))
 

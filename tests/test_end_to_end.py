@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
     "DATA.HEIGHT": "64", "DATA.WIDTH": "32", "DATA.WORKERS": "0", "DEVICE": "cpu",
     "SOLVER.EPOCHS": "2", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.STAGES": "4",
-    "MODEL.MBUE.DROPOUT": "0.1",
 }
 SHORT = {"MODEL.STAGES": "3", "MODEL.HCE.ENABLED": "false", "MODEL.CSC_CMA.ENABLED": "false"}  # where it shows nothing
 
@@ -47,6 +46,7 @@ def run_program(program, data, run, *arguments, check=True, **options):
 
 
 def train(data, run, *flags, check=True, **options):
+    options = {"MODEL.MBUE.DROPOUT": "0.1"} | options
     return run_program("train.py", data, run, "--config", "configs/quickstart.yaml", *flags, check=check, **options)
 
 
@@ -116,7 +116,7 @@ def test_a_run_from_cached_images_equals_one_from_the_files(data, trained, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_path, number):
     run = tmp_path / "stopped"
-    options = pairs(data, run, **{"DATA.WORKERS": "1"})
+    options = pairs(data, run, **{"DATA.WORKERS": "1", "MODEL.MBUE.DROPOUT": "0.1"})
     process = Started(tmp_path / "output", "train.py", "--config", "configs/quickstart.yaml", *options)
     deadline = time.time() + 120
     while not (run / "train.log").exists() or "epoch 0:" not in (run / "train.log").read_text():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import utils
+import utils.reporting
 from utils.reporting import drawing, report, sheets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,7 +330,7 @@ def broken():
 def test_a_broken_matplotlib_is_one_sentence(monkeypatch):
     monkeypatch.setattr(drawing, "plain_matplotlib", broken)
     monkeypatch.delitem(sys.modules, "utils.reporting.plots", raising=False)
-    monkeypatch.delattr(utils, "plots", raising=False)
+    monkeypatch.delattr(utils.reporting, "plots", raising=False)
     with pytest.raises(report.ReportError, match=r"cannot be used here \(numpy.core.multiarray failed to import\);"):
         report.import_plots()
 

@@ -30,7 +30,7 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "do
 
 
 pytestmark = pytest.mark.usefixtures("short")
-CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in ("agw", "caj", "deen", "base")}}
+CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in ("agw", "caj", "deen", "base", "mpanet")}}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
 FILES = [(name, kind, MODALITIES[(i + j) % 3]) for i, name in enumerate(CONFIGS) for j, kind in enumerate(FORMATS)

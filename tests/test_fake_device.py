@@ -25,16 +25,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import export  # noqa: E402
 import search  # noqa: E402
 
+from assembly.recipe import build_loss, train_batches  # noqa: E402
+from assembly.update import AUTOCAST, Update  # noqa: E402
+from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
 from configs.load import load_config  # noqa: E402
-from data.dataset import TrainBatches  # noqa: E402
 from data.records import Protocol, Record, Trial  # noqa: E402
-from data.transforms import train_transforms  # noqa: E402
 from models.build import build_model  # noqa: E402
-from models.parts.head import Output  # noqa: E402
-from train import AUTOCAST, Trainer, build_loss, build_optimizer, streams_of  # noqa: E402
 from utils.retrieval.compress import principal_directions, project  # noqa: E402
 from utils.evaluation.distances import distance_counts  # noqa: E402
-from utils.training.distributed import Ranks  # noqa: E402
 from utils.evaluation.evaluator import embed_images, evaluate_protocol  # noqa: E402
 from utils.retrieval.nearest import search_exact  # noqa: E402
 from utils.training.run import HostCopy  # noqa: E402
@@ -44,7 +42,7 @@ INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::inde
 CONFIGS = [file.stem for file in sorted(ROOT.glob("configs/*.yaml"))]
 USUAL = {  # those that are tested in any case, in one precision
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
-    "sysu_deen": "bfloat16", "sysu_base": "float32",
+    "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16",
 }
 
 
@@ -143,10 +141,10 @@ def configured(name, *overrides, backbone="resnet18"):
 
 
 def batch(cfg, device=CUDA):
-    """Visible and infrared images of a step, and labels; on the CPU as a loader gives them."""
+    """The images of a step; on the CPU as a loader gives them."""
     number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
-    visible = empty(((streams_of(cfg) - 1) * number, *size), device)
-    return visible, empty((number, *size), device), empty((number,), device, torch.int64)
+    kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))] + [Kind(True)]
+    return Batch([Stream(empty((number, *size), device), empty((number,), device, torch.int64), k) for k in kinds])
 
 
 def check_network(cfg, precisions, embeddings):
@@ -156,13 +154,14 @@ def check_network(cfg, precisions, embeddings):
     """
     criterion = build_loss(cfg)
     with faked(cfg) as model:
-        visible, infrared, labels = batch(cfg)
+        images = batch(cfg)
+        infrared = images.images(infrared=True)
         for precision in precisions:
             dtype = AUTOCAST[precision]
             with torch.autocast("cuda", dtype, enabled=dtype is not None):
-                output = model.train()(visible, infrared)
-            assert all(x.device == CUDA for x in output)
-            check_losses(criterion(output, labels.repeat(streams_of(cfg)), epoch=0))
+                output = model.train()(images)
+            assert all(x.device == CUDA for x in [*output.entries.values(), output.labels, output.infrared])
+            check_losses(criterion(output, epoch=0))
         for is_infrared, flip in embeddings:
             with torch.inference_mode():
                 embedding = model.eval().embed(infrared, is_infrared, flip)
@@ -215,25 +214,24 @@ def test_switches(switches, whole):
 
 @pytest.mark.parametrize("triplet", ["batch_hard", "weighted", "weighted_softmax", "squared_difference"])
 def test_losses(triplet, whole):
-    criterion = build_loss(configured("sysu_cmfn", "LOSS.TRIPLET", triplet, "LOSS.DIVERGENCE_WEIGHT", "1"))
+    total = build_loss(configured("sysu_caj", "LOSS.TRIPLET", triplet, "LOSS.DIVERGENCE_WEIGHT", "1"))
+    for precision in AUTOCAST if whole else ["bfloat16"]:
+        check_total(total, 1, 0, precision)
+
+
+@pytest.mark.parametrize("method", ["cmfn", "deen"])
+def test_totals_of_three_views(method, whole):
+    total = build_loss(configured(f"sysu_{method}"))
     for views, epoch, precision in product([1, 3], [0, 11, 21], AUTOCAST) if whole else [(3, 0, "bfloat16")]:
-        with faked():
-            dtype = AUTOCAST[precision] or torch.float32
-            pooled, neck, logits = (empty((views, 8, width), CUDA, dtype) for width in (64, 64, 5))
-            output = Output(pooled, neck, logits, torch.arange(8, device=CUDA) >= 4)
-            check_losses(criterion(output, empty((8,), CUDA, torch.int64), epoch))
+        check_total(total, views, epoch, precision)
 
 
-def trainer_of(cfg, model, device):
-    """What `Trainer.train_step` reads of a trainer."""
-    trainer = object.__new__(Trainer)
-    trainer.cfg, trainer.device, trainer.ranks = cfg, device, Ranks()
-    trainer.model = trainer.network = model.train()
-    trainer.criterion, trainer.optimizer = build_loss(cfg), build_optimizer(model, cfg.SOLVER)
-    trainer.scaler = torch.amp.GradScaler(device.type, enabled=cfg.SOLVER.PRECISION == "float16")
-    trainer.buffers = [b for b in model.buffers() if b.is_floating_point()]
-    trainer.buffers_before = [torch.empty_like(b) for b in trainer.buffers]
-    return trainer
+def check_total(total, views, epoch, precision):
+    with faked():
+        dtype = AUTOCAST[precision] or torch.float32
+        pooled, neck, logits = (empty((views, 8, width), CUDA, dtype) for width in (64, 64, 5))
+        rows = Rows(empty((8,), CUDA, torch.int64), [4, 4], [Kind(False), Kind(True)])
+        check_losses(total(Output(rows, pooled=pooled, neck=neck, logits=logits), epoch))
 
 
 class Event:
@@ -263,10 +261,11 @@ def copies(monkeypatch):
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("cmfn", "cpu", "bfloat16"),
+    ("mpanet", "cuda", "bfloat16"),
 ]
 ALL_STEPS = sorted({
-    *product(["cmfn", "agw", "caj", "deen"], ["cuda"], AUTOCAST),
-    *product(["cmfn", "agw", "caj", "deen"], ["cpu"], ["float32", "bfloat16"]),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cuda"], AUTOCAST),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cpu"], ["float32", "bfloat16"]),
 })
 
 
@@ -281,7 +280,7 @@ def test_a_training_step(method, device, precision, copies, monkeypatch, whole):
     )
     backwards = []
     with faked(cfg, device) as model:
-        trainer = trainer_of(cfg, model, device)
+        update = Update(cfg, model.train(), build_loss(cfg), device)
 
         def backward(loss):
             backwards.append((loss.device, loss.dtype))
@@ -291,7 +290,7 @@ def test_a_training_step(method, device, precision, copies, monkeypatch, whole):
         if device == CUDA:
             monkeypatch.setattr(torch.Tensor, "backward", backward)
         batches = [batch(cfg, CPU) for _ in range(cfg.SOLVER.ACCUMULATION)]
-        terms, stopping = trainer.train_step(batches, epoch=1, step=0, stop=False)
+        terms, stopping = update(batches, epoch=1, step=0, stop=False)
         assert terms["total"] == 1 / len(batches) and stopping
         assert all(p.grad.device == device for p in model.parameters() if p.requires_grad)
     arrived, = copies
@@ -444,15 +443,14 @@ def test_the_exported_module(whole):
 @pytest.mark.parametrize("method", ["", "_caj"])
 def test_batches_arrive_as_a_step_takes_them(method):
     """The pipelines compute with numpy and OpenCV; on the device nothing is left to do, not even a copy."""
-    cfg = configured(f"quickstart{method}")
+    cfg = configured(f"quickstart{method}", "SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2")
     size = cfg.DATA.HEIGHT, cfg.DATA.WIDTH
     pixels = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
     cache = SimpleNamespace(height=size[0], width=size[1], read=lambda path: pixels)
     records = [Record("", identity, camera, camera == 3) for identity in range(4) for camera in (1, 3)]
-    visible, infrared = train_transforms(cfg.DATA)
-    batches = TrainBatches(records, 2, 2, 0, *size, visible=visible, infrared=infrared, cache=cache)
-    expected = batch(load_config(overrides=["SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2"], base=cfg), CPU)
-    for found, wanted in zip(batches[0, 0], expected, strict=True):
+    drawn = train_batches(cfg, records, cache=cache)[0, 0]
+    pairs = zip(drawn.streams, batch(cfg, CPU).streams, strict=True)
+    for found, wanted in ((x, y) for pair in pairs for x, y in zip(pair[0][:2], pair[1][:2])):
         assert (found.shape, found.dtype, found.device) == (wanted.shape, wanted.dtype, CPU)
         with FakeTensorMode() as mode, NoWaiting():
             moved = mode.from_tensor(found).to(CUDA, non_blocking=True)

@@ -22,7 +22,7 @@ from programs import BLANK  # noqa: E402
 from thin import SHORT  # noqa: E402
 from model_card import TEMPLATE, CardError, card_values, count_table  # noqa: E402
 from models.build import build_model  # noqa: E402
-from reproduce_table import ResultsError  # noqa: E402
+from utils.reporting.results import ResultsError  # noqa: E402
 from utils.training.checkpoint import CheckpointError, save_checkpoint, sha256  # noqa: E402
 from utils.evaluation.evaluator import FIGURES  # noqa: E402
 from utils.reporting.report import ReportError  # noqa: E402

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import two_streams
 from thin import all_thin, wide
 from torch import nn
 
@@ -11,7 +12,7 @@ from models.parts.hce import HCE, DilatedBottleneck
 from models.parts.layers import DropPath
 from models.parts.mbue import reread
 from models.parts.mfa import ImageSizeError, NonLocal, PositionNonLocal, chain
-from models.two_stream import MethodError
+from models.network import MethodError
 
 AGW = ["MODEL.NAME", "agw", "MODEL.POOL", "gem"]
 VARIANTS = {
@@ -65,7 +66,7 @@ def test_every_variant_trains_and_embeds(variant):
         if isinstance(module, NonLocal):  # a zero-initialised way out lets no gradient into its block
             nn.init.ones_(module.out[1].weight)
     visible, infrared = torch.randn(4, 3, 64, 32), torch.randn(6, 3, 64, 32)
-    output = model(visible, infrared)
+    output = model(two_streams(visible, infrared))
     views, width = model.views, model.head.classifier.in_features
     assert views == (3 if any(name.startswith(("mbue.", "dee.")) for name, _ in model.named_parameters()) else 1)
     assert output.pooled.shape == output.neck.shape == (views, 10, width)
@@ -92,9 +93,9 @@ def test_bfloat16_autocast_gives_nearly_the_same_and_finite_gradients(thin):
             module.p = 0.0
         elif isinstance(module, DropPath):
             module.probability = 0.0
-    exact = model(visible, infrared).pooled
+    exact = model(two_streams(visible, infrared)).pooled
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(visible, infrared)
+        output = model(two_streams(visible, infrared))
     cosine = nn.functional.cosine_similarity(output.pooled.float().flatten(0, 1), exact.flatten(0, 1))
     assert cosine.min() > 0.95
     output.logits.float().square().sum().backward()
@@ -200,7 +201,7 @@ def test_rereading_memory_in_another_order_mixes_tokens_and_channels():
 
 
 def test_an_unknown_method_or_part_is_refused_with_those_that_there_are(unwritten):
-    with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen"):
+    with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen, mpanet"):
         build("MODEL.NAME", "adw")
     with pytest.raises(MethodError, match="MODEL.RECOMPUTE has hce; the parts of agw are early, last"):
         build("MODEL.NAME", "agw", "MODEL.RECOMPUTE", "['hce', 'last']")

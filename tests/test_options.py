@@ -8,15 +8,20 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import test as evaluation
-from configs.defaults import OPTIONS, get_defaults
-from configs.load import ConfigError, flatten, from_dump, load_config, set_option
+from assembly import embedding
+from assembly.recipe import build_loss, train_loader, weightings_of
 from common.options import MOST_EPOCHS, Section, option
+from configs.defaults import OPTIONS, OWNERS, get_defaults
+from configs.load import DECLARED, ConfigError, flatten, from_dump, load_config, set_option
+from configs.shorthands import SHORTHANDS
 from data.records import DataError
-from data.transforms import train_transforms
+from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline
+from losses.build import TOTALS
 from models.build import MODELS, build_model, class_of
-from models.two_stream import MethodError
-from train import Trainer, build_loss, build_optimizer, lr_factor_at, weightings_of
+from models.network import MethodError
+from train import Trainer
 from utils.retrieval.compress import CompressionError
+from utils.training.optimizer import build_optimizer, rate_at
 
 pytestmark = pytest.mark.usefixtures("thin")
 ANYTHING = (None, True, 3, 2.5, "word", b"bytes", [], ["word"], [True], [["word"]], [[]], {}, {"a": 1}, {1}, 1j)
@@ -49,6 +54,11 @@ def outside(declared):
     default = declared.default
     accepted = (int, float) if isinstance(default, float) else (type(default),)
     wrong = [st.sampled_from([value for value in ANYTHING if type(value) not in accepted])]
+    if declared.kind == "views":
+        return st.one_of(*wrong, steps_outside().map(lambda step: [["flip", "normalise"], step]), st.sampled_from([
+            [], ["normalise"], [[]], [["flip"]], [["normalise", "normalise"]], [["erase", "normalise"]],
+            [["normalise", "flip"]], [["pad", "normalise"]], [["normalise"], [["normalise"]]], [3], [None],
+        ]))
     if declared.one_of:
         other = st.integers() if isinstance(default, int) else TEXTS
         wrong.append(other.filter(lambda value: value not in declared.one_of))
@@ -82,9 +92,44 @@ def outside(declared):
     return st.one_of(wrong)
 
 
+def steps_outside():
+    """Views with one step that has a number out of its range, or one that it doesn't know."""
+    def view(name, number, value):
+        step = {name: {number: value}}
+        return ["normalise", step] if STEPS[name].normalised else [step, "crop", "normalise"]
+
+    numbers = [(name, key, number) for name, step in STEPS.items() for key, number in (step.numbers | EPOCHS).items()]
+    return st.sampled_from(numbers).flatmap(
+        lambda which: outside(which[2]).map(lambda value: view(which[0], which[1], value))
+    ) | st.sampled_from([*STEPS]).map(lambda name: view(name, "x", 1))
+
+
+def steps_inside(name):
+    """A step with any of its numbers."""
+    step = STEPS[name]
+    numbers = {key: inside(number) for key, number in step.numbers.items()}
+    if step.normalised is not None and name != "crop":  # those two act in every epoch
+        numbers |= {"from": st.integers(0, 9), "until": st.integers(10, MOST_EPOCHS)}
+    drawn = st.fixed_dictionaries({}, optional=numbers)
+    return drawn.map(lambda numbers: {name: numbers} if numbers else name)
+
+
+@st.composite
+def views_inside(draw):
+    views = []
+    for _ in range(draw(st.integers(1, 3))):
+        before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad"]), max_size=3))
+        after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt"]), max_size=2))
+        names = [*before, *(["crop"] if "pad" in before else []), "normalise", *after]
+        views.append([draw(steps_inside(name)) for name in names])
+    return views
+
+
 def inside(declared):
     """Values that the declaration allows."""
     default = declared.default
+    if declared.kind == "views":
+        return views_inside()
     if declared.kind == "bool":
         return st.booleans()
     if declared.one_of:
@@ -105,9 +150,9 @@ def inside(declared):
     return epochs.flatmap(lambda drawn: st.tuples(*(st.tuples(st.just(e), values) for e in drawn)).map(list))
 
 
-@pytest.mark.parametrize("key", OPTIONS)
+@pytest.mark.parametrize("key", DECLARED)
 def test_what_is_outside_is_refused_with_option_value_allowed_values_and_who_set_it(key, whole):
-    declared = OPTIONS[key]
+    declared = DECLARED[key]
 
     @settings(max_examples=300 if whole else 15)
     @given(outside(declared))
@@ -116,9 +161,13 @@ def test_what_is_outside_is_refused_with_option_value_allowed_values_and_who_set
             set_option(cfg, key, value, source="mine.yaml")
         message = str(error.value)
         written = repr(value) if len(repr(value)) <= 300 else repr(value)[:200]
-        assert message.startswith(f"mine.yaml sets {key} to {written}")
         named = (f"it is {declared.allowed}", f"such as {declared.default!r}", "would do")
-        assert any(words in message for words in named)
+        if declared.kind == "views":  # which are written as short as they can be; a step says what it allows
+            written = ""
+            named = ("; it is ", " where ", " normalise", "is no step", "is no list of steps", "after pad comes crop",
+                     "has no x", "acts in every epoch", "which is never")
+        assert message.startswith(f"mine.yaml sets {key} to {written}")
+        assert any(words in message.removeprefix(f"mine.yaml sets {key} to {written}") for words in named)
 
     cfg = get_defaults()
     refused()
@@ -138,7 +187,28 @@ def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
     @given(st.fixed_dictionaries({key: inside(declared) for key, declared in OPTIONS.items()}))
     def taken(values):
         cfg = configured(values)
-        assert from_dump(cfg.dump()) == cfg
+        usual, method = get_defaults(), values["MODEL.NAME"]
+        for key, owners in OWNERS.items():  # what the method does not read is not read back
+            if method not in owners:
+                set_option(cfg, key, OPTIONS[key].default, source="mine.yaml")
+        assert from_dump(cfg.dump()) == cfg != usual
+
+    taken()
+
+
+@pytest.mark.parametrize("key", SHORTHANDS)
+def test_any_allowed_value_of_a_short_option_leaves_pipelines(key, whole):
+    @settings(max_examples=300 if whole else 10)
+    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet"]))
+    def taken(value, method):
+        cfg = load_config(f"configs/methods/{method}.yaml").clone()
+        cfg.defrost()
+        set_option(cfg, key, value, source="mine.yaml")
+        for view in (*cfg.DATA.VISIBLE, *cfg.DATA.INFRARED):
+            check_pipeline(view)
+        once = cfg.clone()
+        set_option(cfg, key, value, source="mine.yaml")
+        assert cfg == once  # twice is once
 
     taken()
 
@@ -158,15 +228,16 @@ def test_any_configuration_within_the_ranges_can_be_built(whole):
     @given(st.fixed_dictionaries({key: SMALL.get(key, inside(declared)) for key, declared in OPTIONS.items()}))
     def built(values):
         cfg = configured(values)
-        criterion = build_loss(cfg)
-        assert criterion.dcl_weights == cfg.LOSS.DCL_WEIGHTS
-        assert all(0 <= lr_factor_at(epoch, cfg.SOLVER) <= 100 for epoch in (0, 1, cfg.SOLVER.EPOCHS))
+        assert type(build_loss(cfg)) is TOTALS[cfg.MODEL.NAME]
+        solver = cfg.SOLVER
+        highest = 100 * max(solver.BASE_LR, solver.LOWEST_LR)
+        for epoch in (0, 1, solver.EPOCHS - 1):
+            assert -1e-9 * highest <= rate_at(solver.BASE_LR, epoch, solver) <= highest * (1 + 1e-9)
         image = np.zeros((cfg.DATA.HEIGHT, cfg.DATA.WIDTH, 3), np.uint8)
-        visible, infrared = train_transforms(cfg.DATA)
-        for transform in (*visible, infrared):
+        for view in (*cfg.DATA.VISIBLE, *cfg.DATA.INFRARED):
             out = np.full(image.shape, np.nan, np.float32)
             try:
-                transform(image, out)
+                Pipeline(view)(image, out, epoch=3)
             except DataError as error:
                 assert "no such part fits into" in str(error)
             else:
@@ -177,8 +248,11 @@ def test_any_configuration_within_the_ranges_can_be_built(whole):
         except (ConfigError, MethodError) as error:
             assert any(f"{key} " in str(error) for key in ("TEST.WEIGHTINGS", "MODEL.RECOMPUTE", "MODEL.STAGES"))
         else:
-            optimizer = build_optimizer(model, cfg.SOLVER)
-            assert optimizer.param_groups[0]["momentum"] == cfg.SOLVER.MOMENTUM
+            optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
+            assert type(optimizer).__name__.lower() == solver.OPTIMIZER
+            for group in optimizer.param_groups:
+                assert group["weight_decay"] == solver.WEIGHT_DECAY
+                assert solver.OPTIMIZER != "sgd" or group["momentum"] == solver.MOMENTUM
 
     built()
 
@@ -245,14 +319,25 @@ def test_what_doesnt_fit_data_or_network_is_refused_before_any_work(shared_data,
 def test_all_is_a_protocol_and_the_longest_training_starts_at_once(shared_data, tmp_path):
     options = {"TEST.PROTOCOLS": "['all']", "SOLVER.EPOCHS": str(MOST_EPOCHS)}
     training = trainer(shared_data, tmp_path / "run", **options)
-    training.state |= {"epoch": 7, "step": len(training.batches) - 1}
-    positions = iter(training.loader().sampler)
-    assert [next(positions), next(positions)] == [(7, len(training.batches) - 1), (8, 0)]
+    last = training.batches.length(7) - 1
+    loader = train_loader(training.batches, training.cfg, 7, last, training.device)
+    positions = iter(loader.sampler)
+    assert [next(positions), next(positions)] == [(7, last), (8, 0)]
+
+
+def test_a_loader_asks_every_epoch_for_its_length(shared_data, tmp_path):
+    options = {"SOLVER.SAMPLER": "chunks", "SOLVER.EPOCHS": "40"}
+    training = trainer(shared_data, tmp_path / "run", **options)
+    positions = [*train_loader(training.batches, training.cfg, 0, 0, training.device).sampler]
+    lengths = [training.batches.length(epoch) for epoch in range(40)]
+    assert positions == [(epoch, step) for epoch in range(40) for step in range(lengths[epoch])]
+    assert len({*lengths}) > 1 and [training.updates(epoch) for epoch in range(40)] == lengths
 
 
 def test_a_compression_to_more_numbers_than_there_are_is_refused_before_embedding(shared_data, tmp_path, monkeypatch):
     training = trainer(shared_data, tmp_path / "run", **{"EMBEDDING.DIM": "10000"})
-    monkeypatch.setattr(evaluation, "embed_records", None)
+    for module in (evaluation, embedding):
+        monkeypatch.setattr(module, "embed_records", None)
     with pytest.raises(CompressionError, match="EMBEDDING.DIM is 10000; .* allow 1 to"):
         evaluation.evaluate(
             training.model, training.benchmark, [], training.cfg, {}, training.device, training.ranks, per_query=False,

@@ -9,12 +9,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from batches import two_streams
 from reference import DATA, WIDTH, empty_model, image, reference_model, relative, sample, watch_stages
 
-from losses.total import TotalLoss
+from assembly.recipe import build_loss
+from configs.load import load_config
 from models.authors_checkpoint import authors_name
 
-DCL_WEIGHTS = {"sysu": [[0, 0.1], [11, 0.01], [21, 0.0]], "regdb": [[0, 0.1], [6, 0.01]]}
+LABELS = [0, 0, 0, 0, 1, 1, 1, 1]  # of each modality
 
 
 def both(default):
@@ -27,13 +29,6 @@ def both(default):
 def model(variant):
     """To be copied before it is trained or watched."""
     return reference_model(variant)
-
-
-def total_loss(variant):
-    return TotalLoss(
-        triplet_weight=1, triplet_margin=0.3, cpm_weight=0.8, cpm_margin=0.2, orthogonal_weight=0.01,
-        dcl_weights=DCL_WEIGHTS[variant],
-    )
 
 
 def is_before_mbue(stage):
@@ -71,17 +66,16 @@ def test_training_matches_in_double(model, variant):
     stored = np.load(DATA / f"train_{variant}.npz")
     seen = watch_stages(model)
     images = image(77, 16, 96, 48, 8)
-    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1] * 2)
-    output = model(images[:8], images[8:])
+    output = model(two_streams(images[:8], images[8:], LABELS))
 
     check_stages(stored, seen, 1e-12, 1e-7)
     assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-7
     assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-7
     assert output.infrared.tolist() == [False] * 8 + [True] * 8
 
-    criterion = total_loss(variant)
+    criterion = build_loss(load_config(f"configs/{variant}_cmfn.yaml"))
     for epoch in (1, 15, 25):
-        terms = {name: term.item() for name, term in criterion(output, labels, epoch).items()}
+        terms = {name: term.item() for name, term in criterion(output, epoch).items()}
         terms["total"] = sum(terms.values())
         for name, value in terms.items():
             assert value == pytest.approx(float(stored[f"epoch{epoch}/{name}"]), rel=1e-7, abs=1e-12), (epoch, name)
@@ -92,7 +86,7 @@ def test_training_matches_in_double(model, variant):
     for key in moved:
         assert relative(state[key], stored[f"after_step/{key}"]) < 1e-7, key
 
-    sum(criterion(output, labels, 1).values()).backward()
+    sum(criterion(output, 1).values()).backward()
     norms = json.loads((DATA / f"train_{variant}_gradient_norms.json").read_text())
     ours = {authors_name(key, model): p.grad.norm().item() for key, p in model.named_parameters() if p.requires_grad}
     assert set(ours) == set(norms)
@@ -113,7 +107,7 @@ def test_single_precision_is_as_close_as_the_authors_own(model, variant):
     model.train()
     stored = np.load(DATA / f"train_{variant}.npz")
     images = image(77, 16, 96, 48, 8).float()
-    output = model(images[:8], images[8:])
+    output = model(two_streams(images[:8], images[8:], LABELS))
     assert relative(output.pooled.detach().flatten(0, 1), stored["pooled"]) < 1e-3
     assert relative(output.logits.detach().flatten(0, 1), stored["logits"]) < 1e-3
 

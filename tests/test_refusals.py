@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import average_splits
 import benchmark_training
-import experiment
+from assembly import experiment
 import numpy as np
 import pytest
 import search
 import torch
 from PIL import Image
 from programs import ROOT, run
-from reproduce_table import METRICS, ResultsError, measured_rows, other_options, read_published, read_results
+from reproduce_table import measured_rows, other_options, read_published
+from utils.reporting.results import METRICS, ResultsError, read_results
 from torch import nn
 from trees import llcm_tree, sysu_tree, text
 
@@ -172,7 +173,7 @@ def test_models(tmp_path):
         Backbone("resnet18", stages=2)
     with pytest.raises(PretrainedError, match="MODEL.PRETRAINED cannot be read: .* is a folder, not a file"):
         pretrained_weights("resnet18", str(tmp_path))
-    network = SimpleNamespace(authors_names=(), state_dict=dict, backbone=SimpleNamespace(stages=[0] * 4))
+    network = SimpleNamespace(authors_names=(), state_dict=dict, authors_unused=list)
     with pytest.raises(KeyError, match="x.y has no counterpart in the authors' network"):
         authors_name("x.y", network)
     message = (
@@ -293,9 +294,9 @@ def test_faiss(monkeypatch):
 
 
 def test_a_broken_matplotlib(monkeypatch):
-    import utils
+    import utils.reporting
 
-    monkeypatch.delattr(utils, "plots", raising=False)
+    monkeypatch.delattr(utils.reporting, "plots", raising=False)
     monkeypatch.delitem(sys.modules, "utils.reporting.plots", raising=False)
     monkeypatch.setitem(sys.modules, "utils.reporting.drawing", SimpleNamespace())  # in the place of one that draws
     message = r"matplotlib cannot be used here \(cannot import name .*\); look for a damaged matplotlibrc file"
@@ -304,6 +305,11 @@ def test_a_broken_matplotlib(monkeypatch):
 
 
 # The programs
+
+
+def test_a_training_needs_a_configuration():
+    done = run("train.py", check=False)
+    assert done.returncode == 2 and "the following arguments are required: --config" in done.stderr
 
 
 def test_a_configuration_is_named_once_and_not_left_out(tmp_path):

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import report as script  # noqa: E402
 
-import utils  # noqa: E402
+import utils.reporting  # noqa: E402
 from utils.reporting import plots  # noqa: E402
 from utils.training.checkpoint import sha256  # noqa: E402
 from utils.evaluation.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
@@ -234,7 +234,7 @@ def results_file(folder, **changes):
 def test_the_page_holds_everything_and_refers_to_nothing(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs(3)))
     path = results_file(tmp_path)
-    written = write_report(path, json.loads(path.read_text()))
+    written = write_report(path, json.loads(path.read_text()), "CMFN")
     assert [file.name for file in written] == ["cmc.png", "distances.png", "report.html"]
     content = (tmp_path / "report.html").read_text()
     page = Page(content)
@@ -266,14 +266,14 @@ def test_what_an_older_file_lacks_is_said(tmp_path):
     for entry in saved["results"]:
         for trial in entry["trials"]:
             del trial["cmc"]
-    assert [file.name for file in write_report(tmp_path / "results.json", saved)] == ["report.html"]
+    assert [file.name for file in write_report(tmp_path / "results.json", saved, "CMFN")] == ["report.html"]
     text = " ".join(Page((tmp_path / "report.html").read_text()).words)
     assert text.count("test.py without --reuse adds it") == 2 and "without a summary of the data" in text
 
 
 def test_what_must_be_known_stands_above_the_figures(tmp_path):
     def notes_of(**changes):
-        write_report(results_file(tmp_path, distances=None, **changes), json.loads(path.read_text()))
+        write_report(results_file(tmp_path, distances=None, **changes), json.loads(path.read_text()), "CMFN")
         return re.findall(r'<p class="note">(.*?)</p>', (tmp_path / "report.html").read_text())
 
     path = results_file(tmp_path)
@@ -293,7 +293,7 @@ def test_the_page_in_a_browser(tmp_path):
     if browser is None:
         pytest.skip(f"there is none of {', '.join(BROWSERS)}")
     path = results_file(tmp_path)
-    write_report(path, json.loads(path.read_text()))
+    write_report(path, json.loads(path.read_text()), "CMFN")
     picture = tmp_path / "page.png"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                "--window-size=1200,2400", f"--screenshot={picture}", "--dump-dom", (tmp_path / "report.html").as_uri()]
@@ -349,9 +349,9 @@ def test_matplotlib_is_not_imported_before_something_is_drawn():
     assert is_imported("torch", by=programs) and not is_imported("matplotlib", by=programs)
 
 
-def test_without_matplotlib_the_mend_is_named(monkeypatch):
+def test_without_matplotlib_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "utils.reporting.plots", None)
-    monkeypatch.delattr(utils, "plots")
+    monkeypatch.delattr(utils.reporting, "plots")
     with pytest.raises(ReportError, match="pip install -r requirements.txt"):
         import_plots()
 

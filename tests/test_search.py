@@ -632,7 +632,7 @@ def test_a_compressed_evaluation_and_search_share_what_was_learned(tmp_path, emb
     assert "equal, PCA 8" in capsys.readouterr().out
     assert (path.parent / "pca-8-equal.pth").exists() and (path.parent / "pca-8-neck.pth").exists()
 
-    monkeypatch.setattr(evaluation, "principal_directions", None)  # nothing is learned again
+    monkeypatch.setattr("assembly.embedding.principal_directions", None)  # nothing is learned again
     run(evaluation, "--checkpoint", path, "DATA.ROOT", data, "EMBEDDING.DIM", 8)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["results"] == results[8]
     run(evaluation, "--checkpoint", path, "--reuse", "DATA.ROOT", data, "EMBEDDING.DIM", 8)

@@ -59,7 +59,7 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)\."
+RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
 NON_LOCAL = r"(mfa\.\d\.(channel|position)|backbone\.stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
@@ -103,6 +103,13 @@ RULES = {
     r"head\.neck\.bias": constant(0),
     r"head\.classifier\.weight": normal(0, 0.001),
     r"head\.pool\.p": constant(3),
+    # MPANet
+    r"alleviate\d\.(reduce|expand)\.weight": kaiming_fan_out,
+    r"masks\.weight": default,
+    r"masks\.bias": constant(0),
+    r"neck\.weight": constant(1),
+    r"neck\.bias": constant(0),
+    r"((visible_|infrared_)?classifier\.weight|(visible|infrared)_mean)": default,
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
@@ -161,7 +168,7 @@ def rules_of(name: str) -> list[str]:
 
 def start_of(name: str, state: dict[str, Tensor]) -> Start:
     rule, = rules_of(name)
-    return RULES[rule](state.get(name.rpartition(".")[0] + ".weight"))
+    return RULES[rule](state.get(name.rpartition(".")[0] + ".weight", state[name]))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 import train
 from programs import run
 
+from assembly import validation
 from configs.load import load_config
 from data.synthetic import write_synthetic
 from train import Trainer
+from utils.training import saving
 from utils.training.checkpoint import CheckpointError, read_own_checkpoint
 from utils.training.run import Metrics
 
@@ -96,7 +99,7 @@ def assert_equal_runs(a, b):
 @pytest.mark.parametrize("number, epoch", [(signal.SIGTERM, 0), (signal.SIGINT, 1), (signal.SIGHUP, 0)])
 def test_a_stop_in_a_validation_keeps_the_epoch(data, whole, tmp_path, monkeypatch, capsys, number, epoch):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "embed_images", signalling(number, train.embed_images, epoch + 1))
+        patch.setattr(validation, "embed_records", signalling(number, validation.embed_records, epoch + 1))
         assert trainer(data, tmp_path).run() == 128 + number
     assert f"stopped by {number.name}; go on with the same command and --resume" in capsys.readouterr().out
     saved = read_own_checkpoint(tmp_path / "last.pth")
@@ -108,7 +111,7 @@ def test_a_stop_in_a_validation_keeps_the_epoch(data, whole, tmp_path, monkeypat
 
 def test_a_validation_that_was_stopped_is_not_a_complete_training(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "embed_images", signalling(signal.SIGTERM, train.embed_images, 2))
+        patch.setattr(validation, "embed_records", signalling(signal.SIGTERM, validation.embed_records, 2))
         trainer(data, tmp_path).run()
     done = run("test.py", "--checkpoint", tmp_path, "--complete", check=False)
     assert done.returncode == 1 and "was stopped in its last validation: go on with train.py --resume" in done.stderr
@@ -117,7 +120,7 @@ def test_a_validation_that_was_stopped_is_not_a_complete_training(data, tmp_path
 @pytest.mark.parametrize("call", [1, 2])  # before the validation, and after it the best
 def test_a_stop_while_the_state_is_saved_keeps_it(data, whole, tmp_path, monkeypatch, call):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", signalling(signal.SIGTERM, train.save_checkpoint, call))
+        patch.setattr(saving, "save_checkpoint", signalling(signal.SIGTERM, saving.save_checkpoint, call))
         assert trainer(data, tmp_path).run() == 128 + signal.SIGTERM
     assert read_own_checkpoint(tmp_path / "last.pth")["epoch"] >= 1
     assert trainer(data, tmp_path, resume=True).run() == 0
@@ -130,7 +133,7 @@ def test_the_second_signal_stops_at_once_and_what_was_saved_before_is_whole(data
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "embed_images", twice)
+        patch.setattr(validation, "embed_records", twice)
         with pytest.raises(KeyboardInterrupt):
             trainer(data, tmp_path).run()
     assert trainer(data, tmp_path, resume=True).run() == 0
@@ -138,8 +141,10 @@ def test_the_second_signal_stops_at_once_and_what_was_saved_before_is_whole(data
 
 
 @pytest.mark.parametrize("program, number, place", [
-    ("train.py", signal.SIGTERM, "data.dataset.open_benchmark"), ("train.py", signal.SIGINT, "models.build.build_model"),
-    ("test.py", signal.SIGTERM, "configs.load.load_config"), ("test.py", signal.SIGINT, "data.dataset.open_benchmark"),
+    ("train.py", signal.SIGTERM, "data.dataset.open_benchmark"),
+    ("train.py", signal.SIGINT, "assembly.recipe.build_model"),
+    ("test.py", signal.SIGTERM, "assembly.trained.load_config"),
+    ("test.py", signal.SIGINT, "data.dataset.open_benchmark"),
 ])
 def test_a_stop_before_the_loop_is_one_line(data, whole, tmp_path, monkeypatch, program, number, place):
     module, name = place.rsplit(".", 1)
@@ -161,16 +166,16 @@ def test_a_stopped_program_gives_the_signals_back():
 
 def test_what_a_full_disk_refuses_is_kept_elsewhere(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(train.tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
-    whole_save = train.save_checkpoint
+    whole_save = saving.save_checkpoint
 
     def full(path, state):
         if path.parent == tmp_path / "run":
             raise CheckpointError(f"{path} could not be written (No space left on device)")
         whole_save(path, state)
 
-    monkeypatch.setattr(train, "save_checkpoint", full)
+    monkeypatch.setattr(saving, "save_checkpoint", full)
     with pytest.raises(CheckpointError, match="What was trained up to here is in .*elsewhere.*last.pth: make room"):
         trainer(data, tmp_path / "run").run()
     kept, = (tmp_path / "elsewhere").glob("*/last.pth")

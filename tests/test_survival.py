@@ -111,7 +111,7 @@ def wait_until(condition, process):
 ])
 def test_too_little_memory_ends_with_what_to_change(data, tmp_path, error, monkeypatch):
     training = trainer(data, tmp_path / "run")
-    monkeypatch.setattr(training, "network", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(training.update, "network", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(OutOfMemory) as raised:
         training.run()
     message = str(raised.value)
@@ -123,7 +123,7 @@ def test_too_little_memory_ends_with_what_to_change(data, tmp_path, error, monke
 
 def test_other_runtime_errors_keep_their_trace(data, tmp_path, monkeypatch):
     training = trainer(data, tmp_path / "run")
-    monkeypatch.setattr(training, "network", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake")))
+    monkeypatch.setattr(training.update, "network", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake")))
     with pytest.raises(RuntimeError, match="a mistake"):
         training.run()
 
@@ -141,7 +141,7 @@ def test_accumulated_batches_make_one_update_by_their_mean_gradient(data, tmp_pa
         options = {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0", "SOLVER.BASE_LR": "0.0"}
         training = trainer(data, tmp_path / name, **WHOLE, **options)
         training.model.train()
-        terms, _ = training.train_step([training.batches[0, i] for i in batches], epoch=0, step=0, stop=False)
+        terms, _ = training.update([training.batches[0, i] for i in batches], epoch=0, step=0, stop=False)
         return {n: p.grad for n, p in training.model.named_parameters() if p.requires_grad}, terms["total"]
 
     (first, first_loss), (second, second_loss) = gradients("a", [0]), gradients("b", [1])
@@ -154,7 +154,7 @@ def test_accumulated_batches_make_one_update_by_their_mean_gradient(data, tmp_pa
 
 def test_an_epoch_of_accumulated_batches_shows_every_batch_once(data, tmp_path):
     training = trainer(data, tmp_path / "run", **{"SOLVER.ACCUMULATION": "2", "SOLVER.EPOCHS": "1"})
-    assert len(training.batches) == 4 and training.updates == 2
+    assert training.batches.length(0) == 4 and training.updates(0) == 2
     training.batches.seen = []
     original = type(training.batches).__getitem__
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from batches import output_of
 from torch import nn
 
+from assembly.recipe import build_loss
 from configs.load import load_config
-from data.transforms import train_transforms
+from data.transforms import Pipeline
 from losses.weighted_triplet import weighted_distances
 from models.build import build_model
-from models.parts.head import Output
-from train import build_loss, build_optimizer
 
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -25,42 +25,48 @@ def network(method, *overrides):
     return build_model(configured(method, *overrides).MODEL, classes=5)
 
 
+def pipelines(options):
+    """Of each view of a visible image, and of an infrared one."""
+    return [Pipeline(view) for view in options.VISIBLE], [Pipeline(view) for view in options.INFRARED]
+
+
 def test_grey_is_among_the_exchanges_only_where_it_is_asked_for():
     def seen(exchange):
         torch.manual_seed(0)
-        options = configured("caj", "DATA.EXCHANGE", exchange).DATA
-        (plain, exchanged), _ = train_transforms(options)
-        assert plain.exchange is None
+        (_, exchanged), _ = pipelines(configured("caj", "DATA.EXCHANGE", exchange).DATA)
+        (_, last) = exchanged.steps[-1]
         values = set()
         for _ in range(100):
             image = np.tile(np.float32([1, 2, 4]), (2, 2, 1))
-            exchanged.exchange(image)
+            last(image, image)
             assert (image == image[0, 0, 0]).all()
             values.add(round(float(image[0, 0, 0]), 4))
         return values
 
     grey = round(0.2989 + 2 * 0.5870 + 4 * 0.1140, 4)
     assert seen("channels") == {1, 2, 4} and seen("channels_and_grey") == {1, 2, 4, grey}
-    visible, infrared = train_transforms(configured("caj", "DATA.EXCHANGE", "none").DATA)
-    assert len(visible) == 1 and infrared.exchange is None
+    data = configured("caj", "DATA.EXCHANGE", "none").DATA
+    assert len(data.VISIBLE) == len(data.INFRARED) == 1
+    assert not {"exchange", "adapt"} & {str(step) for step in (*data.VISIBLE[0], *data.INFRARED[0])}
 
 
 @pytest.mark.parametrize("fill", [[0.4914, 0.4822, 0.4465], [0.485, 0.456, 0.406]])
 def test_the_erased_part_has_the_fill(fill):
     torch.manual_seed(0)
     large = ["DATA.ERASING", "1.0", "DATA.ERASING_AREA", "[0.3, 0.5]"]
-    (plain, _), _ = train_transforms(configured("caj", *large, "DATA.ERASING_FILL", str(fill)).DATA)
+    (plain, _), _ = pipelines(configured("caj", *large, "DATA.ERASING_FILL", str(fill)).DATA)
     out = np.empty((64, 32, 3), np.float32)
     plain(np.full((64, 32, 3), 255, np.uint8), out)
     assert 0.25 < (out == np.float32(fill)).all(axis=2).mean() < 0.55
 
 
-def loss_of(cfg, features, labels, logits=None):
-    """The terms of one view; half of the rows are infrared."""
+def loss_of(cfg, features, labels, logits=None, views=1):
+    """The terms of one embedding a row; as many rows are infrared as there are visible ones in a view."""
     rows = len(features)
     logits = torch.zeros(rows, 3) if logits is None else logits
-    output = Output(features[None], features[None], logits[None], torch.arange(rows) >= rows // 2)
-    return build_loss(cfg)(output, torch.tensor(labels), epoch=0)
+    infrared = torch.arange(rows) >= rows * views // (views + 1)
+    output = output_of(torch.tensor(labels), infrared, views, pooled=features[None], logits=logits[None])
+    return build_loss(cfg)(output, epoch=0)
 
 
 def test_the_triplet_is_the_one_asked_for():
@@ -87,7 +93,7 @@ def test_the_divergence_pairs_plain_visible_rows_with_infrared_ones():
     two = torch.cat([near, near, far, near])                      # two visible rows, two infrared ones
     three = torch.cat([near, near, far, far, near, near])         # plain, exchanged, infrared
     cfg = configured("caj", "LOSS.DIVERGENCE_WEIGHT", "2")
-    assert loss_of(cfg, torch.randn(6, 4), [0, 1] * 3, three)["divergence"].abs() < 1e-5
+    assert loss_of(cfg, torch.randn(6, 4), [0, 1] * 3, three, views=2)["divergence"].abs() < 1e-5
     alone = load_config(overrides=["DATA.EXCHANGE", "none"], base=cfg)
     assert loss_of(alone, torch.randn(4, 4), [0, 1] * 2, two)["divergence"] > 0.1
     assert "divergence" not in loss_of(configured("caj"), torch.randn(6, 4), [0, 1] * 3)
@@ -97,8 +103,9 @@ def test_gem_learns_its_power_only_where_it_is_asked_for():
     with torch.device("meta"):
         learned, fixed = network("agw", "MODEL.POOL", "gem_learned"), network("agw")
     assert learned.head.pool.p.shape == (learned.head.classifier.in_features,) and fixed.head.pool.p is None
-    groups = build_optimizer(learned, configured("agw").SOLVER).param_groups
-    assert any(learned.head.pool.p is p for p in groups[1]["params"])  # at the trunk's rate
+    groups = learned.parameter_groups(0.1, 0.2)
+    holding, = (group for group in groups if any(learned.head.pool.p is p for p in group["params"]))
+    assert holding["base_lr"] == pytest.approx(0.02)  # the trunk's rate
 
 
 def test_deen_reads_all_positions_only_where_it_is_asked_for():

@@ -1,44 +1,114 @@
 import json
 import logging
+import math
 import os
 import signal
 
 import pytest
 import torch
 
+from assembly.recipe import build_loss, build_network
+from assembly.update import Update
 from configs.load import load_config
-from models.build import build_model
-from train import build_optimizer, lr_factor_at
-from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
 from utils.stop import StopRequest, fail_clearly
+from utils.training.optimizer import build_optimizer, rate_at
+from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
 
 
 def test_the_schedule_of_the_paper():
     solver = load_config().SOLVER
     expected = {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 19: 1.0, 20: 0.1, 79: 0.1, 80: 0.01, 150: 0.01}
-    assert {epoch: lr_factor_at(epoch, solver) for epoch in expected} == pytest.approx(expected)
+    assert {epoch: rate_at(1.0, epoch, solver) for epoch in expected} == pytest.approx(expected)
+    assert rate_at(0.01, 20, solver) == pytest.approx(0.001)  # of a group with another base rate
 
 
 def test_the_schedules_of_the_compared_methods():
     agw = load_config("configs/sysu_agw.yaml").SOLVER
     expected = {0: 0.1, 9: 1.0, 19: 1.0, 20: 0.1, 49: 0.1, 50: 0.01, 80: 0.01}
-    assert {epoch: lr_factor_at(epoch, agw) for epoch in expected} == pytest.approx(expected)
+    assert {epoch: rate_at(1.0, epoch, agw) for epoch in expected} == pytest.approx(expected)
     steps = "[[20, 0.1], [80, 0.01], [120, 0.001]]"  # what DEEN's paper adds and its code never reaches
     deen = load_config("configs/sysu_deen.yaml", ["SOLVER.LR_STEPS", steps]).SOLVER
     expected = {20: 0.1, 80: 0.01, 119: 0.01, 120: 0.001, 150: 0.001}
-    assert {epoch: lr_factor_at(epoch, deen) for epoch in expected} == pytest.approx(expected)
+    assert {epoch: rate_at(1.0, epoch, deen) for epoch in expected} == pytest.approx(expected)
 
 
 def test_neck_and_classifier_learn_at_the_base_rate_and_the_rest_at_a_tenth():
     cfg = load_config(overrides=["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"])
-    model = build_model(cfg.MODEL, 5)
-    head, rest = build_optimizer(model, cfg.SOLVER).param_groups
+    model, solver = build_network(cfg, 5), cfg.SOLVER
+    head, rest = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver).param_groups
     assert {id(p) for p in head["params"]} == {id(model.head.neck.weight), id(model.head.classifier.weight)}
     assert (head["base_lr"], rest["base_lr"]) == (pytest.approx(0.1), pytest.approx(0.01))
     for group in (head, rest):
         assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, True)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert len(head["params"]) + len(rest["params"]) == len(trained)
+
+
+def solver_of(**options):
+    words = [word for key, value in options.items() for word in (f"SOLVER.{key}", str(value))]
+    return load_config(overrides=words).SOLVER
+
+
+def test_the_cosine_by_hand():
+    """Epoch t = e + 1 of T = 24, by methods that warm up in 3: a line from the lowest rate, then half a cosine."""
+    solver = solver_of(SCHEDULE="cosine", EPOCHS=24, WARMUP_EPOCHS=3, LOWEST_LR=3e-6)
+    rates = {e + 1: rate_at(3e-4, e, solver) for e in range(24)}
+    assert [rates[t] for t in (1, 2)] == pytest.approx([3e-6 + 99e-6, 3e-6 + 198e-6])  # t (b - low) / 3
+    half = 0.5 * 297e-6
+    assert rates[3] == pytest.approx(3e-6 + half * (1 + math.cos(math.pi / 8)))  # not moved by the warm-up
+    assert [rates[t] for t in (6, 12, 18)] == pytest.approx(
+        [3e-6 + half * (1 + 0.5 ** 0.5), 3e-6 + half, 3e-6 + half * (1 - 0.5 ** 0.5)]
+    )
+    assert rates[24] == pytest.approx(3e-6)  # the last epoch runs at the lowest
+    assert rate_at(1.5e-4, 11, solver) == pytest.approx(3e-6 + 0.5 * 147e-6)  # the same lowest for every group
+    assert [*rates.values()][2:] == sorted([*rates.values()][2:], reverse=True)
+
+
+def test_a_cosine_without_a_warm_up_and_a_lowest_rate():
+    solver = solver_of(SCHEDULE="cosine", EPOCHS=4, WARMUP_EPOCHS=0)
+    rates = [rate_at(2.0, epoch, solver) for epoch in range(4)]
+    assert rates == pytest.approx([1 + 0.5 ** 0.5, 1, 1 - 0.5 ** 0.5, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("name, kind, step", [
+    # Gradient 2, weight 3, rate 0.1, decay 0.5: Nesterov's first step is rate · (1 + momentum) · (2 + 0.5 · 3); Adam's
+    # is the rate whatever the gradient; AdamW shrinks the weight by rate · decay beside that.
+    ("sgd", torch.optim.SGD, 0.1 * 1.9 * 3.5), ("adam", torch.optim.Adam, 0.1),
+    ("adamw", torch.optim.AdamW, 0.1 + 0.1 * 0.5 * 3),
+])
+def test_an_optimizer_by_name_makes_the_step_that_it_should(name, kind, step):
+    weight = torch.nn.Parameter(torch.tensor([3.0]))
+    optimizer = build_optimizer(
+        [{"params": [weight], "base_lr": 0.1}], solver_of(OPTIMIZER=name, BASE_LR=0.1, WEIGHT_DECAY=0.5),
+    )
+    assert type(optimizer) is kind
+    weight.grad = torch.tensor([2.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(3 - step, abs=1e-6)
+
+
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not():
+    """Without a gradient of its own: Adam's step is the rate, by the decay's sign; AdamW's is rate · decay · weight."""
+    for name, step in (("adam", 0.1), ("adamw", 0.1 * 0.01 * 3)):
+        weight = torch.nn.Parameter(torch.tensor([3.0]))
+        optimizer = build_optimizer(
+            [{"params": [weight], "base_lr": 0.1}], solver_of(OPTIMIZER=name, BASE_LR=0.1, WEIGHT_DECAY=0.01),
+        )
+        group, = optimizer.param_groups
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0.01)
+        weight.grad = torch.tensor([0.0])
+        optimizer.step()
+        assert weight.item() == pytest.approx(3 - step, abs=1e-5), name
+
+
+def test_an_update_sets_each_groups_rate_by_its_base(thin):
+    cfg = load_config("configs/quickstart_agw.yaml", ["SOLVER.BASE_LR", "0.5"])
+    model = build_network(cfg, 3)
+    update = Update(cfg, model, build_loss(cfg), torch.device("cpu"))
+    assert update.set_rate(0) == 0.5  # the warm-up of quickstart_agw.yaml ends with its first epoch
+    assert [group["lr"] for group in update.optimizer.param_groups] == pytest.approx([0.5, 0.1])
+    assert update.set_rate(5) == pytest.approx(0.05)
+    assert [group["lr"] for group in update.optimizer.param_groups] == pytest.approx([0.05, 0.01])
 
 
 def test_an_absent_device_is_named():

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from configs.load import load_config
 from data import transforms
 from data.records import DataError
 from data.transforms import (
-    MEAN, STD, RandomErasing, TrainTransform, adapt_channels, eval_transform, exchange_channels, open_image,
-    train_transforms,
+    EPOCHS, MEAN, RESIZES, STD, STEPS, Pipeline, RandomErasing, Views, adapt_channels, check_pipeline, eval_transform,
+    exchange_channels, open_image, read_step, shortest,
 )
 
 
@@ -99,15 +101,22 @@ def torchvisions(height: int, width: int, jitter: bool) -> v1.Compose:
     ])
 
 
-def ours(image: np.ndarray, transform: TrainTransform) -> torch.Tensor:
-    """(3, H, W) from (H, W, 3); what the transform leaves out would stay nan."""
+def ours(image: np.ndarray, pipeline: Pipeline, epoch: int = 0) -> torch.Tensor:
+    """(3, H, W) from (H, W, 3); what the pipeline leaves out would stay nan."""
     out = torch.full(image.shape, torch.nan)
-    transform(image, out.numpy())
+    pipeline(image, out.numpy(), epoch)
     return out.permute(2, 0, 1)
 
 
-def unerased(jitter: bool) -> TrainTransform:
-    return TrainTransform(jitter=jitter)
+UNERASED = ["pad", "grey", "crop", "flip", "normalise"]
+
+
+def unerased(jitter: bool) -> Pipeline:
+    return Pipeline([*(["jitter"] if jitter else []), *UNERASED])
+
+
+def erasing(p=0.5, area=(0.2, 0.8), fill=MEAN, aspect=(0.3, 1 / 0.3), tries=0) -> RandomErasing:
+    return RandomErasing(p, [*area], [*fill], [*aspect], tries)
 
 
 def test_the_same_random_numbers_give_the_image_of_torchvision_pixel_for_pixel():
@@ -198,7 +207,7 @@ def test_the_order_of_the_training_pipeline():
         reds.add(round(float(out[0].max()), 3))
     assert 30 < grey < 70 and len(reds) > 50
     erased = torch.full((40, 24, 3), torch.nan)
-    TrainTransform(erase=RandomErasing((0.3, 0.3), probability=1.0))(image, erased.numpy())
+    Pipeline([*UNERASED, {"erase": {"p": 1.0, "area": [0.3, 0.3]}}])(image, erased.numpy())
     filled = (erased == torch.tensor(MEAN)).all(dim=2)  # into the normalised image
     assert filled.sum().item() == pytest.approx(0.3 * 40 * 24, rel=0.1)
 
@@ -207,7 +216,7 @@ def test_training_images_by_statistics():
     """Half are mirrored, half grey, half erased; and crops reach ten pixels into the black border, evenly."""
     image = np.full((40, 24, 3), 128, dtype=np.uint8)
     image[:, :, 0] += np.arange(24, dtype=np.uint8)  # brighter to the right, red differs from the rest
-    pipeline = TrainTransform(erase=RandomErasing((0.02, 0.4)))
+    pipeline = Pipeline([*UNERASED, {"erase": {"area": [0.02, 0.4]}}])
     count, grey, mirrored, erased, tops = 1500, 0, 0, 0, []
     fill, black = torch.tensor(MEAN), -torch.tensor(MEAN) / torch.tensor(STD)
     for _ in range(count):
@@ -237,11 +246,11 @@ def test_crop_offsets_are_uniform_in_both_directions():
 
 
 def rectangles(area, count=3000):
-    erase = RandomErasing(area, fill=(9.0, 9.5, 8.0))
+    erase = erasing(area=area, fill=(9.0, 9.5, 8.0))
     sizes = []
     for _ in range(count):
         image = np.zeros((60, 30, 3), dtype=np.float32)
-        erase(image)
+        assert erase(image, image) is image
         hit = (image == (9.0, 9.5, 8.0)).all(axis=2)
         assert not image[~hit].any()
         if hit.any():
@@ -267,10 +276,11 @@ def test_erased_rectangles_always_fit():
 
 
 def test_an_impossible_erasing_area_is_refused():
-    with pytest.raises(DataError, match=r"DATA.ERASING_AREA is \[0.8, 0.2\]; it needs 0 < smallest <= largest < 1"):
-        RandomErasing((0.8, 0.2))
+    with pytest.raises(DataError, match=r"erase has the area \[0.8, 0.2\]; it needs 0 < smallest <= largest < 1"):
+        erasing(area=(0.8, 0.2))
+    image = np.zeros((10, 10, 3), np.float32)
     with pytest.raises(DataError, match=r"\[0.98, 0.99\], and no such part fits into 10x10 pixels"):
-        RandomErasing((0.98, 0.99), probability=1.0)(np.zeros((10, 10, 3), np.float32))  # at most 9 by 9 fit
+        erasing(1.0, (0.98, 0.99))(image, image)  # at most 9 by 9 fit
 
 
 # --- CAJ's channels ---------------------------------------------------------------------------------------------------
@@ -305,35 +315,258 @@ def test_adaption_is_a_quarter_for_each_channel_and_an_eighth_for_grey_and_for_n
 
 
 def pipelines(name, *overrides):
-    return train_transforms(load_config(f"configs/{name}.yaml", overrides).DATA)
+    """Of each view of a visible image, and of an infrared one."""
+    data = load_config(f"configs/{name}.yaml", overrides).DATA
+    return [Pipeline(view) for view in data.VISIBLE], [Pipeline(view) for view in data.INFRARED]
 
 
 def test_agw_only_crops_and_mirrors():
     image = photograph(288, 144)
-    (visible,), infrared = pipelines("sysu_agw")
-    for transform in (visible, infrared):
-        assert not (transform.jitter or transform.grey or transform.erase or transform.exchange)
+    (visible,), (infrared,) = pipelines("sysu_agw")
     padded = eval_transform(np.pad(image, ((10, 10), (10, 10), (0, 0))))
     crops = padded.unfold(1, 288, 1).unfold(2, 144, 1)  # (3, 21, 21, 288, 144)
-    for _ in range(8):
-        out = ours(image, visible)
-        found = [(top, left) for top in range(21) for left in range(21) for x in (out, out.flip(-1))
-                 if torch.equal(crops[:, top, left], x)]
-        assert len(found) == 1
+    for transform in (visible, infrared):
+        for _ in range(4):
+            out = ours(image, transform)
+            found = [(top, left) for top in range(21) for left in range(21) for x in (out, out.flip(-1))
+                     if torch.equal(crops[:, top, left], x)]
+            assert len(found) == 1
 
 
 def test_caj_shows_visible_images_twice_and_exchanges_the_erased_part_with_the_rest():
     image = np.full((288, 144, 3), (250, 120, 20), dtype=np.uint8)
-    (plain, exchanged), infrared = pipelines("sysu_caj", "DATA.ERASING", "1.0")
+    (plain, exchanged), (infrared,) = pipelines("sysu_caj", "DATA.ERASING", "1.0")
     fill = torch.tensor((0.4914, 0.4822, 0.4465))
     normal, black = (torch.tensor(c) / 255 for c in ((250.0, 120.0, 20.0), (0.0, 0.0, 0.0)))
     colours = torch.stack([(c - torch.tensor(MEAN)) / torch.tensor(STD) for c in (normal, black)] + [fill])  # (3, 3)
     for _ in range(8):
         shown = ours(image, plain).flatten(1).T.unique(dim=0)
         assert (shown[:, None] - colours).abs().amax(2).amin(1).max() < 1e-5  # person, border and erased part
+        assert (shown == fill).all(1).any()
         out = ours(image, exchanged)
         assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
         values = out[0].unique()
-        assert any((values[:, None] - colours[:, k]).abs().amin(1).max() < 1e-5 for k in range(3))  # of one channel
-    assert infrared.exchange is adapt_channels and plain.exchange is None
-    assert exchanged.erase.fill == [0.4914, 0.4822, 0.4465]
+        k, = (k for k in range(3) if (values[:, None] - colours[:, k]).abs().amin(1).max() < 1e-5)  # of one channel
+        assert (values == fill[k]).any()
+    assert infrared.steps[-1][1] is STEPS["adapt"].make()
+
+
+# --- Steps ------------------------------------------------------------------------------------------------------------
+
+def after(step, image: np.ndarray) -> np.ndarray:
+    """What a step makes of an image."""
+    (_, change), = Pipeline([step]).steps
+    return change(image, np.full(image.shape, np.nan, np.float32))
+
+
+def normalised(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(eval_transform(image).permute(1, 2, 0).numpy())
+
+
+def test_pad_has_its_width_and_its_grey_level():
+    image = np.full((4, 3, 3), 200, np.uint8)
+    padded = after({"pad": {"pixels": 2, "fill": 127}}, image)
+    expected = np.full((8, 7, 3), 127, np.uint8)
+    expected[2:6, 2:5] = 200
+    assert (padded == expected).all()
+    assert after("pad", image).shape == (24, 23, 3) and not after("pad", image)[:10].any()
+    assert after({"pad": 1}, image).shape == (6, 5, 3)  # the first of its numbers alone
+
+
+def test_crop_has_the_networks_size():
+    image = np.arange(6 * 5, dtype=np.uint8).reshape(6, 5, 1).repeat(3, 2)
+    places = set()
+    for _ in range(100):
+        out = np.empty((4, 3, 3), np.float32)
+        cut = STEPS["crop"].make()(image, out)
+        top, left = divmod(int(cut[0, 0, 0]), 5)
+        assert (cut == image[top:top + 4, left:left + 3]).all()
+        places.add((top, left))
+    assert places == {(top, left) for top in range(3) for left in range(3)}
+
+
+@pytest.mark.parametrize("name, change", [
+    ("flip", lambda image: image[:, ::-1]), ("grey", lambda image: np.full_like(image, 89)),
+])
+def test_flip_and_grey_come_with_their_probability(name, change):
+    image = np.empty((4, 6, 3), np.uint8)
+    image[:] = (250, 20, 20)
+    if name == "flip":
+        image[:, :2] = 3
+    changed = change(image)
+    for p, low, high in ((0.0, 0, 0), (1.0, 200, 200), (0.2, 20, 60)):
+        found = [after({name: p}, image) for _ in range(200)]
+        assert all((x == image).all() or (x == changed).all() for x in found)
+        assert low <= sum((x == changed).all() for x in found) <= high
+
+
+def test_jitter_changes_colours_alone():
+    image = photograph(8, 6)
+    found = [after("jitter", image) for _ in range(20)]
+    assert all(x.shape == image.shape and x.dtype == np.uint8 for x in found)
+    assert len({x.tobytes() for x in found}) == 20
+
+
+def test_normalise_fills_what_the_network_gets():
+    image, out = photograph(8, 6), np.full((8, 6, 3), np.nan, np.float32)
+    assert STEPS["normalise"].make()(image, out) is out and (out == normalised(image)).all()
+
+
+def test_exchange_and_adapt_change_the_normalised_image_in_its_place():
+    original = normalised(photograph(4, 3))
+    for step, least, most in (("exchange", 200, 200), ({"exchange": True}, 200, 200), ("adapt", 160, 190)):
+        without_colours = 0
+        for _ in range(200):
+            image = original.copy()
+            assert after(step, image) is image
+            without_colours += bool((image == image[:, :, :1]).all())
+        assert least <= without_colours <= most  # adapt leaves an eighth as it is
+
+
+def test_erasing_gives_up_after_its_tries():
+    image = np.zeros((10, 10, 3), np.float32)
+    never = erasing(1.0, (0.98, 0.99), tries=10)
+    assert never(image, image) is image and not image.any()
+    small = erasing(1.0, (0.05, 0.06), fill=(1, 1, 1), tries=10)
+    assert small(image, image).any()
+
+
+def test_erased_shapes_keep_to_their_aspect():
+    for aspect, low, high in (((2.0, 2.0), 1.7, 2.4), ((0.5, 0.5), 0.4, 0.6)):
+        for _ in range(20):
+            image = np.zeros((60, 60, 3), np.float32)
+            erasing(1.0, (0.05, 0.1), (1, 1, 1), aspect)(image, image)
+            hit = image[:, :, 0] == 1
+            assert low < hit.any(1).sum() / hit.any(0).sum() < high
+
+
+@pytest.mark.parametrize("step, numbers", [
+    ("flip", {"p": 0.5}), ({"flip": 0.3}, {"p": 0.3}), ({"flip": {"p": 0.3}}, {"p": 0.3}), ({"flip": 1}, {"p": 1.0}),
+    ("jitter", {}), ({"grey": {"p": 1.0, "until": 6}}, {"p": 1.0, "until": 6}),
+    ({"erase": {"area": (0.1, 0.2), "from": 3}}, {
+        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0, "from": 3,
+    }),
+    ({"pad": {"fill": 127}}, {"pixels": 10, "fill": 127}),
+])
+def test_a_step_is_read_with_all_its_numbers(step, numbers):
+    usual = {key: number.default for key, number in EPOCHS.items()}
+    name = step if isinstance(step, str) else next(iter(step))
+    assert read_step(step) == (name, usual | numbers)
+
+
+@pytest.mark.parametrize("step, complaint", [
+    ("blur", "'blur' is no step; steps are jitter, pad, grey,"),
+    (3, "3 is no step"), (None, "None is no step"), ({}, "{} is no step"), (["flip"], r"\['flip'\] is no step"),
+    ({"flip": 0.3, "grey": 0.3}, "is no step"), ({3: 4}, "is no step"),
+    ({"flip": {"q": 0.3}}, "flip has no q; it has p, from, until"),
+    ({"jitter": {"p": 0.3}}, "jitter has no p; it has from, until"),
+    ({"flip": 1.5}, "flip has p 1.5; it is 0 at least and 1 at most"),
+    ({"flip": True}, "flip has p True, bool where float is wanted"),
+    ({"flip": None}, "flip has p None, NoneType where float is wanted"),
+    ({"flip": float("nan")}, "flip has p nan; it is 0 at least"),
+    ({"pad": 2.5}, "pad has pixels 2.5, float where int is wanted"),
+    ({"pad": {"fill": 256}}, "pad has fill 256; it is 0 at least and 255 at most"),
+    ({"erase": {"area": [0.4, 0.2]}}, r"erase has area \[0.4, 0.2\]; it is 2 numbers, ascending, each above 0 and"),
+    ({"erase": {"area": [0.0, 0.2]}}, r"erase has area \[0.0, 0.2\]; it is 2 numbers"),
+    ({"erase": {"fill": [1, 1]}}, r"erase has fill \[1, 1\], where \[0.485, 0.456, 0.406\] would do"),
+    ({"erase": {"aspect": [0, 1]}}, r"erase has aspect \[0, 1\]; it is"),
+    ({"erase": {"tries": -1}}, "erase has tries -1; it is 0 at least and 1000 at most"),
+    ({"exchange": 1}, "exchange has grey 1, int where bool is wanted"),
+    ({"grey": {"from": -1}}, "grey has from -1; it is 0 at least and 100000 at most"),
+    ({"grey": {"until": 2.5}}, "grey has until 2.5, float where int is wanted"),
+    ({"grey": {"from": 3, "until": 3}}, "grey acts from epoch 3 until 3, which is never"),
+    ({"grey": {"from": 100_000}}, "grey acts from epoch 100000 until 100000, which is never"),
+])
+def test_what_is_no_step_is_refused(step, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_step(step)
+
+
+@pytest.mark.parametrize("steps, complaint", [
+    ("flip", "'flip' is no list of steps"), ([], "a view needs normalise once"),
+    (["flip"], "a view needs normalise once"),
+    (["normalise", "normalise"], "a view needs normalise once"),
+    (["erase", "normalise"], "erase comes after normalise"),
+    (["exchange", "normalise"], "exchange comes after normalise"),
+    (["adapt", "normalise"], "adapt comes after normalise"), (["normalise", "flip"], "flip comes before normalise"),
+    (["normalise", "jitter"], "jitter comes before normalise"), (["normalise", "crop"], "crop comes before normalise"),
+    (["pad", "normalise"], "after pad comes crop"), (["crop", "pad", "normalise"], "after pad comes crop"),
+    (["normalise", "blur"], "'blur' is no step"),
+    (["pad", "crop", "pad", "normalise"], "after pad comes crop"),
+    ([{"normalise": {"from": 3}}], "normalise acts in every epoch: without it there is no image of the network's size"),
+    ([{"normalise": 3}], "normalise acts in every epoch"),
+    (["pad", {"crop": {"until": 3}}, "normalise"], "crop acts in every epoch"),
+])
+def test_what_is_no_pipeline_is_refused(steps, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check_pipeline(steps)
+
+
+def test_pipelines_in_any_order_that_makes_sense_are_taken():
+    check_pipeline(["normalise"])
+    check_pipeline(["pad", "crop", "pad", "crop", "normalise"])
+    check_pipeline([{"pad": {"until": 3}}, "crop", "normalise"])
+    check_pipeline(["flip", {"pad": {"fill": 127}}, "crop", "normalise", {"erase": {"tries": 10}}])
+    check_pipeline(["crop", "jitter", "normalise", "adapt", "erase"])
+
+
+def test_a_step_acts_in_its_epochs_alone():
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[:, :2] = 200
+    plain, mirrored = ours(image, Pipeline(["normalise"])), ours(image[:, ::-1], Pipeline(["normalise"]))
+    pipeline = Pipeline([{"flip": {"p": 1, "from": 2, "until": 5}}, "normalise"])
+    acts = [torch.equal(ours(image, pipeline, epoch), mirrored) for epoch in range(7)]
+    assert acts == [False, False, True, True, True, False, False]
+    assert all(torch.equal(ours(image, pipeline, epoch), plain) for epoch in (0, 1, 5, 6, 99_999))
+    assert torch.equal(ours(image, Pipeline([{"flip": {"p": 1, "from": 2}}, "normalise"]), 99_999), mirrored)
+
+
+def test_a_pipeline_is_the_same_in_another_process():
+    image, steps = photograph(40, 24), ["jitter", *UNERASED, {"erase": {"p": 1, "until": 2}}, "exchange"]
+    original, copied = Pipeline(steps), pickle.loads(pickle.dumps(Pipeline(steps)))
+    for epoch in (1, 2):
+        torch.manual_seed(3)
+        expected = ours(image, original, epoch)
+        torch.manual_seed(3)
+        assert torch.equal(ours(image, copied, epoch), expected) and expected.isfinite().all()
+
+
+# --- Views ------------------------------------------------------------------------------------------------------------
+
+VIEWS = Views([["flip", "normalise"]], "what is done to an image")
+
+
+def test_views_are_written_as_short_as_they_can_be():
+    written = [[{"flip": 0.5}, {"grey": 0.3}, ("normalise"), {"erase": {"p": 0.5, "area": (0.2, 0.3)}}], ["normalise"]]
+    short = [["flip", {"grey": {"p": 0.3}}, "normalise", {"erase": {"area": [0.2, 0.3]}}], ["normalise"]]
+    assert VIEWS.read(written) == short == shortest(short) == VIEWS.read(short)
+    assert VIEWS.read(tuple(map(tuple, written))) == short  # as a command line may write them
+    assert VIEWS.refusal(short) == "" and VIEWS.kind == "views"
+
+
+@pytest.mark.parametrize("value, complaint", [
+    ([], "; it is a list of views, each a list of the steps jitter, pad, grey,"), ("flip", "; it is a list of views"),
+    (3, "; it is a list of views"), (None, "; it is a list of views"), ({"flip": 0.3}, "; it is a list of views"),
+    (["flip", "normalise"], ": 'flip' is no list of steps"),
+    ([["normalise"], ["flip"]], ": a view needs normalise once"),
+    ([["normalise", {"erase": {"p": 2}}]], ": erase has p 2"), ([["blur", "normalise"]], ": 'blur' is no step"),
+    ([3], ": 3 is no list of steps"),
+    ([{"flip": 0.3, "normalise": {}}], ": {'flip': 0.3, 'normalise': {}} is no list of steps"),
+    ([{"normalise": {}}], ": {'normalise': {}} is no list of steps"),
+])
+def test_what_are_no_views_is_refused(value, complaint):
+    assert VIEWS.refusal(VIEWS.read(value)).startswith(complaint)
+
+
+# --- Sizes ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("resize, kind", [
+    ("bilinear", Image.Resampling.BILINEAR), ("lanczos", Image.Resampling.LANCZOS),
+])
+def test_a_resize_is_that_of_pillow(tmp_path, resize, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = np.asarray(Image.fromarray(pixels).resize((12, 24), kind))
+    assert (open_image(str(tmp_path / "a.png"), 24, 12, resize) == expected).all()
+    others = [open_image(str(tmp_path / "a.png"), 24, 12, other) for other in RESIZES if other != resize]
+    assert others and all((other != expected).any() for other in others)

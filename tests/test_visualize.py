@@ -17,9 +17,9 @@ from trees import llcm_tree, regdb_tree
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import attention  # noqa: E402
-import embedding_map  # noqa: E402
-import ranking_sheets  # noqa: E402
+from assembly import attention  # noqa: E402
+from assembly import embedding_map  # noqa: E402
+from assembly import ranking_sheets  # noqa: E402
 import test as evaluation  # noqa: E402
 import visualize  # noqa: E402
 

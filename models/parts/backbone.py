@@ -7,9 +7,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from common.options import option
 from common.weights import WeightsFileError, described, named_tensors, read_weights_file
 
 BACKBONES = ("resnet18", "resnet34", "resnet50")
+OF_ITS_KIND = {"BACKBONE": option("resnet50", "resnet50 is the paper's", one_of=BACKBONES)}
+OPTIONS = OF_ITS_KIND | {
+    "STAGES": option(4, "shared ResNet stages: 4, or 3 for RegDB's shorter network", one_of=(3, 4)),
+}
 
 
 class PretrainedError(RuntimeError):
@@ -44,6 +49,22 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
         self.stem_channels = resnet.conv1.out_channels
         self.channels = [output_channels(stage) for stage in self.stages]
+
+
+class EitherStem(nn.Module):
+    """Both stems, of which each image takes its own.
+
+    x         (B, 4, H, W): normalised images and, as a fourth channel, 1 where the image is infrared, else 0
+    returns   (B, 64, H/4, W/4)
+    """
+
+    def __init__(self, visible: nn.Module, infrared: nn.Module):
+        super().__init__()
+        self.visible, self.infrared = visible, infrared
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, is_infrared = x[:, :3], x[:, 3:, :1, :1] > 0
+        return torch.where(is_infrared, self.infrared(images), self.visible(images))
 
 
 def stem_of(resnet: nn.Module) -> nn.Sequential:

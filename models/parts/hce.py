@@ -3,7 +3,16 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.options import option
 from models.parts.layers import conv_bn
+
+OPTIONS = {
+    "HCE.ENABLED": option(True, "the context branch and its fusion (MFA); off builds neither"),
+    "HCE.DILATIONS": option([2, 3, 5], "of the three chained convolutions; as drawn: 1, 2, 3",
+                            at_least=1, at_most=64),
+    "HCE.THIRD": option("bottleneck", "third context stage: bottleneck (dilated), or hce as drawn",
+                        one_of=("bottleneck", "hce")),
+}
 
 
 class HCE(nn.Module):

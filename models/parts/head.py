@@ -1,21 +1,16 @@
-"""Pooling, BN neck and classifier (docs/method.md section 6), and what every network of this house returns."""
-
-from typing import NamedTuple
+"""Pooling, BN neck and classifier (docs/method.md section 6)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.options import option
 from models.parts.layers import full_precision
 
-
-class Output(NamedTuple):
-    """What `forward` of a network returns in training: V views of B images, visible rows before infrared ones."""
-
-    pooled: Tensor    # (V, B, D)
-    neck: Tensor      # (V, B, D)
-    logits: Tensor    # (V, B, classes)
-    infrared: Tensor  # (B,) bool
+OPTIONS = {
+    "POOL": option("average", "of the last map: average, gem (p = 3) or gem_learned (p of each channel)",
+                   one_of=("average", "gem", "gem_learned")),
+}
 
 
 class AveragePool(nn.Module):

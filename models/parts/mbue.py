@@ -4,8 +4,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.options import option
 from models.parts.csc_cma import CSCCMA
-from models.parts.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, start_for_relu, tokens_of
+from models.parts.layers import (
+    ChannelLayerNorm,
+    DropPath,
+    WindowAttention,
+    conv_bn,
+    map_of,
+    start_for_relu,
+    tokens_of,
+)
+
+OPTIONS = {
+    "MBUE.ENABLED": option(True, "the two branches that make three views; off leaves the plain view"),
+    "MBUE.TOKEN_LAYOUT": option("reference", "global block: reference (the authors' memory order), or as drawn",
+                                one_of=("reference", "aligned")),
+    "MBUE.SEPARATE_COMPRESSIONS": option(False, "branch 1 has two compressions, as drawn, not a shared one"),
+    "MBUE.CONTEXT_PATH": option(False, "a third path (conv3) in each branch, as drawn; nothing without CSC_CMA"),
+    "MBUE.DROPOUT": option(0.01, "on the three stacked views", at_least=0, below=1),
+    "MBUE.DROP_PATH": option(0.1, "on the residuals of the global block", at_least=0, below=1),
+    "CSC_CMA.ENABLED": option(True, "off: local and global map are averaged"),
+    "CSC_CMA.KEYS": option("local", "map of the cross attention's keys: local, or global as drawn",
+                           one_of=("local", "global")),
+}
 
 
 class LocalBlock(nn.Module):

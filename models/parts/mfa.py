@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from common.options import option
 from models.parts.layers import full_precision
+
+OPTIONS = {
+    "MFA.POSITIONS": option("halves", "position non-local: halves of the image apart, or all as drawn",
+                            one_of=("halves", "all")),
+}
 
 
 def chain(a: Tensor, b: Tensor, c: Tensor, divisor: int) -> Tensor:

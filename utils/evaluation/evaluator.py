@@ -6,9 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.training.distributed import sum_over_ranks
-from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
+from utils.evaluation.metrics import (
+    QueryFigures,
+    inner_products,
+    rank_queries,
+    summarize,
+)
 from utils.evaluation.rerank import reranked_distance
+from utils.training.distributed import sum_over_ranks
 
 FIGURES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
 BLOCK_BYTES = 256 << 20  # queries' features, similarities and mask held at once

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-from utils.training.checkpoint import sha256
 from utils.evaluation.evaluator import FIGURES, table_rows
 from utils.output import reason, write_atomically
+from utils.training.checkpoint import sha256
 from utils.training.run import LOG, Metrics
-from utils.reporting.titles import method_title
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 CMC = (
@@ -52,12 +51,13 @@ def write_curves(folder: Path) -> Path | None:
     return write(folder / "curves.png", picture) if picture else None
 
 
-def write_report(file: Path, saved: dict) -> list[Path]:
+def write_report(file: Path, saved: dict, title: str) -> list[Path]:
     """Draw the pictures of a results file of test.py and the page beside it; returns the files written.
 
     Where the file isn't called results.json, their names begin with its name.
 
     saved    the file's content
+    title    the method's
     raises   ReportError
     """
     plots, first, distances = import_plots(), of_first_weighting(saved["results"]), saved.get("distances")
@@ -67,7 +67,7 @@ def write_report(file: Path, saved: dict) -> list[Path]:
     has_cmc = all("cmc" in trial for result in first for trial in result["trials"])
     cmc = plots.png(plots.cmc_curves(first)) if has_cmc else None
     histograms = plots.png(plots.distance_histograms(distances)) if distances else None
-    page = page_of(file, saved, [
+    page = page_of(file, saved, title, [
         figure("CMC", cmc, CMC, absent["CMC"]),
         figure("Distances", histograms, distances_caption(distances) if distances else "", absent["Distances"]),
         figure("Training", curves_of(training) if training else None, f"Every epoch of the training in {training}.",
@@ -130,20 +130,20 @@ def training_folder(file: Path, checkpoint: dict | list) -> Path | None:
 # The page
 
 
-def page_of(file: Path, saved: dict, figures: Sequence[str]) -> str:
-    config, number = saved.get("config", {}), len(FIGURES)
+def page_of(file: Path, saved: dict, title: str, figures: Sequence[str]) -> str:
+    number = len(FIGURES)
     header, *lines = ([row[0], *row[-number:], *row[1:-number]] for row in table_rows(saved["results"]))
     first = dict(zip(header, lines[0]))
     summary = saved.get("data_summary", "This results file is of an older version, without a summary of the data.")
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=text(f"{method_title(config.get('MODEL', {}))} on {saved['data']['name']}: {file.resolve().parent.name}"),
+        title=text(f"{title} on {saved['data']['name']}: {file.resolve().parent.name}"),
         headline=text(f"Rank-1 {first['Rank-1']}, mAP {first['mAP']} ({first['protocol']})"),
         notes="".join(f'<p class="note">{text(note)}</p>' for note in notes(saved)),
         results=table(lines, header),
         figures="".join(figures),
         summary=text(summary),
         made=table(origin(saved)),
-        options=table(flat(config)),
+        options=table(flat(saved.get("config", {}))),
     )
 
 

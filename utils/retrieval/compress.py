@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.training.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from utils.evaluation.metrics import inner_products
+from utils.training.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 
 CHUNK_BYTES = 256 << 20  # of rows in float64
 

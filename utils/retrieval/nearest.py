@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from common.checksum import is_sealed, read_sealed_json, seal, sealed_json
-from utils.retrieval.compress import principal_directions
-from utils.retrieval.index import FAISS, FAISS_CHECK
 from utils.evaluation.metrics import inner_products, ranking_keys
 from utils.output import replacing, write_atomically
+from utils.retrieval.compress import principal_directions
+from utils.retrieval.index import FAISS, FAISS_CHECK
 
 CHUNK_BYTES = {"cpu": 32 << 20}  # of gallery rows and similarities held at once; the CPU's caches like few
 DEFAULT_CHUNK_BYTES = 512 << 20

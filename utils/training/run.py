@@ -27,9 +27,9 @@ class OutOfMemory(RuntimeError):
 
 
 @contextmanager
-def memory_advice(mend: str) -> Iterator[None]:
+def memory_advice(fix: str) -> Iterator[None]:
     """
-    raises   OutOfMemory with the mend instead of torch's own errors
+    raises   OutOfMemory with the fix instead of torch's own errors
     """
     try:
         yield
@@ -38,7 +38,7 @@ def memory_advice(mend: str) -> Iterator[None]:
         on_the_cpu = "DefaultCPUAllocator" in str(error) and not of_a_loader
         if not isinstance(error, torch.OutOfMemoryError) and not on_the_cpu:
             raise
-        raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {mend}") from None
+        raise OutOfMemory(f"out of memory ({str(error).strip().splitlines()[0]}). {fix}") from None
 
 
 def select_device(name: str, local_rank: int = 0) -> torch.device:

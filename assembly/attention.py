@@ -106,7 +106,7 @@ def titled_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """Maps by title, each (B, h, w), and the training class (B,) that Grad-CAM speaks of.
+    """Maps by title, each (B, h, w), and the training class (B,) that Grad-CAM speaks of; None without Grad-CAM.
 
     model    in evaluation mode
     images   (B, 3, H, W), of one modality
@@ -119,14 +119,17 @@ def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[di
         return keep
 
     hooks = [module.register_forward_hook(showing(title)) for title, module in titled_modules(model).items()]
-    hooks.append(model.backbone.stages[-1].register_forward_hook(lambda _, inputs, output: last.append(output)))
+    if model.last_map() is not None:
+        hooks.append(model.last_map()[0].register_forward_hook(lambda _, inputs, output: last.append(output)))
     try:
         with torch.no_grad():
-            model.features(images, infrared)
+            model.embed(images, infrared, flip=False)
     finally:
         for hook in hooks:
             hook.remove()
 
+    if not last:
+        return maps, None
     maps[GRAD_CAM], predicted = grad_cam(model, last[0])
     return maps, predicted
 
@@ -141,28 +144,28 @@ def grad_cam(model: nn.Module, last: Tensor) -> tuple[Tensor, Tensor]:
     returns   (B, h, w) and the class (B,)
     """
     last = last.detach().requires_grad_()
-    logits, predicted = model.by_view(model.head(last)[2]).mean(dim=0).max(dim=1)
+    logits, predicted = model.last_map()[1](last).mean(dim=0).max(dim=1)
     gradient, = torch.autograd.grad(logits.sum(), last)
     cam = (gradient.mean(dim=(2, 3), keepdim=True) * last.detach()).sum(dim=1).relu()
-    return model.by_view(cam).mean(dim=0), predicted
+    return cam.unflatten(0, (-1, len(predicted))).mean(dim=0), predicted
 
 
 def attention_picture(
     model: nn.Module, pairs: Sequence[tuple[Record, Record]], trained_on: Sequence[int], height: int, width: int,
-    device: torch.device, title: str,
+    device: torch.device, title: str, resize: str = "lanczos",
 ) -> Image.Image:
     """A row for each person, a column for each kind of map; in each cell the visible image, then the infrared one.
 
     pairs           a visible and an infrared record of the same identity
     trained_on      identity of each training class
-    height, width   of the network's input
+    height, width   of the network's input; `resize` says how images get that size
     """
     rows, columns = [], []
     for pair in pairs:
         pictures = [Image.fromarray(open_image(record.path, HEIGHT, WIDTH)) for record in pair]
         shown = []
         for i, record in enumerate(pair):
-            image, _ = EvalImages(pair, [i], height, width)[0]
+            image, _ = EvalImages(pair, [i], height, width, resize)[0]
             shown.append(attention_maps(model, image[None].to(device), record.infrared))
         columns = [*shown[0][0]]
         cells = [Cell(side_by_side(pictures), "VIS | IR")]

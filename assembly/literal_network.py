@@ -169,7 +169,7 @@ def make_literal(module: nn.Module) -> nn.Module:
     """
     found = [part for part in module.modules() if type(part) in LITERAL]
     if not found:
-        raise ValueError(f"{type(module).__name__} has no part that scripts/literal_network.py knows")
+        raise ValueError(f"{type(module).__name__} has no part that assembly/literal_network.py knows")
     for part in found:
         part.__class__ = LITERAL[type(part)]  # it differs in `forward` alone, so nothing has to be copied
         if isinstance(part, LiteralHaarConv):

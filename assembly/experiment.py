@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from utils.output import write_or_keep
 
-from utils.output import write_or_keep  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 METRICS = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
 EMBEDDED = "Figures of the embedded data set, which is not SYSU-MM01; they say nothing about a real one."

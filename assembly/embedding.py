@@ -1,0 +1,88 @@
+"""The test-time embeddings of records, as they are and compressed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import eval_loaders
+from utils.evaluation.evaluator import embed_images, scaled
+from utils.output import require_files
+from utils.retrieval.compress import (
+    check_number,
+    load_directions,
+    principal_directions,
+    save_directions,
+)
+from utils.stop import StopRequest
+from utils.training.distributed import Ranks
+from utils.training.loaders import loader_advice, start_worker
+from utils.training.run import memory_advice
+
+
+def embed_records(
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None
+) -> Tensor | None:
+    """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
+
+    stop   asked between batches; None is returned where any process was asked to stop
+    """
+    model.eval()
+    loaders = eval_loaders(
+        records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda",
+        rank=ranks.rank, world=ranks.world, worker_init_fn=start_worker, resize=cfg.DATA.RESIZE,
+    )
+
+    def embed(images: Tensor, infrared: bool) -> Tensor:
+        return model.embed(images.contiguous(memory_format=torch.channels_last), infrared, cfg.TEST.FLIP)
+
+    with memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"), loader_advice(cfg.DATA.WORKERS):
+        return embed_images(embed, loaders, [record.path for record in records], device, stop=stop)
+
+
+def learned_directions(
+    model: nn.Module, weightings: list[str], train_records: Callable[[], list], cfg, checkpoint: dict,
+    device: torch.device, ranks: Ranks = Ranks(),
+) -> dict[str, Tensor]:
+    """By weighting, the (E, EMBEDDING.DIM) directions that compress scaled embeddings; of several processes, the first.
+
+    They are learned on the training images and kept beside the checkpoint, from where later calls take them.
+
+    train_records   is called where that is not the case
+    checkpoint      what results.json says of it
+    raises          CompressionError where EMBEDDING.DIM is more than the embeddings or the training images allow
+    """
+    dim = cfg.EMBEDDING.DIM
+    folder = Path(checkpoint["path"]).parent if "path" in checkpoint else Path(cfg.OUTPUT)
+    files = {weighting: folder / f"pca-{dim}-{weighting}.pth" for weighting in weightings}
+    split = cfg.DATA.SPLIT if cfg.DATA.NAME == "regdb" else 1  # no other data set reads it
+    of_all = {key: value for key, value in checkpoint.items() if key != "path"} | {
+        "model": cfg.MODEL.dump(), "data": [cfg.DATA.NAME, split], "flip": cfg.TEST.FLIP,
+        "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
+    }
+    if cfg.DATA.RESIZE != "lanczos":
+        of_all["resize"] = cfg.DATA.RESIZE
+    learned_from = {weighting: of_all | {"weighting": weighting} for weighting in weightings}
+    directions = {weighting: load_directions(files[weighting], learned_from[weighting]) for weighting in weightings}
+    missing = [weighting for weighting in weightings if directions[weighting] is None]
+    if missing:
+        records = train_records()
+        scales = {weighting: model.column_scale(weighting) for weighting in missing}
+        for scale in scales.values():
+            check_number(dim, len(records), int(scale.count_nonzero()))
+        if ranks.first:
+            needed = (files[weighting] for weighting in missing)
+            require_files(*needed, fix="copy the run to a folder that can be written")
+        features = embed_records(model, records, cfg, device, ranks)
+        for weighting in missing if ranks.first else []:
+            directions[weighting] = principal_directions(scaled(features, scales[weighting]), dim)
+            files[weighting].parent.mkdir(parents=True, exist_ok=True)
+            save_directions(files[weighting], learned_from[weighting], directions[weighting])
+            print(f"PCA learned on {len(records)} training images: {files[weighting]}")
+    return directions
+
+
+def described(weighting: str, cfg) -> str:
+    """The weighting as results name it: with what compresses the embedding, if anything does."""
+    return f"{weighting}, PCA {cfg.EMBEDDING.DIM}" if cfg.EMBEDDING.DIM else weighting

@@ -1,0 +1,124 @@
+"""From a configuration to the parts of a training."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from configs.load import ConfigError
+from data.cache import ImageCache, prepared
+from data.dataset import TrainBatches
+from data.records import Benchmark
+from data.sampler import SAMPLERS
+from data.transforms import Pipeline
+from losses.build import build_total
+from models.build import build_model, class_of
+from utils.lock import only_one
+from utils.training.distributed import Ranks
+from utils.training.loaders import start_worker
+from utils.training.run import LOG
+
+
+def check_together(cfg, device: torch.device) -> None:
+    """Refuse options that are allowed alone, but not with the others; before any work.
+
+    raises   ConfigError, MethodError
+    """
+    weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
+    if cfg.SOLVER.SYNC_BN and device.type != "cuda":
+        raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
+    if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
+        raise ConfigError(
+            f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the best "
+            "epoch is chosen by one of them; set that to false, or SOLVER.VALIDATION_IDS to 0"
+        )
+
+
+def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
+    """Of pooled and neck features: those that TEST.WEIGHTINGS asks for, or all that the network (or its class) has.
+
+    raises   ConfigError
+    """
+    for weighting in cfg.TEST.WEIGHTINGS:
+        if weighting not in model.weightings:
+            raise ConfigError(f"TEST.WEIGHTINGS has {weighting!r}; {cfg.MODEL.NAME} has {', '.join(model.weightings)}")
+    return cfg.TEST.WEIGHTINGS or [*model.weightings]
+
+
+def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
+    """The cache of DATA.CACHE, built where it isn't there; None without one.
+
+    raises   DataError
+    """
+    if not cfg.DATA.CACHE:
+        return None
+    return prepared(
+        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info,
+        alone=lambda folder: only_one(folder, "cache", LOG.info, wait=True), resize=cfg.DATA.RESIZE,
+    )
+
+
+def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None) -> TrainBatches:
+    """The batches of a training on these records, of several processes this one's share.
+
+    raises   DataError
+    """
+    solver, data = cfg.SOLVER, cfg.DATA
+    sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
+    return TrainBatches(
+        records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, resize=data.RESIZE, cache=cache,
+        rank=ranks.rank, world=ranks.world,
+        visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
+    )
+
+
+def train_loader(batches: TrainBatches, cfg, epoch: int, step: int, device: torch.device) -> DataLoader:
+    """One loader for all batches to come, so that workers start once and prefetch across epochs.
+
+    epoch, step   the update to begin with
+    """
+    first = epoch, step * cfg.SOLVER.ACCUMULATION
+    keys = ((e, i) for e in range(epoch, cfg.SOLVER.EPOCHS) for i in range(batches.length(e)) if (e, i) >= first)
+    return DataLoader(
+        batches, batch_size=None, sampler=keys, num_workers=cfg.DATA.WORKERS, worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
+    """The network by the seed of the configuration; `pretrained` false leaves ImageNet's weights out.
+
+    classes   number of training identities
+    raises    MethodError, PretrainedError
+    """
+    options = cfg.MODEL.clone()
+    if not pretrained:
+        options.defrost()
+        options.PRETRAINED = "none"
+    torch.manual_seed(cfg.SEED)
+    return build_model(options, classes)
+
+
+def build_loss(cfg) -> nn.Module:
+    """The total of the method: (output, epoch) -> {name: weighted scalar}."""
+    return build_total(cfg.MODEL.NAME, cfg.LOSS)
+
+
+def streams_of(cfg) -> int:
+    """Streams of a batch: views of visible and of infrared images."""
+    return len(cfg.DATA.VISIBLE) + len(cfg.DATA.INFRARED)
+
+
+def less_memory(cfg, parts: tuple[str, ...]) -> str:
+    """What to change where a step needs too much memory.
+
+    parts   of the network, for MODEL.RECOMPUTE
+    """
+    again = (
+        f'With the same results: MODEL.RECOMPUTE "{[*parts]}" (now {cfg.MODEL.RECOMPUTE}), which --resume accepts, or '
+        "more GPUs. With others" if parts else "With the same results: more GPUs. With others"
+    )
+    return (
+        f"A step has {cfg.SOLVER.IDENTITIES} identities with {streams_of(cfg)} x {cfg.SOLVER.IMAGES} images of "
+        f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH} in {cfg.SOLVER.PRECISION}. {again}, in another OUTPUT: SOLVER.PRECISION "
+        "bfloat16; a lower SOLVER.IDENTITIES or SOLVER.IMAGES, with as much more SOLVER.ACCUMULATION"
+    )

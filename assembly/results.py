@@ -1,0 +1,68 @@
+"""A results file of test.py: where it lies, what in it is still valid, what makes place for it."""
+
+import itertools
+import json
+from pathlib import Path
+
+import yaml
+
+from configs.load import differences, from_dump
+
+# A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
+CHANGES_NO_FIGURE = (
+    "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "TEST.BATCH", "TEST.PROTOCOLS", "TEST.WEIGHTINGS",
+)
+
+
+def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: list[str], per_query: bool) -> list | None:
+    """The figures in a results file, where they are those that this evaluation would give; else None.
+
+    wanted   what the file must say of data, checkpoint and configuration
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        results = {(r["protocol"], r["weighting"]): r for r in saved["results"]}
+        kept = [results[protocol, weighting] for weighting in weightings for protocol in protocols]
+        same_data = all(saved["data"][key] == value for key, value in wanted["data"].items())
+        same_weights = saved["checkpoint"].get("sha256") == wanted["checkpoint"].get("sha256")
+        changed = differences(*(from_dump(yaml.safe_dump(x["config"])) for x in (saved, wanted)))
+        complete = not per_query or all("queries" in trial for result in kept for trial in result["trials"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # absent, cut off, or of another version
+    changed = [key for key in changed if not key.startswith(CHANGES_NO_FIGURE)]
+    return kept if same_data and same_weights and complete and not changed else None
+
+
+def place_of_results(output: Path | None, overrides: list[str], cfg, checkpoint: dict) -> Path:
+    """The results file: where the user wants it, else beside the checkpoint that it is of.
+
+    output, overrides   of the command line
+    checkpoint          what results.json says of it
+    """
+    if output:
+        return output
+    if "OUTPUT" in overrides[::2]:
+        return Path(cfg.OUTPUT, "results.json")
+    if "path" in checkpoint:
+        return Path(checkpoint["path"]).with_name("results.json")
+    trained = Path(cfg.OUTPUT, "last.pth").exists()  # whose results this control leaves alone
+    return Path(cfg.OUTPUT, "results-untrained.json" if trained else "results.json")
+
+
+def put_aside(path: Path, checkpoint: dict) -> None:
+    """Give results of another checkpoint, or a file that holds none, another name; these take the file's place."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        same = {**found, "path": None} == {**checkpoint, "path": None}
+        name = found["sha256"][:8] if "sha256" in found else "untrained"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        same, name = False, "older"
+    if same:
+        return
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    places = (path.with_name(f"{path.stem}-{name}{ending}{path.suffix}") for ending in endings)
+    aside = next(place for place in places if not place.exists())
+    path.rename(aside)
+    print(f"{path} held what is not of this checkpoint; it is {aside} now")

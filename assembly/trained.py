@@ -1,0 +1,93 @@
+"""Networks of checkpoints: of train.py, and of the methods' authors."""
+
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from assembly.recipe import build_network
+from common import weights
+from configs.load import differences, from_dump, is_read, load_config
+from models.authors_checkpoint import AuthorsCheckpointError, from_authors
+from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or of a run's folder the best checkpoint by validation, else the last."""
+    if path.is_dir():
+        return path / "best.pth" if (path / "best.pth").exists() else path / "last.pth"
+    return path
+
+
+def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Module, object, dict]:
+    """The network of a checkpoint of train.py, its configuration, and what results.json says of it.
+
+    complete   refuse it where the training hasn't reached its last epoch
+    """
+    path = find_checkpoint(path)
+    saved = read_own_checkpoint(path)
+    trained = from_dump(saved["config"])
+    if complete:
+        last = saved if path.name == "last.pth" else read_own_checkpoint(path.with_name("last.pth"))
+        if last["epoch"] < trained.SOLVER.EPOCHS:  # the best epoch needn't be the last one
+            raise CheckpointError(
+                f"the training in {path.parent} has done {last['epoch']} of {trained.SOLVER.EPOCHS} epochs: go on with "
+                "train.py --resume"
+            )
+        if last.get("figures"):
+            raise CheckpointError(
+                f"the training in {path.parent} was stopped in its last validation: go on with train.py --resume"
+            )
+    cfg = load_config(overrides=overrides, base=trained)
+    if cfg.DATA.NAME == trained.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
+        raise CheckpointError(
+            f"{path} was trained on RegDB's split {trained.DATA.SPLIT}; split {cfg.DATA.SPLIT} has a model of its own "
+            "(its test people may have been trained on here)"
+        )
+    model = build_network(cfg, classes=len(saved["identities"]), pretrained=False)
+    load_weights(model, saved["model"], path)
+    return model, cfg, {"path": str(path), "sha256": sha256(path), "epochs": saved["epoch"], "step": saved["step"]}
+
+
+def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
+    """The network of a checkpoint in the authors' format, which brings its number of classes."""
+    theirs = read_checkpoint(path)
+    classifier = weights.named_tensors(theirs).get("classifier.weight")
+    if classifier is None or classifier.ndim != 2:
+        raise CheckpointError(
+            f"{path} is no checkpoint of the authors' but {weights.described(theirs)}: it has no classifier.weight"
+        )
+    model = build_network(cfg, classes=len(classifier), pretrained=False)
+    try:
+        model.load_state_dict(from_authors(theirs, model))
+    except AuthorsCheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return model, {"path": str(path), "sha256": sha256(path), "format": "authors"}
+
+
+def check_same_run(saved: dict, cfg, path: Path) -> None:
+    """A resumed run must have the options it began with, but for those that change no result.
+
+    saved    the checkpoint at `path`
+    raises   CheckpointError
+    """
+    free = (
+        "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
+        "SOLVER.EPOCHS", "TEST.", "EMBEDDING.", *(["DATA.SPLIT"] if cfg.DATA.NAME != "regdb" else []),
+    )
+    changed = [d for d in differences(from_dump(saved["config"]), cfg) if not d.startswith(free)]
+    changed += terms_of_before(saved["config"], cfg.MODEL.NAME)
+    if changed:
+        raise CheckpointError(
+            f"{path} was trained with other options (there, here): {'; '.join(changed)}. "
+            "Resume with the same ones, or choose another OUTPUT"
+        )
+
+
+def terms_of_before(config: str, method: str) -> list[str]:
+    """What the total of before those by method added to a method's loss, in words; today's has no such terms."""
+    loss = yaml.safe_load(config).get("LOSS", {})
+    triplet, schedule = loss.get("TRIPLET", "batch_hard"), loss.get("DCL_WEIGHTS", [])
+    found = [f"LOSS.TRIPLET: {triplet!r}"] * (triplet != "batch_hard" and not is_read("LOSS.TRIPLET", method))
+    in_force = any(weight for _, weight in schedule) and "MPANET" not in loss
+    return found + [f"LOSS.DCL_WEIGHTS: {schedule}"] * (in_force and not is_read("LOSS.DCL_WEIGHTS", method))

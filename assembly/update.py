@@ -1,0 +1,94 @@
+"""One update of the weights: the heart of a training, for one process or several."""
+
+import math
+import warnings
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.batch import Batch
+from losses.labels import full_precision
+from utils.training.distributed import Ranks, gather_rows, sum_over_ranks
+from utils.training.optimizer import build_optimizer, rate_at
+from utils.training.run import HostCopy, seed_step
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteTerms(ArithmeticError):
+    """A loss term became infinite or NaN; the message lists all of them."""
+
+    def __init__(self, terms: dict[str, float]):
+        super().__init__(", ".join(f"{name} {value:.4g}" for name, value in terms.items()))
+
+
+class Update:
+    """Updates a network by the mean gradient of some batches.
+
+    model   on its device
+    total   (output, epoch) -> {name: weighted scalar}
+    """
+
+    def __init__(self, cfg, model: nn.Module, total: nn.Module, device: torch.device, ranks: Ranks = Ranks()):
+        self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
+        solver = cfg.SOLVER
+        self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16")
+        self.buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self.buffers_before = [torch.empty_like(b) for b in self.buffers]
+        self.network = model  # what a step calls: on several processes, gradients are averaged on the way
+
+    def share_gradients(self) -> None:
+        """From here on, gradients are the means of all processes; after the weights were loaded."""
+        # It is about 1x1 kernels, whose strides can be written in two ways for the same memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def set_rate(self, epoch: int) -> float:
+        """Sets all groups' rates; returns that of SOLVER.BASE_LR."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(group["base_lr"], epoch, self.cfg.SOLVER)
+        return rate_at(self.cfg.SOLVER.BASE_LR, epoch, self.cfg.SOLVER)
+
+    def __call__(self, batches: list[Batch], epoch: int, step: int, stop: bool) -> tuple[dict[str, float], bool]:
+        """
+        batches   each of whole identities
+        stop      whether this process was asked to stop
+        returns   the weighted loss terms and their total, means over the batches; whether any process was asked to
+        raises    NonFiniteTerms before the update, with the running statistics as before the step
+        """
+        torch._foreach_copy_(self.buffers_before, self.buffers)
+        self.model.before_update(epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        dtype, sums = AUTOCAST[self.cfg.SOLVER.PRECISION], 0.0
+        for i, batch in enumerate(batches):
+            batch, last = batch.to(self.device), i + 1 == len(batches)
+            seed_step(self.cfg.SEED, epoch, step * self.cfg.SOLVER.ACCUMULATION + i, self.ranks.rank)
+            with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
+                with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                    output = self.network(batch)
+                losses = self.total(output.gathered(gather) if self.ranks.world > 1 else output, epoch)
+                losses["total"] = sum(losses.values())
+                sums = sums + torch.stack([*losses.values()]).detach()
+                if last:
+                    stops = torch.full((1,), float(stop), device=self.device)
+                    arriving = HostCopy(sum_over_ranks(torch.cat([sums, stops])))
+                self.scaler.scale(losses["total"] / len(batches)).backward()
+        *values, stopping = arriving.read()
+        terms = {name: value / len(batches) / self.ranks.world for name, value in zip(losses, values)}
+        if not math.isfinite(terms["total"]):
+            torch._foreach_copy_(self.buffers, self.buffers_before)
+            raise NonFiniteTerms(terms)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms, stopping > 0
+
+    def weights_are_finite(self) -> bool:
+        return all(bool(t.isfinite().all()) for t in self.model.state_dict().values())
+
+
+def gather(rows: Tensor, dim: int) -> Tensor:
+    """All processes' rows, of features in full precision."""
+    return gather_rows(full_precision(rows) if rows.is_floating_point() else rows, dim)

@@ -1,0 +1,157 @@
+"""What data, networks and losses hand to one another: a Batch of streams of images, and an Output of named rows.
+
+One letter per axis: B rows, V embeddings of each row, H×W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Kind(NamedTuple):
+    """What the rows of a stream have in common."""
+
+    infrared: bool
+    view: int = 0  # 0: images as they are; 1, 2, ...: shown once more, changed in another way
+
+
+class Stream(NamedTuple):
+    """Images of one kind."""
+
+    images: Tensor  # (B_s, 3, H, W), normalised
+    labels: Tensor  # (B_s,) int64: identity
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whose rows they are, those of one stream after those of the other.
+
+    sizes   rows of each stream; known without a look at the device
+    kinds   of each stream
+    """
+
+    labels: Tensor  # (B,) int64: identity
+    sizes: Sequence[int]
+    kinds: Sequence[Kind]
+
+    @cached_property
+    def infrared(self) -> Tensor:
+        """(B,) bool."""
+        return self.by_stream([kind.infrared for kind in self.kinds])
+
+    @cached_property
+    def view(self) -> Tensor:
+        """(B,) int64."""
+        return self.by_stream([kind.view for kind in self.kinds])
+
+    def by_stream(self, values: Sequence) -> Tensor:
+        """(B,): each row has its stream's value."""
+        device = self.labels.device
+        return torch.cat([torch.full((size,), value, device=device) for size, value in zip(self.sizes, values)])
+
+    def take(self, x: Tensor, streams: Sequence[int], dim: int) -> Tensor:
+        """The rows of some of the streams, which stand along `dim`."""
+        parts = x.split([*self.sizes], dim)
+        return torch.cat([parts[i] for i in streams], dim) if len(streams) != 1 else parts[streams[0]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of a training step. Visible streams stand before infrared ones."""
+
+    streams: Sequence[Stream]
+
+    @property
+    def rows(self) -> Rows:
+        return Rows(
+            torch.cat([stream.labels for stream in self.streams]),
+            [len(stream.labels) for stream in self.streams],
+            [stream.kind for stream in self.streams],
+        )
+
+    def images(self, infrared: bool | None = None) -> Tensor:
+        """(B, 3, H, W): all images in the order of the rows, or those of one modality."""
+        found = [s.images for s in self.streams if infrared is None or s.kind.infrared == infrared]
+        return torch.cat(found) if len(found) != 1 else found[0]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return sum(len(stream.labels) for stream in self.streams)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor changed."""
+        return Batch([Stream(change(s.images), change(s.labels), s.kind) for s in self.streams])
+
+    def to(self, device: torch.device, layout: torch.memory_format = torch.channels_last) -> "Batch":
+        """On the device, without waiting for it, with images in memory of that layout."""
+        there = self.map(lambda t: t.to(device, non_blocking=True))
+        return there.map(lambda t: t.contiguous(memory_format=layout) if t.ndim == 4 else t)
+
+    def pin_memory(self) -> "Batch":
+        return self.map(Tensor.pin_memory)
+
+
+class Output:
+    """What a network returns in training: named tensors (V, B, ...) with the rows of a batch.
+
+    pooled, neck (V, B, D) and logits (V, B, classes) are common; what only one method has is a further name. Taken from
+    others (`where`, `gathered`), an entry is computed when it is first asked for.
+
+        output = Output(batch.rows, pooled=pooled, logits=logits)
+        output.logits, output.labels, output.infrared, output.where(infrared=True).pooled
+    """
+
+    def __init__(self, rows: Rows, **entries: Tensor):
+        self.rows, self.entries, self._source = rows, entries, None
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("_") or name == "entries":  # asked for by a copy that isn't filled yet
+            raise AttributeError(name)
+        if name not in self.entries:
+            if self._source is None:
+                raise AttributeError(f"the network's output has no {name}; it has {', '.join(self.entries)}")
+            self.entries[name] = self._source(name)
+        return self.entries[name]
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,) int64."""
+        return self.rows.labels
+
+    @property
+    def infrared(self) -> Tensor:
+        """(B,) bool."""
+        return self.rows.infrared
+
+    def where(self, infrared: bool | None = None, view: int | None = None) -> "Output":
+        """The rows of one modality, of one view, or of both."""
+        rows = self.rows
+        streams = [
+            i for i, kind in enumerate(rows.kinds)
+            if infrared in (None, kind.infrared) and view in (None, kind.view)
+        ]
+        part = Output(Rows(
+            rows.take(rows.labels, streams, dim=0), [rows.sizes[i] for i in streams], [rows.kinds[i] for i in streams],
+        ))
+        part._source = lambda name: rows.take(getattr(self, name), streams, dim=1)
+        return part
+
+    def gathered(self, gather: Callable[[Tensor, int], Tensor]) -> "Output":
+        """The output of all processes together, each stream's rows one process after the other.
+
+        gather   takes rows and the axis along which they stand, returns those of all processes, alike in shape
+        """
+        rows = self.rows
+
+        def of_all(x: Tensor, dim: int) -> Tensor:
+            return torch.cat([gather(part, dim) for part in x.split([*rows.sizes], dim)], dim)
+
+        labels = of_all(rows.labels, 0)
+        whole = Output(Rows(labels, [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds))
+        whole._source = lambda name: of_all(getattr(self, name), 1)
+        return whole

@@ -1,0 +1,22 @@
+"""From the configuration to a total loss: a new method is one file in totals/ and one line here."""
+
+from torch import nn
+
+from common.registry import classes_of
+
+TOTALS = classes_of("losses.totals", {
+    "cmfn": "cmfn.CMFNTotal",
+    "agw": "agw.AGWTotal",
+    "caj": "agw.CAJTotal",
+    "deen": "deen.DEENTotal",
+    "mpanet": "mpanet.MPANetTotal",
+})
+
+
+def build_total(method: str, options) -> nn.Module:
+    """The total of a method: (output, epoch) -> {name: weighted scalar}, whose sum is the loss.
+
+    method    MODEL.NAME
+    options   the LOSS section of the configuration
+    """
+    return TOTALS[method](options)

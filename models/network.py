@@ -1,0 +1,108 @@
+"""What every network of this house is to the programs: a training pass, an embedding, and what it does otherwise."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch, Output
+from common.options import Option
+from models.parts.layers import recompute
+
+
+class MethodError(ValueError):
+    """The configuration asks for a network, or a part of one, that there isn't."""
+
+
+class Network(nn.Module):
+    """A method's network. A subclass writes `forward`, `embed` and `column_scale`, and the rest where it differs.
+
+    options      the MODEL section of the configuration
+    classes      number of training identities
+    """
+
+    options: dict[str, Option] = {}    # what this network reads of MODEL beyond NAME, PRETRAINED and RECOMPUTE
+    weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
+    parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
+    authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    reads_modality = False             # whether an embedding depends on which modality the image is
+    neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
+
+    def __init__(self, options, classes: int):
+        super().__init__()
+        self.classes = classes
+        self.recomputed = frozenset(options.RECOMPUTE)
+        unknown = self.recomputed - {*self.parts}
+        if unknown:
+            raise MethodError(
+                f"MODEL.RECOMPUTE has {', '.join(sorted(unknown))}; the parts of {options.NAME} are "
+                f"{', '.join(self.parts)}"
+            )
+
+    @classmethod
+    def title(cls, options: dict) -> str:
+        """What tables and pages call the network of these options, which may be those of another version."""
+        return cls.__name__
+
+    def forward(self, batch: Batch) -> Output:
+        """The training pass: all streams of a batch together, rows in the order of its streams."""
+        raise NotImplementedError
+
+    def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:
+        """The test-time embedding. `column_scale` makes one inner product of it the whole similarity.
+
+        images     (B, 3, H, W), normalised, of one modality
+        infrared   which modality
+        flip       take the mirrored images up too
+        returns    (B, E)
+        """
+        raise NotImplementedError
+
+    def column_scale(self, weighting: str) -> Tensor:
+        """(E,): embeddings multiplied by it have the similarity of the named weighting as their inner product."""
+        raise NotImplementedError
+
+    def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
+        """What the optimiser trains: neck and classifiers at the base rate, everything else at a fraction of it.
+
+        base_lr   SOLVER.BASE_LR
+        factor    SOLVER.BACKBONE_LR_FACTOR
+        returns   groups for torch's optimisers, each with its "base_lr", which the schedule changes by epoch
+        """
+        groups = [{"params": [], "base_lr": base_lr}, {"params": [], "base_lr": base_lr * factor}]
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[not name.startswith(self.neck_and_classifiers)]["params"].append(parameter)
+        return groups
+
+    def before_update(self, epoch: int) -> None:
+        """Called once before the forward passes of an update: running means of the network's own move here.
+
+        epoch   from 0
+        """
+
+    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
+        """For Grad-CAM: the module whose output is the last map (V · B, D, h, w), and what makes logits (V, B, classes)
+        of it. None: the network has no such map.
+        """
+        return None
+
+    def keep_for_embedding(self, modality: str) -> None:
+        """Drop what no embedding needs, such as classifiers; of a copy that is exported.
+
+        modality   visible, infrared, or both: then, where the network `reads_modality`, `embed` takes images of four
+                   channels, of which the last is 1 where the image is infrared
+        """
+
+    def authors_unused(self) -> list[str]:
+        """Patterns of entries in the authors' checkpoints that never influence an output."""
+        return []
+
+    def run(self, part: str, module: nn.Module, *inputs: Tensor) -> Tensor:
+        """module(*inputs), in training computed again in the backward pass where MODEL.RECOMPUTE has the part."""
+        return recompute(module, *inputs) if part in self.recomputed and self.training else module(*inputs)
+
+
+def with_mirrored(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (2B, 3, H, W): the images, then they mirrored."""
+    return torch.cat([images, images.flip(-1)])

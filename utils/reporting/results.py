@@ -1,0 +1,53 @@
+"""Results files of test.py, read and checked."""
+
+import json
+from pathlib import Path
+
+METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
+
+
+class ResultsError(ValueError):
+    """Figures that cannot be read, or that don't belong together."""
+
+
+def read_results(path: Path) -> dict:
+    """A results file of test.py.
+
+    raises   ResultsError
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read ({error.strerror}); test.py writes such files") from None
+    except ValueError as error:
+        raise ResultsError(f"{path} is no JSON ({error}); was it cut off? Run test.py again") from None
+    try:
+        check_results(saved)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        missing = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise ResultsError(f"{path} is no results file of test.py: {missing}") from None
+    return saved
+
+
+def check_results(saved: dict) -> None:
+    for key in ("name", "fingerprint"):
+        if not isinstance(saved["data"][key], str):
+            raise ValueError(f"data.{key} is no text")
+    keys = [setting(result) for result in saved["results"]]
+    if not keys:
+        raise ValueError("it has no result")
+    if len(set(keys)) < len(keys):
+        raise ValueError("two of its results have the same protocol, flip, weighting and re-ranking")
+    for result in saved["results"]:
+        if not result["trials"]:
+            raise ValueError(f"{result['protocol']} has no trial")
+        for trial in result["trials"]:
+            int(trial["valid_queries"])
+            for metric in METRICS:
+                if not 0 <= trial[metric] <= 1:  # nor is nan
+                    raise ValueError(f"{result['protocol']} has a {metric} of {trial[metric]}, which is no fraction")
+
+
+def setting(result: dict) -> tuple:
+    """What two results must share to be comparable."""
+    return result["protocol"], result["flip"], result["weighting"], result["rerank"]
