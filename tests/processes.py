@@ -61,6 +61,7 @@ def run_here(
     words: list[str], variables: dict[str, str], outputs: list[Path], is_thin: bool, without: str | None
 ) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as of a program that a shell starts, on Linux
     if without:
         sys.modules[without] = None
     os.environ.update(variables)

@@ -87,7 +87,7 @@ def test_with_a_cache_no_picture_is_read(benchmark, base):
     assert equal(batches_of(benchmark, cache)[1, 2], expected)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_cache_holds_every_image_as_opened_from_its_file(benchmark, base, workers):
     cache, said = prepare(base, benchmark, workers)
     assert len(cache) == len(benchmark.train) == 48 > module.CHUNK  # so two processes have something to do

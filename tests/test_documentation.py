@@ -9,6 +9,7 @@ import locks
 import pytest
 from programs import run
 from shells import Shell
+from thin import SHORT
 from trees import picture
 
 from configs.defaults import get_defaults
@@ -104,7 +105,9 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
         here = [line for line in here if "onnx" not in line]  # it takes long, and tests/test_export.py has it
     for command in here:
         # The whole training takes minutes; one epoch leaves the same files.
-        small = " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 2" + " DATA.WORKERS 0" * (not whole)
+        small = " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 2"
+        if not whole:
+            small = " ".join([small, "DATA.WORKERS 0", *SHORT])
         call(command + small * ("quickstart.sh" in command))
     if whole:
         example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -260,7 +260,7 @@ def copies(monkeypatch):
 
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
-    ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("cmfn", "cpu", "bfloat16"),
+    ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
     ("mpanet", "cuda", "bfloat16"),
 ]
 ALL_STEPS = sorted({
