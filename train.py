@@ -178,7 +178,7 @@ class Trainer:
         try:
             return self.update(batches, epoch, step, stop)
         except NonFiniteTerms as found:
-            kept = f"The weights had become non-finite before; {self.saving.last} has the last good ones, if it is there"
+            kept = f"The weights had become non-finite before; {self.saving.last} holds the last good ones"
             if self.update.weights_are_finite():
                 self.save()
                 kept = f"The weights from before this step are in {self.saving.last}"

@@ -201,7 +201,9 @@ def check_key(key: str, source: str) -> None:
         raise ConfigError(f"{source} has {key!r}; key and value are two words: {name} {value}")
     inside = [k for k in OPTIONS if k.startswith(f"{key}.")]  # a section's name alone
     near = (inside or difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.0))[0]
-    raise ConfigError(f"{source} sets {key}, which is not an option; the nearest is {near} (see configs/defaults.py)")
+    raise ConfigError(
+        f"{source} sets {key}, which is not an option; the nearest is {near}; train.py --explain METHOD prints them all"
+    )
 
 
 def set_option(cfg: CfgNode, key: str, value: object, source: str) -> None:

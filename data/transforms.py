@@ -176,7 +176,8 @@ STEPS = {
         "p": P,
         "area": option([0.2, 0.8], "its smallest and largest part of the image", above=0, below=1, rising=True),
         "fill": option([0.485, 0.456, 0.406], "what it leaves, by channel", at_least=-10, at_most=10),
-        "aspect": option([0.3, 1 / 0.3], "smallest and largest height over width", above=0, at_most=100, rising=True),
+        "aspect": option([0.3, 1 / 0.3], "least and greatest height over width", at_least=0.01, at_most=100,
+                         rising=True),
         "tries": option(0, "after so many that don't fit it gives up; 0: an error", at_least=0, at_most=1000),
     }, normalised=True),
     "exchange": Step("CAJ's channel exchange: all channels become one of them", exchange, {

@@ -121,7 +121,7 @@ class MPANet(Network):
         return full_precision(self.masks(last)).sigmoid()
 
     def pool(self, last: Tensor, masks: Tensor) -> Tensor:
-        """(B, C', h, w), (B, 6, h, w) -> (B, D): means over all positions of each mask times the map, and of the map."""
+        """(B, C', h, w), (B, 6, h, w) -> (B, D): means over all positions of mask · map, and of the map."""
         with torch.autocast(last.device.type, enabled=False):
             maps, masks = full_precision(last).flatten(2), full_precision(masks).flatten(2)
             parts = masks @ maps.transpose(1, 2) / maps.shape[2]  # (B, 6, C')

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assembly.experiment import (  # noqa: E402
     EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, seeds_of, write_table,

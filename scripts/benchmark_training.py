@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from yacs.config import CfgNode
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402

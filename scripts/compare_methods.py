@@ -20,7 +20,7 @@ from pathlib import Path
 from scipy import stats
 from yacs.config import CfgNode
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from assembly.experiment import (  # noqa: E402

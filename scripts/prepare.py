@@ -50,7 +50,9 @@ def main() -> None:
         require_folder(cfg.DATA.CACHE, "choose another DATA.CACHE")
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     begun = time.perf_counter()
-    cache = prepared(cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers, alone=alone, resize=cfg.DATA.RESIZE)
+    cache = prepared(
+        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers, alone=alone, resize=cfg.DATA.RESIZE,
+    )
     size = len(cache) * cache.height * cache.width * 3 / 1e9
     print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
     if args.verify:

@@ -247,8 +247,8 @@ def index_folder(output: Path, gallery: Path, modality: str) -> Path:
 def searcher(
     queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str, modality: str
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What gives scores and rows of the best (utils/retrieval/nearest.py), by the method asked for, or with "auto" the one that
-    pays. FAISS is made ready for it, so this belongs inside `open_index`.
+    """What gives scores and rows of the best (utils/retrieval/nearest.py), by the method asked for, or with "auto" by
+    the one that pays. FAISS is made ready for it, so this belongs inside `open_index`.
     """
     matrix = index.matrix()
     if method == "auto":

@@ -23,7 +23,8 @@ SMALL = [
 def edited_copy(page, folder):
     """The repository in a folder, with all files and differences of a page of docs/ put into it."""
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.pt", "images"))
+        ignore = shutil.ignore_patterns("__pycache__", "*.npz", "*.pt", "images")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("train.py", "test.py"):
         shutil.copy(ROOT / name, folder)
     blocks = re.findall(r"```(python|yaml|diff)\n# (\S+)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
@@ -133,8 +134,8 @@ def test_the_page_on_methods(tmp_path, shared_data):
     repository, run = edited_copy("adding_a_method.md", tmp_path / "repository"), tmp_path / "run"
     printed = call(repository, """
         folder, data, *options = sys.argv[1:]
-        run("train.py", "--config", "configs/quickstart_nightnext.yaml", *options, "SOLVER.EPOCHS", "1", "OUTPUT", folder,
-            drawn=False)
+        run("train.py", "--config", "configs/quickstart_nightnext.yaml", *options, "SOLVER.EPOCHS", "1",
+            "OUTPUT", folder, drawn=False)
         options = [word for word in options if word not in ("SOLVER.IDENTITIES", "2")]
         run("train.py", "--config", f"{folder}/config.yaml", "--resume", "SOLVER.EPOCHS", "2", drawn=False)
         run("test.py", "--checkpoint", folder, drawn=False)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from utils.training import checkpoint
-from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint
+from utils.training.checkpoint import (
+    CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint,
+)
 
 
 def test_what_is_saved_is_read_back(tmp_path):

@@ -133,7 +133,8 @@ def test_mpanets_recipe(name, height, batch, steps):
     assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS) == (140, steps, 0)
     assert (solver.WEIGHT_DECAY, cfg.TEST.FLIP) == (5e-4, False)
     always = {"from": 0, "until": MOST_EPOCHS}
-    assert [(step, {k: v for k, v in numbers.items() if k not in always}) for step, numbers in map(read_step, view)] == [
+    found = [(step, {k: v for k, v in numbers.items() if k not in always}) for step, numbers in map(read_step, view)]
+    assert found == [
         ("flip", {"p": 0.5}), ("pad", {"pixels": 10, "fill": 127}), ("crop", {}), ("normalise", {}),
         ("erase", {"p": 0.5, "area": [0.02, 0.33], "fill": [0, 0, 0], "aspect": [0.3, 3.3], "tries": 10}),
     ]

@@ -28,7 +28,8 @@ from utils.training.distributed import Ranks, joined
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {
-    "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3", "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
+    "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3",
+    "DATA.NAME": "synthetic", "DATA.HEIGHT": "32", "DATA.WIDTH": "16",
     "DATA.WORKERS": "0", "DATA.ERASING_AREA": "[0.1, 0.3]", "SOLVER.IDENTITIES": "4", "SOLVER.IMAGES": "1",
     "SOLVER.EPOCHS": "1", "DEVICE": "cpu",
 }

@@ -21,8 +21,9 @@ from data.synthetic import write_synthetic
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
     "DATA.HEIGHT": "64", "DATA.WIDTH": "32", "DATA.WORKERS": "0", "DEVICE": "cpu",
-    "SOLVER.EPOCHS": "2", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2", "MODEL.STAGES": "4",
+    "SOLVER.EPOCHS": "2", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2",
 }
+OF_CMFN = {"MODEL.STAGES": "4", "MODEL.MBUE.DROPOUT": "0.1"}
 SHORT = {"MODEL.STAGES": "3", "MODEL.HCE.ENABLED": "false", "MODEL.CSC_CMA.ENABLED": "false"}  # where it shows nothing
 
 
@@ -46,7 +47,7 @@ def run_program(program, data, run, *arguments, check=True, **options):
 
 
 def train(data, run, *flags, check=True, **options):
-    options = {"MODEL.MBUE.DROPOUT": "0.1"} | options
+    options = OF_CMFN | options
     return run_program("train.py", data, run, "--config", "configs/quickstart.yaml", *flags, check=check, **options)
 
 
@@ -116,7 +117,7 @@ def test_a_run_from_cached_images_equals_one_from_the_files(data, trained, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_stopped_by_a_signal_goes_on_inside_the_epoch(data, trained, tmp_path, number):
     run = tmp_path / "stopped"
-    options = pairs(data, run, **{"DATA.WORKERS": "1", "MODEL.MBUE.DROPOUT": "0.1"})
+    options = pairs(data, run, **OF_CMFN, **{"DATA.WORKERS": "1"})
     process = Started(tmp_path / "output", "train.py", "--config", "configs/quickstart.yaml", *options)
     deadline = time.time() + 120
     while not (run / "train.log").exists() or "epoch 0:" not in (run / "train.log").read_text():
@@ -205,6 +206,7 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     ("agw", "keys_agw.json", {("neck", False), ("pooled", False)}),
     ("caj", "keys_agw.json", {("neck", True), ("pooled", True)}),
     ("deen", "keys_deen_sysu.json", {("equal", True), ("neck", True)}),
+    ("mpanet", "keys_mpanet.json", {("neck", False)}),
 ])
 def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, expected, data, tmp_path):
     weights = state_of(json.loads((DATA / keys).read_text()))
@@ -213,7 +215,7 @@ def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, e
     torch.save({"net": weights, "epoch": 60}, tmp_path / "theirs.t")
     with nothing_drawn():
         run_program("test.py", data, tmp_path, "--config", f"configs/sysu_{method}.yaml", "--authors-checkpoint",
-                    str(tmp_path / "theirs.t"), **{"DATA.NAME": "synthetic"})
+                    str(tmp_path / "theirs.t"), **{"DATA.NAME": "synthetic", "TEST.PROTOCOLS": "[]"})
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["checkpoint"]["format"] == "authors"
     assert {(r["weighting"], r["flip"]) for r in results["results"]} == expected

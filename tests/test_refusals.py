@@ -36,7 +36,9 @@ from utils.evaluation import evaluator
 from utils.reporting import report, sheets
 from utils.retrieval import compress, index, nearest
 from utils.training import loaders
-from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint
+from utils.training.checkpoint import (
+    CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint,
+)
 from utils.training.distributed import TORCHRUN, Ranks, RanksError
 
 
@@ -473,7 +475,8 @@ def test_a_number_on_the_command_line(words, message):
 
 def test_a_program_that_fails_in_an_experiment(monkeypatch, capsys):
     monkeypatch.setattr(experiment.subprocess, "run", lambda command: SimpleNamespace(returncode=3))
-    with pytest.raises(experiment.ExperimentError, match="train.py ended with status 3; run this script again to go on"):
+    message = "train.py ended with status 3; run this script again to go on"
+    with pytest.raises(experiment.ExperimentError, match=message):
         experiment.run("train.py", "--resume")
     assert capsys.readouterr().out == "$ python train.py --resume\n"
 

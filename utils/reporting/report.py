@@ -23,7 +23,7 @@ CMC = (
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
 ABSENT = {"CMC": OLDER, "Distances": OLDER, "Training": "No metrics.jsonl of this checkpoint's training was found."}
 ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
-    "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what this picture shows.",
+    "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what it shows.",
     "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
     "Training": "A mean over several models has no one training; each model's own report has its.",
 }

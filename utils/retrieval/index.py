@@ -1,4 +1,4 @@
-"""Embeddings of named images in a folder: appended batch by batch, memory-mapped for the search (utils/retrieval/nearest.py).
+"""Embeddings of named images in a folder: appended batch by batch, memory-mapped for the search (`nearest.py`).
 
 `index.json` says how the embeddings were made, `embeddings.bin` holds a row of numbers for each, `entries.jsonl` a line
 for each row: the image's name, its size in bytes, its time of change, the row's checksum and the line's own. A line is
