@@ -38,6 +38,7 @@ from utils.reporting.report import only_a_warning, write_curves
 from utils.training.checkpoint import CheckpointError, load_weights
 from utils.training.distributed import Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
+from utils.training.optimizer import kept_per_parameter
 from utils.training.run import LOG, Metrics, memory_advice, select_algorithms, select_device, start_log
 from utils.training.saving import Saving
 
@@ -93,7 +94,7 @@ class Trainer:
             self.update.scaler.load_state_dict(saved["scaler"])
             self.state |= {key: saved[key] for key in self.state if key in saved and key != "config"}
         if ranks.first:
-            room = self.saving.room(self.model, best=bool(self.validation))
+            room = self.saving.room(self.model, kept_per_parameter(cfg.SOLVER), best=bool(self.validation))
             require_folder(self.folder, "choose another OUTPUT", room=room)
         self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
         if ranks.world > 1:
@@ -147,14 +148,14 @@ class Trainer:
         """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
         self.model.train()
         sums, first, updates = self.state["sums"], self.state["step"], self.updates(epoch)
-        begun, images = time.perf_counter(), 0
+        begun, images, advice = time.perf_counter(), 0, less_memory(self.cfg, self.model.parts)
         each, left = self.cfg.SOLVER.ACCUMULATION, self.batches.length(epoch) - first * self.cfg.SOLVER.ACCUMULATION
         steps = tqdm(
             range(first, updates), f"epoch {epoch}", updates, initial=first, leave=False,
             disable=None if self.ranks.first else True,  # None: where there is no terminal
         )
         for step in steps:
-            with memory_advice(less_memory(self.cfg, self.model.parts)):
+            with memory_advice(advice):
                 batches = [next(loader) for _ in range(min(each, left))]
                 terms, stopping = self.step(batches, epoch, step, bool(stop))
             left -= len(batches)

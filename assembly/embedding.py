@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from data.dataset import eval_loaders
 from utils.evaluation.evaluator import embed_images, scaled
 from utils.output import require_files
-from utils.retrieval.compress import (
-    check_number,
-    load_directions,
-    principal_directions,
-    save_directions,
-)
+from utils.retrieval.compress import check_number, load_directions, principal_directions, save_directions
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks
 from utils.training.loaders import loader_advice, start_worker

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.arguments import count  # noqa: E402
 from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
 from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
+from utils.measure import resident  # noqa: E402
 
 FIGURES = {"rank1": 0, "rank5": 4, "rank10": 9, "rank20": 19}
 
@@ -141,10 +142,6 @@ def peak_bytes(run: Callable, device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-
-    def resident(name: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next((1024 * float(line.split()[1]) for line in lines if line.startswith(name)), float("nan"))
 
     try:
         ctypes.CDLL(None).malloc_trim(0)                # give freed memory back, or its reuse would go unseen

@@ -334,6 +334,7 @@ def main() -> None:
         "checkpoint_sha256": checkpoint["sha256"],
         "data": cfg.DATA.NAME,
         "height": cfg.DATA.HEIGHT,
+        "resize": cfg.DATA.RESIZE,
         "width": cfg.DATA.WIDTH,
         "modality": args.modality,
         "weighting": weighting,

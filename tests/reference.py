@@ -152,7 +152,7 @@ def baseline_state(keys: str, last_stage: str) -> dict[str, Tensor]:
             continue
         value = weight(key, shape)
         weak = any(f".{part}." in key for part in ("bn3", "downsample.1")) and key.endswith((".weight", ".bias"))
-        if weak and key.startswith(f"base_resnet.base.{last_stage}."):
+        if weak and key.startswith(f"{last_stage}."):
             value = 0.05 * value
         state[key] = torch.from_numpy(value).float()
     return state

@@ -30,7 +30,7 @@ def empty(method, *overrides, classes=395):
 
 
 def authors_weights(method):
-    state = baseline_state("keys_agw.json", "layer4")
+    state = baseline_state("keys_agw.json", "base_resnet.base.layer4")
     return {key: value for key, value in state.items() if method != "base" or not key.startswith("NL_")}
 
 

@@ -23,7 +23,7 @@ from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from
 from models.build import build_model
 from assembly.recipe import build_loss
 
-LAST_STAGE = {"sysu": "layer4", "regdb": "layer3"}
+LAST_STAGE = {"sysu": "base_resnet.base.layer4", "regdb": "base_resnet.base.layer3"}
 
 
 def both():

@@ -215,6 +215,7 @@ def test_the_file_says_what_it_is(tmp_path):
     torch.jit.load(tmp_path / "new" / "a.ts", _extra_files=extra)
     about = json.loads(extra["metadata.json"])
     assert (about["method"], about["height"], about["width"], about["weighting"]) == ("deen", "64", "32", "neck")
+    assert about["resize"] == "lanczos"
     assert len(about["checkpoint_sha256"]) == 64 and about["modality"] == "visible" and "MIT" in about["licence"]
     assert "1152 numbers" in printed  # 2 · 3 views · 192 channels
     with pytest.raises(ConfigError, match="the weighting is 'pooled'; deen has equal, neck"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import two_streams
-from reference import DATA, check_trained, image, nothing_drawn, relative, sample, weight
+from reference import DATA, baseline_state, check_trained, image, nothing_drawn, relative, sample, weight
 from torch import nn
 
 from assembly.recipe import build_loss
@@ -23,23 +23,10 @@ KEYS = "keys_mpanet.json"
 ALONE = json.loads((DATA / "losses_mpanet.json").read_text())
 
 
-def authors_weights():
-    state = {}
-    for entry in json.loads((DATA / KEYS).read_text()):
-        key, shape = entry["key"], tuple(entry["shape"])
-        if "int" in entry["dtype"]:
-            state[key] = torch.zeros(shape, dtype=torch.long)
-            continue
-        value = weight(key, shape)
-        if key.startswith("backbone.layer4.") and (".bn3." in key or ".downsample.1." in key):
-            value = value * (0.05 if key.endswith((".weight", ".bias")) else 1)
-        state[key] = torch.from_numpy(value * (0.5 if key == "spatial_attention.weight" else 1)).float()
-    return state
-
-
 @pytest.fixture(scope="module")
 def theirs():
-    return authors_weights()
+    state = baseline_state(KEYS, "backbone.layer4")
+    return state | {"spatial_attention.weight": 0.5 * state["spatial_attention.weight"]}
 
 
 def empty(*overrides):

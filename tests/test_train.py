@@ -11,8 +11,9 @@ from assembly.recipe import build_loss, build_network
 from assembly.update import Update
 from configs.load import load_config
 from utils.stop import StopRequest, fail_clearly
-from utils.training.optimizer import build_optimizer, rate_at
+from utils.training.optimizer import build_optimizer, kept_per_parameter, rate_at
 from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
+from utils.training.saving import Saving
 
 
 def test_the_schedule_of_the_paper():
@@ -166,3 +167,15 @@ def test_an_expected_error_is_one_message_and_others_keep_their_trace():
         fail_clearly(lambda: fail(ValueError("no such thing")), (ValueError,))
     with pytest.raises(ZeroDivisionError):
         fail_clearly(lambda: 1 / 0, (ValueError,))
+
+
+@pytest.mark.parametrize("optimizer, kept", [("sgd", 1), ("adam", 2), ("adamw", 2)])
+def test_checkpoints_need_room_for_what_the_optimiser_keeps(optimizer, kept, tmp_path):
+    """Last and its replacement, each with weights and what torch's optimiser has of them after a step."""
+    solver, model = load_config(overrides=["SOLVER.OPTIMIZER", optimizer]).SOLVER, torch.nn.Linear(3, 2)
+    trained = build_optimizer([{"params": [*model.parameters()], "base_lr": 0.1}], solver)
+    model(torch.ones(1, 3)).sum().backward()
+    trained.step()
+    moments = [x for state in trained.state.values() for x in state.values() if torch.is_tensor(x) and x.ndim]
+    assert len(moments) == kept * 2 and kept_per_parameter(solver) == kept
+    assert Saving(tmp_path).room(model, kept, best=False) == 2 * (8 * 4 + sum(x.nbytes for x in moments))

@@ -6,14 +6,7 @@ from common.batch import Output
 from common.options import option
 from losses.labels import full_precision
 from losses.logit_divergence import LogitDivergenceLoss
-from losses.totals.terms import (
-    TRIPLET,
-    TRIPLET_KIND,
-    identity,
-    of_all_views,
-    triplet_of,
-    weighted,
-)
+from losses.totals.terms import TRIPLET, TRIPLET_KIND, identity, of_all_views, triplet_of, weighted
 
 
 class AGWTotal(nn.Module):

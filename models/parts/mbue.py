@@ -6,15 +6,7 @@ from torch.nn import functional as F
 
 from common.options import option
 from models.parts.csc_cma import CSCCMA
-from models.parts.layers import (
-    ChannelLayerNorm,
-    DropPath,
-    WindowAttention,
-    conv_bn,
-    map_of,
-    start_for_relu,
-    tokens_of,
-)
+from models.parts.layers import ChannelLayerNorm, DropPath, WindowAttention, conv_bn, map_of, start_for_relu, tokens_of
 
 OPTIONS = {
     "MBUE.ENABLED": option(True, "the two branches that make three views; off leaves the plain view"),

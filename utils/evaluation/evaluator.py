@@ -6,12 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.evaluation.metrics import (
-    QueryFigures,
-    inner_products,
-    rank_queries,
-    summarize,
-)
+from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
 from utils.evaluation.rerank import reranked_distance
 from utils.training.distributed import sum_over_ranks
 

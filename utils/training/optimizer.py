@@ -16,6 +16,11 @@ def build_optimizer(groups: list[dict], solver) -> torch.optim.Optimizer:
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZER](groups, **shared)
 
 
+def kept_per_parameter(solver) -> int:
+    """Tensors of a parameter's size that the optimiser keeps of each: a momentum, or two moments."""
+    return 1 if solver.OPTIMIZER == "sgd" else 2
+
+
 def steps(base: float, epoch: int, solver) -> float:
     """Linear warm-up, then a factor from each of SOLVER.LR_STEPS' epochs on (docs/method.md section 8)."""
     if epoch < solver.WARMUP_EPOCHS:

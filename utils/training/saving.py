@@ -5,11 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.training.checkpoint import (
-    CheckpointError,
-    read_own_checkpoint,
-    save_checkpoint,
-)
+from utils.training.checkpoint import CheckpointError, read_own_checkpoint, save_checkpoint
 
 
 class Saving:
@@ -33,10 +29,13 @@ class Saving:
             )
         return read_own_checkpoint(self.last)
 
-    def room(self, model: nn.Module, best: bool) -> int:
-        """Bytes that checkpoints still need on the disk: the last, the one that replaces it and, if any, the best."""
-        trained = [p for p in model.parameters() if p.requires_grad]  # which have a momentum each
-        one = sum(t.nbytes for t in [*model.state_dict().values(), *trained])
+    def room(self, model: nn.Module, kept: int, best: bool) -> int:
+        """Bytes that checkpoints still need on the disk: the last, the one that replaces it and, if any, the best.
+
+        kept   tensors that the optimiser keeps of each parameter that is trained
+        """
+        one = sum(t.nbytes for t in model.state_dict().values())
+        one += kept * sum(p.nbytes for p in model.parameters() if p.requires_grad)
         return (2 + best) * one - sum(f.stat().st_size for f in (self.last, self.best) if f.exists())
 
     def save(self, state: dict, best: bool) -> None:
