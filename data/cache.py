@@ -7,14 +7,10 @@ cache. The manifest is written last and carries a digest of itself, so an interr
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,12 +19,13 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
+from data.parallel import in_parallel
 from data.records import Benchmark, DataError, Record
 from data.transforms import open_image
 
 VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"
-CHUNK = 32   # pictures that a process takes at a time
+AT_ONCE = {"name": "pictures", "chunk": 32, "fewer": "--workers of scripts/prepare.py, or DATA.WORKERS"}
 
 
 class StaleCache(DataError):
@@ -90,7 +87,7 @@ class ImageCache:
             except DataError as error:
                 found.append(str(error))
         decode = partial(decoded_checksum, self.height, self.width, self.resize)
-        for path, checksum, decoded in zip(self.rows, self.checksums, in_parallel(decode, [*self.rows], workers)):
+        for path, checksum, decoded in zip(self.rows, self.checksums, in_parallel(decode, [*self.rows], workers, **AT_ONCE)):
             if decoded != checksum:
                 found.append(f"{path} holds another picture than the cache {self.folder}; remove that folder")
         return found
@@ -185,7 +182,7 @@ def build_cache(
             )
         new_images.touch()
         write = partial(write_image, new_images, root, height, width, resize)
-        written = list(in_parallel(write, [*enumerate(paths)], workers))
+        written = list(in_parallel(write, [*enumerate(paths)], workers, **AT_ONCE))
         content = settings(height, width, resize) | {"images": [[path, *what] for path, what in zip(paths, written)]}
         new_manifest.write_text(json.dumps(content | {"digest": digest(content)}), encoding="utf-8")
         for path in (new_images, new_manifest):
@@ -255,25 +252,6 @@ def write_image(
 
 def decoded_checksum(height: int, width: int, resize: str, path: str) -> int:
     return zlib.crc32(open_image(path, height, width, resize))
-
-
-def in_parallel(function: Callable, items: list, workers: int) -> Iterator:
-    """function(item) for each item, in order, with a progress bar."""
-    progress = partial(tqdm, desc="pictures", total=len(items), disable=None)
-    workers = min(workers, -(-len(items) // CHUNK))
-    if workers <= 1:
-        yield from progress(map(function, items))
-        return
-    # Started afresh, not forked: the caller may have threads (PyTorch's), which a fork does not survive.
-    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is ours alone
-    try:
-        with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
-            yield from progress(pool.map(function, items, chunksize=CHUNK))
-    except BrokenProcessPool:
-        raise DataError(
-            f"one of {workers} processes that decode pictures died, perhaps for lack of memory; try fewer (--workers "
-            "of scripts/prepare.py, or DATA.WORKERS)"
-        ) from None
 
 
 def flush_to_disk(path: Path) -> None:

@@ -9,19 +9,16 @@ import argparse
 import inspect
 import io
 import json
-import multiprocessing
 import os
 import shutil
-import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.figure import Person
+from data.parallel import in_parallel
 from data.photograph import Camera, render
 from data.records import DataError
 
@@ -104,13 +101,8 @@ def check_manifest(root: Path, manifest: dict) -> None:
 def write_pictures(root: Path, manifest: dict, workers: int) -> None:
     identities = range(1, manifest["train_identities"] + manifest["test_identities"] + 1)
     write = partial(write_identity, root, manifest)
-    progress = partial(tqdm, desc="people", total=len(identities), disable=None)
-    if workers > 1:
-        # Started afresh, not forked: the caller may have threads (PyTorch's), which a fork does not survive.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            list(progress(pool.map(write, identities, chunksize=4)))
-    else:
-        list(progress(map(write, identities)))
+    for _ in in_parallel(write, [*identities], workers, name="people", chunk=4, fewer="--workers"):
+        pass
 
 
 def write_identity(root: Path, manifest: dict, identity: int) -> None:
@@ -158,12 +150,11 @@ def main() -> None:
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=parameter.default)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    try:
-        written = write_synthetic(**vars(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    written = write_synthetic(**vars(args))
     print(f"the embedded data set is in {args.root}" + ("" if written else ", as written before"))
 
 
 if __name__ == "__main__":
-    main()
+    from utils.stop import fail_clearly
+
+    fail_clearly(main, (DataError, ValueError))

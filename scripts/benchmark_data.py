@@ -16,14 +16,19 @@ import time
 from pathlib import Path
 from typing import Callable
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import cv2
 import numpy as np
 import torch
 import torchvision
 from PIL import Image
 from torchvision import transforms
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.cache import prepared  # noqa: E402
 from data.records import Benchmark, Record  # noqa: E402
@@ -163,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fail_clearly(main, ())

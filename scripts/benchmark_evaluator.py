@@ -16,10 +16,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.arguments import count  # noqa: E402
 from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
@@ -264,4 +269,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fail_clearly(lambda: sys.exit(main()), ())

@@ -21,12 +21,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.dataset import open_benchmark  # noqa: E402
 from assembly.embedding import embed_records  # noqa: E402
@@ -42,7 +47,6 @@ from utils.retrieval.nearest import (  # noqa: E402
 )
 from utils.output import OutputError, require_folder  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings
 FACTORS = 1024            # directions in which people and pictures differ

@@ -20,6 +20,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -27,8 +34,6 @@ from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
@@ -42,7 +47,6 @@ from utils.arguments import count  # noqa: E402
 from utils.measure import Clock, peak_memory, resident  # noqa: E402
 from utils.training.optimizer import build_optimizer, rate_at  # noqa: E402
 from utils.training.run import DeviceError, select_device  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")

@@ -17,10 +17,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 from scipy import stats
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from assembly.experiment import (  # noqa: E402
@@ -29,7 +34,6 @@ from assembly.experiment import (  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 
 def named(files: Sequence[str]) -> dict[str, str]:

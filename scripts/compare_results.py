@@ -15,14 +15,18 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
+import numpy as np
 
 from utils.reporting.results import METRICS, ResultsError, read_results, setting  # noqa: E402
 
 from utils.arguments import count  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 UNITS = ("identities", "queries", "trials")
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")  # as METRICS

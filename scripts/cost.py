@@ -14,13 +14,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_loss, build_network, check_together, less_memory, train_batches  # noqa: E402
@@ -31,7 +36,6 @@ from utils.arguments import count  # noqa: E402
 from utils.measure import Clock, device_name, peak_memory, resident  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.training.run import memory_advice, select_algorithms, select_device  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 
 def operations(function: Callable, *inputs) -> int:

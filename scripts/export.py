@@ -24,13 +24,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
@@ -43,7 +48,6 @@ from assembly.trained import find_checkpoint, load_authors, load_run  # noqa: E4
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import scaled  # noqa: E402
 from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 METADATA = "metadata.json"  # the extra file in a torchscript or pt2 file; an ONNX file has properties
 TOLERANCE = 1e-4

@@ -15,14 +15,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from utils.output import OutputError, require_folder  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 CAMERAS = range(1, 7)
 INFRARED = {3, 6}

@@ -15,11 +15,16 @@ from pathlib import Path
 from shlex import quote
 from string import Template
 
-import yaml
-from yacs.config import CfgNode
-
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
+import yaml
+from yacs.config import CfgNode
 
 from assembly.experiment import markdown_table  # noqa: E402
 from utils.reporting.results import ResultsError, read_results  # noqa: E402
@@ -35,7 +40,6 @@ from utils.evaluation.evaluator import table_rows  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import ReportError, notes  # noqa: E402
 from utils.training.run import Metrics  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"

@@ -18,6 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
@@ -25,7 +30,6 @@ from data.records import DataError  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.lock import LockedError, only_one  # noqa: E402
 from utils.output import OutputError, require_folder  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 
 @contextmanager

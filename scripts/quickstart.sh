@@ -11,8 +11,12 @@ echo "== writing the embedded data set"
 "$VENV/bin/python" -m data.synthetic --root datasets/synthetic
 echo "== training"
 "$VENV/bin/python" train.py --config configs/quickstart.yaml --resume "$@"
-run=$("$VENV/bin/python" -c 'import sys; from configs.load import load_config
-print(load_config("configs/quickstart.yaml", sys.argv[1:]).OUTPUT)' "$@")
+run=runs/quickstart  # as configs/quickstart.yaml has it
+key=
+for word in "$@"; do
+    [ "$key" != OUTPUT ] || run=$word
+    key=$word
+done
 echo "== evaluating, all-search and indoor-search"
 "$VENV/bin/python" test.py --checkpoint "$run" --complete --reuse
 echo "checkpoint: $run/last.pth"

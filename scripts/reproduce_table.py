@@ -16,14 +16,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
+import yaml
+
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.results import ResultsError, read_results  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 COLUMNS = {"rank1": "R-1", "rank10": "R-10", "rank20": "R-20", "map": "mAP", "minp": "mINP"}  # the published ones

@@ -22,6 +22,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import StopRequest, fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,8 +37,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import PICTURES, DataError  # noqa: E402
@@ -49,7 +54,6 @@ from utils.retrieval.nearest import FaissMissing, faiss_pays, faiss_search, impo
 from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
 from utils.training.run import memory_advice, select_device  # noqa: E402
 from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
-from utils.stop import StopRequest, fail_clearly  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")

@@ -12,11 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
@@ -36,7 +41,6 @@ from utils.output import OutputError, require_files  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
 from utils.reporting.sheets import SheetError, save  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
 
 PARTS = ("ranking", "attention", "map")

@@ -9,14 +9,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split alike here and in every process that a test starts
 
 import pytest
-import torch
-from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from shared import Shared  # noqa: E402
-from thin import thin as thin_network  # noqa: E402
+# What imports torch is imported where it is used: the process that only hands tests out doesn't wait for it.
 
 
 def pytest_addoption(parser):
@@ -25,6 +22,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes its time by nature, and runs with --all")
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # this process hands tests out
+    from hypothesis import settings
+
     # No deadline: a busy machine takes longer, which is no error. The same examples each time.
     examples = 300 if config.getoption("--all") else 25
     settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=examples)
@@ -51,6 +52,8 @@ def data_dir() -> Path:
 
 @pytest.fixture(autouse=True)
 def seeded():
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -62,7 +65,10 @@ def imported_for_good():
 
 
 @pytest.fixture(scope="session")
-def shared(request, tmp_path_factory) -> Shared:
+def shared(request, tmp_path_factory):
+    """shared.Shared: what all tests read."""
+    from shared import Shared
+
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -86,6 +92,8 @@ def shared_data(shared) -> Path:
 @pytest.fixture(scope="module")
 def thin():
     """A ResNet-18 of few channels in the place of torchvision's, for a module that asks for it."""
+    from thin import thin as thin_network
+
     with thin_network():
         yield
 

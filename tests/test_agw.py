@@ -21,7 +21,7 @@ from models.build import build_model
 from models.parts.head import GeM
 from assembly.recipe import build_loss
 
-METHODS = ("agw", "base", "caj")
+BASE = pytest.param("base", marks=pytest.mark.long)  # AGW without its blocks
 
 
 def empty(method, *overrides, classes=395):
@@ -54,7 +54,7 @@ def watch(model):
     return seen
 
 
-@pytest.mark.parametrize("method", ["agw", "base"])
+@pytest.mark.parametrize("method", ["agw", BASE])
 def test_evaluation_matches(method, whole):
     """By default noise and blocks in one modality each; the stored stages are those of visible blocks."""
     model, _ = filled(method)
@@ -73,7 +73,7 @@ def test_evaluation_matches(method, whole):
     check_float32(model, images, stored)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["agw", "caj", BASE])
 def test_training_matches(method):
     model, cfg = filled(method)
     stored, seen = np.load(DATA / f"train_{method}.npz"), watch(model.train())

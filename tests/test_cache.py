@@ -90,7 +90,7 @@ def test_with_a_cache_no_picture_is_read(benchmark, base):
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_cache_holds_every_image_as_opened_from_its_file(benchmark, base, workers):
     cache, said = prepare(base, benchmark, workers)
-    assert len(cache) == len(benchmark.train) == 48 > module.CHUNK  # so two processes have something to do
+    assert len(cache) == len(benchmark.train) == 48 > module.AT_ONCE["chunk"]  # so two processes have something to do
     assert len(said) == 1 and "there is no cache in" in said[0]
     for record in benchmark.train:
         assert (cache.read(record.path) == open_image(record.path, *SIZE)).all()

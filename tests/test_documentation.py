@@ -113,6 +113,7 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
         example, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         (tmp_path / "example.py").write_text(f"{example}\nassert embedding.shape == (1, 1536), embedding.shape\n")
         call(f"python -I {tmp_path}/example.py")
+    assert (repository / "runs" / "quickstart-1" / "results.json").exists()  # that the README's OUTPUT names
     left = {path.name for path in (repository / "runs" / "quickstart").iterdir()}
     assert {"curves.png", "cmc.png", "distances.png", "report.html", "model_card.md", "pictures", "found"} <= left
 

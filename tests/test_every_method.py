@@ -15,6 +15,8 @@ import benchmark_training
 from configs.load import load_config
 
 
+SAMPLED = ("quickstart_base", "quickstart")  # the plainest and the one of most parts
+
 pytestmark = pytest.mark.usefixtures("thin")
 
 
@@ -42,6 +44,13 @@ def copy(run, tmp_path):
     return copy_of(run, tmp_path / "copy")
 
 
+@pytest.fixture
+def sampled(method, whole):
+    """For what is one code for all methods: by default two of them, with --all each."""
+    if method not in SAMPLED and not whole:
+        pytest.skip("with --all")
+
+
 def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
@@ -55,6 +64,7 @@ def test_it_is_trained_and_tested(run, method):
     assert f"<h1>{METHODS[method].title} on synthetic" in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("sampled")
 def test_a_compressed_embedding_is_tested(copy, method):
     program("test.py", "--checkpoint", copy, "EMBEDDING.DIM", "4", drawn=False)
     assert results_of(copy)["results"][0]["weighting"] == f"{METHODS[method].weightings[0]}, PCA 4"
@@ -78,6 +88,7 @@ def test_its_row_of_the_comparison_table(run, method, tmp_path):
         assert ("MODEL.NON_LOCAL none" in row["note"]) == (method == "quickstart_base")
 
 
+@pytest.mark.usefixtures("sampled")
 def test_its_ablation(run, method, shared_data, tmp_path):
     """The full variant is the recipe, so what is there of it is kept; of the baseline it is AGW, which is trained."""
     is_recipe = method != "quickstart_base"
@@ -90,6 +101,7 @@ def test_its_ablation(run, method, shared_data, tmp_path):
     assert "full)" in text and f"weighting {METHODS[method].weightings[0]}." in text
 
 
+@pytest.mark.usefixtures("sampled")
 def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path, whole):
     copy_of(run, tmp_path / method / "seed0")
     program("scripts/compare_methods.py", "--configs", f"configs/{method}.yaml", "--reference", method, "--seeds", "0",

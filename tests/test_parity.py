@@ -95,6 +95,7 @@ def test_training_matches_in_double(model, variant):
             assert ours[key] == pytest.approx(norm, rel=1e-5), key
 
 
+@pytest.mark.long
 @both()
 def test_single_precision_is_as_close_as_the_authors_own(model, variant):
     model = copy.deepcopy(model).float().eval()  # as it was read: no number of it needs more digits

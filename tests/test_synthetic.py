@@ -2,11 +2,17 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from programs import ROOT
 
 from data.figure import BOTTOM, SKIN, TEXTURES, TOP, Person, two_levels
 from data.records import DataError
@@ -207,6 +213,22 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_a_signal_to_it_and_its_processes_is_one_line_and_leaves_nothing(tmp_path, number):
+    """As Ctrl-C reaches them: each on its own, too."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data.synthetic", "--root", tmp_path / "set", "--workers", "2"], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )
+    deadline = time.time() + 60
+    while not [*tmp_path.glob("set.unfinished-*/cam*/*")] and time.time() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=60)
+    assert printed.splitlines()[-1] == f"stopped by {signal.Signals(number).name}" and "Traceback" not in printed
+    assert process.returncode == 128 + number and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("option, value", [("train_identities", 1), ("test_identities", 0), ("images_per_camera", 0),

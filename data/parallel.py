@@ -1,0 +1,43 @@
+"""The same function of many items, in several processes."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+from tqdm import tqdm
+
+from data.records import DataError
+
+
+def in_parallel(function: Callable, items: list, workers: int, name: str, chunk: int, fewer: str) -> Iterator:
+    """function(item) for each item, in order, with a progress bar.
+
+    name     of the items, for the bar
+    chunk    items that a process takes at a time
+    fewer    how to ask for fewer processes, for the message
+    raises   DataError where a process dies
+    """
+    progress = partial(tqdm, desc=name, total=len(items), disable=None)
+    workers = min(workers, -(-len(items) // chunk))
+    if workers <= 1:
+        yield from progress(map(function, items))
+        return
+    # Started afresh, not forked: the caller may have threads (PyTorch's), which a fork does not survive.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, context, only_the_caller_stops) as pool:
+            yield from progress(pool.map(function, items, chunksize=chunk))
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of {workers} processes that work on {name} died, perhaps for lack of memory; try fewer ({fewer})"
+        ) from None
+
+
+def only_the_caller_stops() -> None:
+    """Ctrl-C, and a signal to the whole group, reach the caller, which ends its processes when they have done a chunk."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
