@@ -24,7 +24,7 @@ from torch import nn
 
 from assembly.embedding import described, embed_records, learned_directions
 from assembly.errors import EXPECTED_ERRORS
-from assembly.recipe import build_network, weightings_of
+from assembly.recipe import build_network, require_any_pair, weightings_of
 from assembly.results import kept_results, place_of_results, put_aside
 from assembly.titles import method_title
 from assembly.trained import load_authors, load_run
@@ -51,6 +51,9 @@ def evaluate(
     """
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
+    for option, wanted in (("TEST.RERANK", cfg.TEST.RERANK), ("EMBEDDING.DIM", cfg.EMBEDDING.DIM)):
+        if wanted:
+            require_any_pair(model, option)
     with joined(ranks, device):
         if cfg.EMBEDDING.DIM:  # first: it refuses a copy without training images, and more numbers than there are
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
@@ -70,9 +73,10 @@ def evaluate(
             )
             for protocol in protocols
         ]
-        distances = distances or distance_counts(
-            embeddings, identities, infrared, scale=scale, weighting=described(weighting, cfg)
-        )
+        if not distances and not model.only_across:
+            distances = distance_counts(
+                embeddings, identities, infrared, scale=scale, weighting=described(weighting, cfg)
+            )
     return {"results": results, "distances": distances}
 
 

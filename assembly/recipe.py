@@ -44,6 +44,18 @@ def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
     return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
+def require_any_pair(model: nn.Module, what: str) -> None:
+    """
+    what     compares images of one modality, too
+    raises   ConfigError where the network's embeddings don't
+    """
+    if model.only_across:
+        raise ConfigError(
+            f"{what} compares images of one modality, too; with {model.only_across}, embeddings compare with those of "
+            "the other modality alone: leave one of them out"
+        )
+
+
 def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
     """The cache of DATA.CACHE, built where it isn't there; None without one.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.batch import Batch, Output
+from common.options import option
 from models.network import Network, with_mirrored
 from models.parts import backbone
 from models.parts.backbone import Backbone
@@ -51,7 +52,10 @@ class MPANet(Network):
     classes   C, number of training identities
     """
 
-    options = backbone.OF_ITS_KIND
+    options = backbone.OF_ITS_KIND | {
+        "MPANET.RANKING": option("cosine", "of neck features; distance is the authors' on RegDB, of features as long as "
+                                 "they are", one_of=("cosine", "distance")),
+    }
     weightings = {"neck": (1.0,)}
     parts = ("early", "last")
     authors_names = (
@@ -68,6 +72,8 @@ class MPANet(Network):
 
     def __init__(self, options, classes: int):
         super().__init__(options, classes)
+        if options.MPANET.RANKING == "distance":
+            self.only_across, self.reads_modality = "MODEL.MPANET.RANKING distance", True
         resnet = Backbone(options.BACKBONE, stages=4, pretrained=options.PRETRAINED)
         self.stem, self.stages = resnet.visible_stem, resnet.stages
         *_, third, last = resnet.channels
@@ -137,14 +143,18 @@ class MPANet(Network):
     def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:
         """The neck's feature of length 1: E = D. One network for both modalities (`Network.embed`).
 
-        flip   add the feature of the mirrored images, and bring the sum to length 1
+        With MODEL.MPANET.RANKING distance, as it is and with two numbers more: `for_distances`.
+
+        flip   take the mean with the feature of the mirrored images, and bring it to length 1
         """
         last = self.encode(with_mirrored(images) if flip else images)
-        feature = unit(self.neck(self.pool(last, self.masks_of(last))))
-        return unit(sum(feature.chunk(2))) if flip else feature
+        neck = self.neck(self.pool(last, self.masks_of(last)))
+        if self.only_across:
+            return for_distances(sum(neck.chunk(2)) / 2 if flip else neck, infrared)
+        return unit(sum(unit(neck).chunk(2))) if flip else unit(neck)
 
     def column_scale(self, weighting: str) -> Tensor:
-        return torch.ones(self.neck.num_features)
+        return torch.ones(self.neck.num_features + 2 * bool(self.only_across))
 
     def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.alleviate4, lambda last: self.classifier(self.neck(self.pool(last, self.masks_of(last))))[None]
@@ -152,6 +162,13 @@ class MPANet(Network):
     def keep_for_embedding(self, modality: str) -> None:
         for name in ("classifier", "visible_classifier", "infrared_classifier", "visible_mean", "infrared_mean"):
             delattr(self, name)
+
+
+def for_distances(features: Tensor, infrared: bool) -> Tensor:
+    """(B, D) -> (B, D + 2): the inner product of a visible and an infrared row is -½ of their squared distance."""
+    half = -features.square().sum(dim=1, keepdim=True) / 2
+    ones = torch.ones_like(half)
+    return torch.cat([features, *((half, ones) if infrared else (ones, half))], dim=1)
 
 
 def overlap(masks: Tensor) -> Tensor:

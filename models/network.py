@@ -25,6 +25,7 @@ class Network(nn.Module):
     weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
     reads_modality = False             # whether an embedding depends on which modality the image is
     neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
 

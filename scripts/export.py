@@ -43,7 +43,7 @@ from data.transforms import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import weightings_of  # noqa: E402
+from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
 from assembly.trained import find_checkpoint, load_authors, load_run  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import scaled  # noqa: E402
@@ -316,6 +316,7 @@ def main() -> None:
         if args.config:
             raise ConfigError("--checkpoint brings its own configuration; leave --config out and set KEY VALUE pairs")
         model, cfg, checkpoint = load_run(args.checkpoint, args.overrides, complete=False)
+        require_any_pair(model, "who uses an exported network")
     else:
         if not args.config:
             raise ConfigError("--authors-checkpoint needs --config")

@@ -43,7 +43,7 @@ from data.records import PICTURES, DataError  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import weightings_of  # noqa: E402
+from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
 from assembly.trained import load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
@@ -94,6 +94,7 @@ class Embedder:
 def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, dict]:
     """The checkpoint's network with its reported weighting, the configuration, and what the embeddings depend on."""
     model, cfg, checkpoint = load_run(path, overrides, complete=False)
+    require_any_pair(model, "a search")
     device, weighting, directions = select_device(cfg.DEVICE), weightings_of(model, cfg)[0], None
     model = model.to(device, memory_format=torch.channels_last).eval()
     if cfg.EMBEDDING.DIM:

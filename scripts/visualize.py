@@ -31,7 +31,7 @@ from models.parts.backbone import PretrainedError  # noqa: E402
 from assembly.ranking_sheets import ranking_picture  # noqa: E402
 from assembly.embedding import described, embed_records, learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import build_network, weightings_of  # noqa: E402
+from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
 from assembly.trained import find_checkpoint, load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
@@ -95,6 +95,8 @@ def main() -> None:
     folder = args.output or (args.run if args.run.is_dir() else args.run.parent) / "pictures"
     require_files(*(folder / f"{part}.{args.format}" for part in args.parts), fix="choose another --output")
     model, cfg, checkpoint = load_run(args.run, args.overrides, complete=False)
+    if "map" in args.parts:
+        require_any_pair(model, "a map")
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
     weighting = weightings_of(model, cfg)[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import two_streams
+from programs import run
 from reference import DATA, baseline_state, check_trained, image, nothing_drawn, relative, sample, weight
 from torch import nn
 
@@ -281,3 +282,38 @@ def test_the_rate_falls_where_the_recipe_says():
     rates = {epoch: rate_at(solver.BASE_LR, epoch, solver) for epoch in (0, 79, 80, 119, 120)}
     assert rates == pytest.approx({0: 3.5e-4, 79: 3.5e-4, 80: 3.5e-5, 119: 3.5e-5, 120: 3.5e-6})
     assert MPANet.options.keys() == {"BACKBONE"}
+
+
+def test_ranking_by_distance_is_that_of_the_features_as_long_as_they_are():
+    cfg = load_config("configs/quickstart_mpanet.yaml", ["MODEL.MPANET.RANKING", "distance"])
+    model = build_model(cfg.MODEL, classes=3).eval()
+    images = [torch.randn(number, 3, 64, 32) for number in (3, 5)]
+    with torch.inference_mode():
+        model.neck.weight.uniform_(0.5, 2)
+        neck = [model.neck(model.pool(last, model.masks_of(last))) for last in map(model.encode, images)]
+        visible, infrared = (
+            model.embed(part, kind, flip=False) * model.column_scale("neck") for part, kind in zip(images, (False, True))
+        )
+    assert visible.shape == (3, model.neck.num_features + 2)
+    torch.testing.assert_close(visible @ infrared.T, -torch.cdist(*neck).square() / 2, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("program, option", [
+    ("test.py --checkpoint {run} --output {tmp}/r.json", "TEST.RERANK True"),
+    ("test.py --checkpoint {run} --output {tmp}/r.json", "EMBEDDING.DIM 2"),
+    ("scripts/search.py --checkpoint {run} --gallery {data}/cam1 --query {data}/cam3 --output {tmp}", ""),
+    ("scripts/export.py --checkpoint {run} --format torchscript --output {tmp}/network.ts", ""),
+    ("scripts/visualize.py {run} --parts map --output {tmp}", ""),
+])
+def test_ranking_by_distance_is_between_modalities_alone(program, option, trained, shared_data, tmp_path):
+    words = program.format(run=trained("quickstart_mpanet"), data=shared_data, tmp=tmp_path).split()
+    done = run(*words, "MODEL.MPANET.RANKING", "distance", *option.split(), check=False)
+    assert done.returncode == 1 and "with MODEL.MPANET.RANKING distance, embeddings compare" in done.stderr, done.stderr
+
+
+def test_a_run_is_tested_by_distance(trained, tmp_path):
+    run("test.py", "--checkpoint", trained("quickstart_mpanet"), "--output", tmp_path / "results.json",
+        "MODEL.MPANET.RANKING", "distance")
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["distances"] is None and saved["config"]["MODEL"]["MPANET"]["RANKING"] == "distance"
+    assert "of the other modality alone" in (tmp_path / "report.html").read_text()

@@ -21,7 +21,8 @@ CMC = (
     "mean over the trials; shaded, their standard deviation on either side."
 )
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
-ABSENT = {"CMC": OLDER, "Distances": OLDER, "Training": "No metrics.jsonl of this checkpoint's training was found."}
+NO_PAIRS = f"{OLDER} Or its embeddings compare with those of the other modality alone, which has no such histogram."
+ABSENT = {"CMC": OLDER, "Distances": NO_PAIRS, "Training": "No metrics.jsonl of this checkpoint's training was found."}
 ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
     "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what it shows.",
     "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
