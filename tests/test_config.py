@@ -201,7 +201,7 @@ def test_overrides_come_last_and_are_read_as_values():
     (["SEED", "(" * 300], "str where int is wanted"),
     (["SEED", "{[]: 1}"], "sets SEED to '{[]: 1}', str where int is wanted"),
     (["SOLVER.BASE_LR", "1" + "0" * 400], "int where float is wanted"),
-    (["SOLVER.BASE_LR", "1e999"], "sets SOLVER.BASE_LR to inf; it is 0 at least and 1000 at most"),
+    (["SOLVER.BASE_LR", "1e999"], "sets SOLVER.BASE_LR to inf; it is 0 at least and finite"),
     (["MODEL.HCE.DILATIONS", "[1.5, 2, 3]"], "where [2, 3, 5] would do"),
     (["DEVICE", "gpu"], "sets DEVICE to 'gpu'; it is auto, cpu, cuda"),
     (["DATA.VISIBLE", "flip"], "sets DATA.VISIBLE to 'flip'; it is a list of views, each a list of the steps jitter,"),

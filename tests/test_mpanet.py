@@ -281,7 +281,7 @@ def test_the_rate_falls_where_the_recipe_says():
     solver = load_config("configs/sysu_mpanet.yaml").SOLVER
     rates = {epoch: rate_at(solver.BASE_LR, epoch, solver) for epoch in (0, 79, 80, 119, 120)}
     assert rates == pytest.approx({0: 3.5e-4, 79: 3.5e-4, 80: 3.5e-5, 119: 3.5e-5, 120: 3.5e-6})
-    assert MPANet.options.keys() == {"BACKBONE"}
+    assert MPANet.options.keys() == {"BACKBONE", "MPANET.RANKING"}
 
 
 def test_ranking_by_distance_is_that_of_the_features_as_long_as_they_are():
