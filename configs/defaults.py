@@ -27,6 +27,10 @@ _C.DATA.SPLIT = option(1, "RegDB: which of its ten splits", at_least=1, at_most=
 _C.DATA.HEIGHT = option(384, "image height in pixels, for training and test", at_least=16, at_most=4096)
 _C.DATA.WIDTH = option(192, "image width in pixels", at_least=16, at_most=4096)
 _C.DATA.RESIZE = option("lanczos", "how images get that size, in training and test", one_of=tuple(RESIZES))
+_C.DATA.READ_SIZE = option(
+    [0, 0], "height and width to which training images are resized before their pipelines; 0: the network's",
+    at_least=0, at_most=4096,
+)
 _RECIPE = ["jitter", "pad", "grey", "crop", "flip", "normalise", "erase"]
 _C.DATA.VISIBLE = Views([_RECIPE], "what is done to a visible image in training: for each view of it, a list of steps")
 _C.DATA.INFRARED = Views([_RECIPE], "likewise to an infrared one (data/transforms.py has the steps)")
@@ -44,7 +48,8 @@ _C.SOLVER = Section()
 _C.SOLVER.EPOCHS = option(151, "number of epochs", at_least=1, at_most=MOST_EPOCHS)
 _C.SOLVER.IDENTITIES = option(6, "P, identities in a batch", at_least=1, at_most=1000)
 _C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch", at_least=1, at_most=100)
-_C.SOLVER.SAMPLER = option("replacement", "images drawn with replacement, or chunks: each once an epoch",
+_C.SOLVER.SAMPLER = option("replacement", "images drawn with replacement; distinct: different ones in a batch; "
+                           "chunks: each once an epoch",
                            one_of=tuple(SAMPLERS))
 _C.SOLVER.ACCUMULATION = option(1, "batches whose mean gradient makes an update", at_least=1, at_most=10_000)
 _C.SOLVER.SYNC_BN = option(False, "batch norm over all processes' images instead of each one's own; CUDA only")

@@ -74,10 +74,24 @@ class WithReplacement(Sampler):
         chosen = generator.choice(len(self.identities), self.count, replace=False)
         labels = chosen.repeat(self.images)
         visible, infrared = (
-            np.concatenate([generator.choice(rows[i], self.images) for i in chosen])
-            for rows in (self.visible, self.infrared)
+            np.concatenate([self.draw(generator, rows[i]) for i in chosen]) for rows in (self.visible, self.infrared)
         )
         return Draw(Part(visible, labels), Part(infrared, labels))
+
+    def draw(self, generator: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        """K of an identity's rows in one modality."""
+        return generator.choice(rows, self.images)
+
+
+class Distinct(WithReplacement):
+    """As `WithReplacement`, but the K images are different ones (docs/compared_methods.md, PMT).
+
+    Of fewer than K all are taken, and the missing ones drawn again: how often two of them occur differs by one at most.
+    """
+
+    def draw(self, generator: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        rounds = -(-self.images // len(rows))
+        return np.concatenate([generator.permutation(rows) for _ in range(rounds)])[:self.images]
 
 
 class Chunks(Sampler):
@@ -123,4 +137,4 @@ def planned(sampler: Chunks, epoch: int) -> list[Draw]:
     return batches
 
 
-SAMPLERS = {"replacement": WithReplacement, "chunks": Chunks}
+SAMPLERS = {"replacement": WithReplacement, "distinct": Distinct, "chunks": Chunks}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.records import DataError, Record
-from data.sampler import Chunks, Sampler, WithReplacement
+from data.sampler import Chunks, Distinct, Sampler, WithReplacement
 
 
 def records(visible, infrared):
@@ -41,7 +41,7 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone():
 
 def test_the_plan_of_an_epoch_is_its_batches():
     people = records([4] * 8, [4] * 8)
-    for sampler in (WithReplacement(people, 4, 2, seed=1), Chunks(people, 4, 2, seed=1)):
+    for sampler in (kind(people, 4, 2, seed=1) for kind in (WithReplacement, Distinct, Chunks)):
         batches = [sampler.batch(3, step) for step in range(sampler.length(3))]
         assert batches and written(sampler.plan(3)) == written(batches)
 
@@ -69,7 +69,27 @@ def test_an_epoch_is_the_larger_modality_over_the_batch_plus_one(visible, infrar
     assert sampler.length(0) == sampler.length(7) == len(sampler.plan(0)) == batches
 
 
-@pytest.mark.parametrize("sampler", [WithReplacement, Chunks])
+def test_distinct_images_are_drawn_again_only_where_there_are_too_few():
+    people = records([9, 4, 3, 1], [4, 2, 5, 3])
+    sampler = Distinct(people, identities=4, images=4, seed=0)
+    assert sampler.length(0) == 17 // 16 + 1
+    first = [set() for _ in range(4)]  # of person 0, in each place
+    for step in range(60):
+        drawn = sampler.batch(0, step)
+        for (rows, labels), night in ((drawn.visible, False), (drawn.infrared, True)):
+            assert len(rows) == 16 and all(people[row].infrared == night for row in rows)
+            for label in range(4):
+                mine = rows[labels == label]
+                there = {i for i, r in enumerate(people) if (r.identity, r.infrared) == (10 + label, night)}
+                times = np.bincount(mine)[mine]
+                assert {*mine.tolist()} <= there and len({*mine.tolist()}) == min(4, len(there))
+                assert times.max() == -(-4 // len(there)) and times.max() - times.min() <= 1
+        for place, row in enumerate(drawn.visible.rows[drawn.visible.labels == 0]):
+            first[place].add(int(row))
+    assert first == [{*range(9)}] * 4
+
+
+@pytest.mark.parametrize("sampler", [WithReplacement, Distinct, Chunks])
 def test_too_few_identities_name_the_key(sampler):
     with pytest.raises(DataError, match="wants 6 identities and the training set has 2: lower SOLVER.IDENTITIES"):
         sampler(records([1, 1], [1, 1]), 6, 4, 0)
