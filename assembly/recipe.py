@@ -9,7 +9,7 @@ from data.cache import ImageCache, prepared
 from data.dataset import TrainBatches
 from data.records import Benchmark
 from data.sampler import SAMPLERS
-from data.transforms import Pipeline
+from data.transforms import Pipeline, read_size, read_step
 from losses.build import build_total
 from models.build import build_model, class_of
 from utils.lock import only_one
@@ -24,6 +24,7 @@ def check_together(cfg, device: torch.device) -> None:
     raises   ConfigError, MethodError
     """
     weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
+    check_sizes(cfg.DATA)
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
         raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
     if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
@@ -31,6 +32,22 @@ def check_together(cfg, device: torch.device) -> None:
             f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the best "
             "epoch is chosen by one of them; set that to false, or SOLVER.VALIDATION_IDS to 0"
         )
+
+
+def check_sizes(data) -> None:
+    """
+    data     the DATA section of the configuration
+    raises   ConfigError where training images are read in another size than the network's, and a view leaves them so
+    """
+    if read_size(data) == (data.HEIGHT, data.WIDTH):
+        return
+    for name in ("VISIBLE", "INFRARED"):
+        for view in data[name]:
+            if "resize" not in [read_step(step)[0] for step in view]:
+                raise ConfigError(
+                    f"DATA.READ_SIZE is {data.READ_SIZE}, the network's images are {data.HEIGHT}x{data.WIDTH}, and "
+                    f'DATA.{name} has a view without the step resize: add it, or set DATA.READ_SIZE to "[0, 0]"'
+                )
 
 
 def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
@@ -64,7 +81,7 @@ def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
     if not cfg.DATA.CACHE:
         return None
     return prepared(
-        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, max(1, cfg.DATA.WORKERS), LOG.info,
+        cfg.DATA.CACHE, benchmark, *read_size(cfg.DATA), max(1, cfg.DATA.WORKERS), LOG.info,
         alone=lambda folder: only_one(folder, "cache", LOG.info, wait=True), resize=cfg.DATA.RESIZE,
     )
 
@@ -77,8 +94,8 @@ def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache 
     solver, data = cfg.SOLVER, cfg.DATA
     sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
     return TrainBatches(
-        records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, resize=data.RESIZE, cache=cache,
-        rank=ranks.rank, world=ranks.world,
+        records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,
+        cache=cache, rank=ranks.rank, world=ranks.world,
         visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
     )
 

@@ -72,7 +72,9 @@ class TrainBatches(Dataset):
     An image's augmentation draws from a generator seeded by (seed, epoch, step, its place in the batch), so that it is
     the same in every process, and torch's generators, of the CPU and of devices, are left as they were.
 
-    resize                 how images get their size
+    height, width          of the network's input
+    read_size              height and width of images when a pipeline gets them; those of the network if not given
+    resize                 how images get that size
     cache                  where the resized images come from; without one, from the files. Changes no batch
     rank, world            of several training processes, each takes its share of a batch's identities
     sampler                which images make a batch (data/sampler.py)
@@ -92,6 +94,7 @@ class TrainBatches(Dataset):
         *,
         visible: Sequence[Pipeline],
         infrared: Sequence[Pipeline],
+        read_size: tuple[int, int] | None = None,
         resize: str = "lanczos",
         cache: ImageCache | None = None,
         rank: int = 0,
@@ -102,9 +105,10 @@ class TrainBatches(Dataset):
         self.records, self.seed, self.height, self.width = records, seed, height, width
         self.rank, self.world = rank, world
         self.sampler, self.identities = sampler, sampler.identities
-        if cache is not None and (cache.height, cache.width) != (height, width):
-            raise DataError(f"the cache {cache.folder} holds images of another size than {height}x{width}")
-        self.read = partial(open_image, height=height, width=width, resize=resize) if cache is None else cache.read
+        rows, columns = read_size or (height, width)
+        if cache is not None and (cache.height, cache.width) != (rows, columns):
+            raise DataError(f"the cache {cache.folder} holds images of another size than {rows}x{columns}")
+        self.read = partial(open_image, height=rows, width=columns, resize=resize) if cache is None else cache.read
         self.views = [(Kind(False, i), pipeline) for i, pipeline in enumerate(visible)]
         self.views += [(Kind(True, i), pipeline) for i, pipeline in enumerate(infrared)]
 

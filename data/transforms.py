@@ -1,6 +1,6 @@
 """From a picture on disk to the network's input: the training and the test pipeline side by side.
 
-docs/method.md section 8. Pictures are resized by Pillow (Lanczos); from there on they are (H, W, 3) uint8 arrays in
+docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8 arrays in
 RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random numbers come
 from torch's default generator, in the order in which torchvision's transforms draw them.
 """
@@ -22,6 +22,15 @@ cv2.setNumThreads(0)  # a loader has one process for each core already, and Open
 RESIZES = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}  # antialiased, both
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD)  # (256, 1, 3)
+
+
+def read_size(data) -> tuple[int, int]:
+    """Height and width that training images have when the pipelines get them.
+
+    data   the DATA section of the configuration
+    """
+    height, width = data.READ_SIZE
+    return height or data.HEIGHT, width or data.WIDTH
 
 
 def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> np.ndarray:
@@ -123,6 +132,23 @@ def crop(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return random_crop(image, *out.shape[:2])
 
 
+def resize(how: str) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        height, width = out.shape[:2]
+        return np.array(Image.fromarray(image).resize((width, height), RESIZES[how]))
+
+    return change
+
+
+def jitter_or_blur(p: float, brightness: float, contrast: float, radius: int, sigma: list[float]) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(p):
+            return jitter_light(image, brightness, contrast)
+        return gaussian_blur(image, radius, between(*sigma))
+
+    return change
+
+
 def flip(p: float) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
         return cv2.flip(image, 1) if chance(p) else image
@@ -170,6 +196,17 @@ STEPS = {
     }),
     "grey": Step("the image loses its colours", grey, {"p": P}),
     "crop": Step("a random part of the network's size", lambda: crop),
+    "resize": Step("to the network's size, without keeping the aspect ratio", resize, {
+        "how": option("bilinear", "as DATA.RESIZE", one_of=tuple(RESIZES)),
+    }),
+    "jitter_or_blur": Step("one of both: jitter of the light, or Gaussian blur", jitter_or_blur, {
+        "p": option(0.5, "probability of the jitter, of the blur the rest", at_least=0, at_most=1),
+        "brightness": option(0.3, "its factor is between 1 - this and 1 + this", at_least=0, at_most=1),
+        "contrast": option(0.3, "likewise", at_least=0, at_most=1),
+        "radius": option(10, "pixels that the blur reaches", at_least=1, at_most=100),
+        "sigma": option([0.1, 3.0], "smallest and largest deviation of the blur", at_least=0.01, at_most=100,
+                        rising=True),
+    }),
     "flip": Step("left and right are exchanged", flip, {"p": P}),
     "normalise": Step("to [0, 1], then ImageNet's normalisation", lambda: to_network, normalised=None),
     "erase": Step("a rectangle is filled", RandomErasing, {
@@ -237,7 +274,7 @@ def check_pipeline(steps: object) -> None:
     names = []
     for name, numbers in map(read_step, steps):
         names.append(name)
-        if name in ("crop", "normalise") and any(numbers[key] != EPOCHS[key].default for key in EPOCHS):
+        if name in ("crop", "resize", "normalise") and any(numbers[key] != EPOCHS[key].default for key in EPOCHS):
             raise ValueError(f"{name} acts in every epoch: without it there is no image of the network's size")
     if names.count("normalise") != 1:
         raise ValueError("a view needs normalise once")
@@ -245,8 +282,8 @@ def check_pipeline(steps: object) -> None:
     for i, name in enumerate(names):
         if STEPS[name].normalised is not None and STEPS[name].normalised != (i > middle):
             raise ValueError(f"{name} comes {'after' if STEPS[name].normalised else 'before'} normalise")
-    if "pad" in names and "crop" not in names[len(names) - names[::-1].index("pad"):]:
-        raise ValueError("after pad comes crop, which brings the image back to its size")
+    if "pad" in names and not {"crop", "resize"} & {*names[len(names) - names[::-1].index("pad"):]}:
+        raise ValueError("after pad comes crop or resize, which brings the image back to its size")
 
 
 class Views(Option):
@@ -308,6 +345,10 @@ def chance(probability: float) -> bool:
     return torch.rand(1).item() < probability
 
 
+def between(low: float, high: float) -> float:
+    return low + torch.rand(1).item() * (high - low)
+
+
 def normalise(image: np.ndarray, out: np.ndarray) -> None:
     """uint8 to [0, 1], then ImageNet's normalisation: (H, W, 3) into `out`, float32 of the same shape."""
     cv2.LUT(image, NORMALISED, dst=out)
@@ -330,6 +371,20 @@ def jitter_colours(image: np.ndarray) -> np.ndarray:
         adjust, factor = steps[i]
         image = adjust(image, factor)
     return image
+
+
+def jitter_light(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
+    """Brightness and contrast in a random order, each by a factor that differs from 1 by so much at most."""
+    steps = (adjust_brightness, brightness), (adjust_contrast, contrast)
+    for i in torch.randperm(2).tolist():
+        adjust, most = steps[i]
+        image = adjust(image, between(1 - most, 1 + most))
+    return image
+
+
+def gaussian_blur(image: np.ndarray, radius: int, sigma: float) -> np.ndarray:
+    """(H, W, 3) uint8, mirrored at its border without repeating the outermost pixels."""
+    return cv2.GaussianBlur(image, (2 * radius + 1, 2 * radius + 1), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:

@@ -27,6 +27,7 @@ from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import DataError  # noqa: E402
+from data.transforms import read_size  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.lock import LockedError, only_one  # noqa: E402
 from utils.output import OutputError, require_folder  # noqa: E402
@@ -55,7 +56,7 @@ def main() -> None:
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     begun = time.perf_counter()
     cache = prepared(
-        cfg.DATA.CACHE, benchmark, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, args.workers, alone=alone, resize=cfg.DATA.RESIZE,
+        cfg.DATA.CACHE, benchmark, *read_size(cfg.DATA), args.workers, alone=alone, resize=cfg.DATA.RESIZE,
     )
     size = len(cache) * cache.height * cache.width * 3 / 1e9
     print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")

@@ -1,14 +1,16 @@
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 from trees import sysu_tree
 
+from assembly.recipe import check_together
 from common.batch import Kind
-from configs.load import load_config
+from configs.load import ConfigError, load_config
 from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
 from data.sampler import Chunks, WithReplacement
-from data.transforms import Pipeline
+from data.transforms import MEAN, STD, Pipeline
 
 RECIPE = Pipeline(["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [0.02, 0.4]}}])
 
@@ -33,6 +35,30 @@ def equal(a, b) -> bool:
 
 def load(batches, positions, workers):
     return list(DataLoader(batches, batch_size=None, sampler=positions, num_workers=workers))
+
+
+def test_images_are_read_in_another_size_where_a_pipeline_makes_it_the_networks(benchmark):
+    plain, resized = Pipeline(["normalise"]), Pipeline(["resize", "normalise"])
+    batch = train_batches(benchmark.train, visible=[resized], infrared=[resized], read_size=(36, 18))[0, 0]
+    large = TrainBatches(benchmark.train, WithReplacement(benchmark.train, 3, 2, 0), 0, 36, 18,
+                         visible=[plain], infrared=[plain])[0, 0]
+    for small, whole in zip(batch.streams, large.streams):
+        assert small.images.shape == (6, 3, 24, 12)
+        pixels = whole.images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+        expected = torch.stack([v2.functional.resize(image, [24, 12], antialias=True) for image in pixels])
+        found = small.images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255)
+
+
+def test_a_read_size_needs_a_step_that_makes_it_the_networks():
+    read = ["DATA.READ_SIZE", "[288, 144]"]
+    check_together(load_config(overrides=["DATA.READ_SIZE", "[384, 0]"]), torch.device("cpu"))  # it is the network's
+    with pytest.raises(ConfigError, match=r"READ_SIZE is \[288, 144\], the network's images are 384x192, and .*VISIBLE"):
+        check_together(load_config(overrides=read), torch.device("cpu"))
+    views = ["DATA.VISIBLE", '[["resize", "normalise"]]', "DATA.INFRARED", '[["pad", "resize", "normalise"]]']
+    check_together(load_config(overrides=[*read, *views]), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="DATA.INFRARED has a view without the step resize: add it"):
+        check_together(load_config(overrides=[*read, *views[:2]]), torch.device("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -109,7 +109,7 @@ def steps_inside(name):
     """A step with any of its numbers."""
     step = STEPS[name]
     numbers = {key: inside(number) for key, number in step.numbers.items()}
-    if step.normalised is not None and name != "crop":  # those two act in every epoch
+    if step.normalised is not None and name not in ("crop", "resize"):  # those three act in every epoch
         numbers |= {"from": st.integers(0, 9), "until": st.integers(10, MOST_EPOCHS)}
     drawn = st.fixed_dictionaries({}, optional=numbers)
     return drawn.map(lambda numbers: {name: numbers} if numbers else name)
@@ -119,9 +119,9 @@ def steps_inside(name):
 def views_inside(draw):
     views = []
     for _ in range(draw(st.integers(1, 3))):
-        before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad"]), max_size=3))
+        before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad", "jitter_or_blur"]), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt"]), max_size=2))
-        names = [*before, *(["crop"] if "pad" in before else []), "normalise", *after]
+        names = [*before, *([draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []), "normalise", *after]
         views.append([draw(steps_inside(name)) for name in names])
     return views
 

@@ -412,6 +412,37 @@ def test_normalise_fills_what_the_network_gets():
     assert STEPS["normalise"].make()(image, out) is out and (out == normalised(image)).all()
 
 
+@pytest.mark.parametrize("how, kind", [("bilinear", Image.Resampling.BILINEAR), ("lanczos", Image.Resampling.LANCZOS)])
+def test_resize_gives_the_networks_size_as_pillow_does(how, kind):
+    image, out = photograph(18, 9), np.empty((16, 8, 3), np.float32)
+    expected = np.asarray(Image.fromarray(image).resize((8, 16), kind))
+    assert (STEPS["resize"].make(how)(image, out) == expected).all()
+    check_pipeline(["pad", {"resize": how}, "normalise"])
+    Pipeline([{"resize": how}, "normalise"])(image, out)
+    assert (out == normalised(expected)).all()
+
+
+def test_jitter_or_blur_is_one_of_both_within_a_level_of_torchvision():
+    """Jitter of the light alone is a range of factors; a blur is that of its deviation, at the border too."""
+    image = photograph(32, 20)
+    for sigma in (0.1, 0.8, 3.0):
+        expected = v1.GaussianBlur(21, (sigma, sigma))(torch.from_numpy(image.copy()).permute(2, 0, 1))
+        blurred = after({"jitter_or_blur": {"p": 0.0, "sigma": [sigma, sigma]}}, image).astype(int)
+        assert np.abs(blurred - expected.permute(1, 2, 0).numpy()).max() <= 1, sigma
+    level = np.full((8, 6, 3), 100, np.uint8)  # contrast changes nothing of one grey, nor does a blur
+    brightness = {"jitter_or_blur": {"p": 1.0, "brightness": 0.3, "contrast": 0.3}}
+    greys = [int(after(brightness, level)[0, 0, 0]) for _ in range(300)]
+    assert 70 <= min(greys) < 75 and 125 < max(greys) <= 130
+    assert (after({"jitter_or_blur": {"p": 1.0, "brightness": 0, "contrast": 0}}, image) == image).all()
+    steep = {"jitter_or_blur": {"p": 1.0, "brightness": 0, "contrast": 0.3}}
+    halves = np.full((8, 6, 3), 50, np.uint8)
+    halves[:, 3:] = 150
+    spreads = [int(np.ptp(after(steep, halves))) for _ in range(300)]
+    assert 70 <= min(spreads) < 75 and 125 < max(spreads) <= 130
+    jittered = sum(int(after("jitter_or_blur", level)[0, 0, 0]) != 100 for _ in range(400))
+    assert 160 < jittered < 230  # half, of which a factor rounds to the same grey in 1 of 60
+
+
 def test_exchange_and_adapt_change_the_normalised_image_in_its_place():
     original = normalised(photograph(4, 3))
     for step, least, most in (("exchange", 200, 200), ({"exchange": True}, 200, 200), ("adapt", 160, 190)):
@@ -492,7 +523,8 @@ def test_what_is_no_step_is_refused(step, complaint):
     (["normalise", "jitter"], "jitter comes before normalise"), (["normalise", "crop"], "crop comes before normalise"),
     (["pad", "normalise"], "after pad comes crop"), (["crop", "pad", "normalise"], "after pad comes crop"),
     (["normalise", "blur"], "'blur' is no step"),
-    (["pad", "crop", "pad", "normalise"], "after pad comes crop"),
+    (["pad", "crop", "pad", "normalise"], "after pad comes crop or resize"),
+    ([{"resize": {"from": 1}}, "normalise"], "resize acts in every epoch"),
     ([{"normalise": {"from": 3}}], "normalise acts in every epoch: without it there is no image of the network's size"),
     ([{"normalise": 3}], "normalise acts in every epoch"),
     (["pad", {"crop": {"until": 3}}, "normalise"], "crop acts in every epoch"),
