@@ -34,7 +34,7 @@ def test_both_stems_and_all_stages_start_from_the_file(tmp_path):
 
 
 def test_weights_that_cannot_be_had_stop_with_the_fix(tmp_path, monkeypatch):
-    with pytest.raises(PretrainedError, match="no such file.*torchvision state dict of resnet18"):
+    with pytest.raises(PretrainedError, match="no such file.*state dict of torchvision's resnet18"):
         Backbone("resnet18", pretrained=str(tmp_path / "absent.pth"))
     _, path = imagenet_file(tmp_path)
     with pytest.raises(PretrainedError, match="not a state dict of torchvision's resnet50: .*conv1"):

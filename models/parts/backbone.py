@@ -88,36 +88,56 @@ def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (common/weights.py)
     raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    wanted = torchvision.models.get_model(name, weights=None).state_dict()
+    used = {key: value for key, value in wanted.items() if not key.startswith("fc.")}
+    return wanted | read_pretrained(source, url, name, f"torchvision's {name}", used)
+
+
+def read_pretrained(
+    source: str, url: str, name: str, whose: str, wanted: dict[str, Tensor], resized: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Those entries of a state dict that a network starts from.
+
+    source    MODEL.PRETRAINED: "imagenet", or a file written by torch.save
+    url       of ImageNet's weights, which are read from torch's cache and downloaded where they aren't there
+    name      of what they are the weights, in sentences
+    whose     likewise, with the library whose names the file has
+    wanted    tensors of the names and shapes that are looked for
+    resized   those of them that may have another shape
+    raises    PretrainedError that says which file to get and which key to set where the weights cannot be had
+    """
     again = ""
     if source == "imagenet":
-        weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-        file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(weights.url)
+        file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
         try:
             if not file.exists():
-                return weights.get_state_dict(progress=True, check_hash=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
         except (OSError, RuntimeError) as error:  # no network, a proxy's refusal, a broken download
             raise PretrainedError(
                 f"MODEL.PRETRAINED is 'imagenet', but {name}'s weights could not be downloaded ({error}). Download "
-                f"{weights.url} on a machine with a network and put it at {file}, or set MODEL.PRETRAINED to the path "
+                f"{url} on a machine with a network and put it at {file}, or set MODEL.PRETRAINED to the path "
                 "where you put it. To train from random weights instead, set MODEL.PRETRAINED to none"
             ) from None
         source, again = str(file), ". Remove that file, and it is downloaded again"
     if not os.path.exists(source):
         raise PretrainedError(
             f"MODEL.PRETRAINED is {source!r}, and there is no such file: set it to imagenet, to none, or to the path "
-            f"of a torchvision state dict of {name}"
+            f"of a state dict of {whose}"
         )
     try:
         content = read_weights_file(source)
     except WeightsFileError as error:
         raise PretrainedError(f"MODEL.PRETRAINED cannot be read: {error}{again}") from None
     state = named_tensors(content)
-    wanted = torchvision.models.get_model(name, weights=None).state_dict()
-    wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
-    wrong = [key for key in wrong if not key.startswith("fc.")]
+    wrong = [
+        key for key, value in wanted.items()
+        if key not in state or key not in resized and state[key].shape != value.shape
+    ]
     if wrong:
         raise PretrainedError(
-            f"MODEL.PRETRAINED: {source} is not a state dict of torchvision's {name}: it holds {described(content)}; "
+            f"MODEL.PRETRAINED: {source} is not a state dict of {whose}: it holds {described(content)}; "
             f"missing or of another shape are {', '.join(wrong[:5])}{' and more' if len(wrong) > 5 else ''}{again}"
         )
-    return {key: state[key] if not key.startswith("fc.") else wanted[key] for key in wanted}
+    return {key: state[key] for key in wanted}
