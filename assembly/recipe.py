@@ -23,6 +23,7 @@ def check_together(cfg, device: torch.device) -> None:
 
     raises   ConfigError, MethodError
     """
+    class_of(cfg.MODEL).check_installed()
     weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
     check_sizes(cfg.DATA)
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
@@ -124,7 +125,7 @@ def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
         options.defrost()
         options.PRETRAINED = "none"
     torch.manual_seed(cfg.SEED)
-    return build_model(options, classes)
+    return build_model(options, classes, (cfg.DATA.HEIGHT, cfg.DATA.WIDTH))
 
 
 def build_loss(cfg) -> nn.Module:

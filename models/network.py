@@ -1,6 +1,7 @@
 """What every network of this house is to the programs: a training pass, an embedding, and what it does otherwise."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class Network(nn.Module):
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
     only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
+    reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
+    packages: tuple[str, ...] = ()     # of requirements-optional.txt, what this network is built of
     reads_modality = False             # whether an embedding depends on which modality the image is
     neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
 
@@ -39,6 +42,19 @@ class Network(nn.Module):
                 f"MODEL.RECOMPUTE has {', '.join(sorted(unknown))}; the parts of {options.NAME} are "
                 f"{', '.join(self.parts)}"
             )
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """
+        raises   MethodError where one of `packages` cannot be imported
+        """
+        for package in cls.packages:
+            try:
+                import_module(package)
+            except ImportError as error:
+                raise MethodError(
+                    f"{cls.__name__} needs {package} ({error}): pip install -r requirements-optional.txt"
+                ) from None
 
     @classmethod
     def title(cls, options: dict) -> str:
