@@ -124,6 +124,7 @@ def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[di
     try:
         with torch.no_grad():
             model.embed(images, infrared, flip=False)
+            maps |= {title: map_of(images) for title, map_of in model.own_maps().items()}
     finally:
         for hook in hooks:
             hook.remove()

@@ -89,6 +89,10 @@ class MPANet(Network):
         self.register_buffer("visible_mean", self.visible_classifier.weight.detach().clone())
         self.register_buffer("infrared_mean", self.infrared_classifier.weight.detach().clone())
 
+    @classmethod
+    def layout(cls, options) -> str:
+        return f"{options.BACKBONE}, one stem for both modalities"
+
     def forward(self, batch: Batch) -> Output:
         """The training pass. All entries have one view (V = 1).
 

@@ -61,6 +61,14 @@ class Network(nn.Module):
         """What tables and pages call the network of these options, which may be those of another version."""
         return cls.__name__
 
+    @classmethod
+    def layout(cls, options) -> str:
+        """What model cards say of the trunk.
+
+        options   the MODEL section of the configuration
+        """
+        return cls.title(options)
+
     def forward(self, batch: Batch) -> Output:
         """The training pass: all streams of a batch together, rows in the order of its streams."""
         raise NotImplementedError
@@ -103,6 +111,10 @@ class Network(nn.Module):
         of it. None: the network has no such map.
         """
         return None
+
+    def own_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """For pictures, by title: what makes maps (B, h, w) of images (B, 3, H, W), in evaluation mode."""
+        return {}
 
     def keep_for_embedding(self, modality: str) -> None:
         """Drop what no embedding needs, such as classifiers; of a copy that is exported.

@@ -45,6 +45,10 @@ class TwoStreamNetwork(Network):
         self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED)
         self.pool = options.POOL
 
+    @classmethod
+    def layout(cls, options) -> str:
+        return f"{options.BACKBONE}, {options.STAGES} stages, a stem for each modality"
+
     def build_head(self, views: int) -> None:
         """
         views     embeddings of each image, stacked on the batch axis after the trunk

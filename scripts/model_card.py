@@ -99,7 +99,7 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
         "method": method_title(cfg.MODEL),
         "data": cfg.DATA.NAME + (f", split {cfg.DATA.SPLIT}" if cfg.DATA.NAME == "regdb" else ""),
         "warnings": "\n".join(f"> **{warning}**\n" for warning in warnings),
-        "network": f"{cfg.MODEL.BACKBONE}, {cfg.MODEL.STAGES} stages, a stem for each modality",
+        "network": model.layout(cfg.MODEL),
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "embedding": f"{numbers:,} numbers, weighting `{weighting}`" + ", mirrored image added" * cfg.TEST.FLIP,
         "size": f"{cfg.DATA.HEIGHT} × {cfg.DATA.WIDTH}",

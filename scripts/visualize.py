@@ -126,7 +126,7 @@ def main() -> None:
 
     trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
     if "attention" in args.parts:
-        shown = [*titled_modules(model), GRAD_CAM]
+        shown = [*titled_modules(model), *model.own_maps(), *[GRAD_CAM] * (model.last_map() is not None)]
         absent = [name for name in OF_THE_METHOD if f"{name} 1" not in shown]
         if absent:
             print(f"{method_title(cfg.MODEL)} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
