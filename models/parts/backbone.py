@@ -43,8 +43,8 @@ class Backbone(nn.Module):
         remove_stride(resnet.layer4[0])
         if pretrained != "none":
             weights = pretrained_weights(name, pretrained)
-            resnet.load_state_dict(weights)
-            infrared.load_state_dict(weights)
+            resnet.load_state_dict(weights, strict=False)  # the classifier, which is used nowhere, keeps its own
+            infrared.load_state_dict(weights, strict=False)
         self.visible_stem, self.infrared_stem = stem_of(resnet), stem_of(infrared)
         self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
         self.stem_channels = resnet.conv1.out_channels
@@ -83,15 +83,16 @@ def remove_stride(block: nn.Module) -> None:
 
 
 def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
-    """A torchvision state dict of the named ResNet.
+    """torchvision's state dict of the named ResNet, without its classifier.
 
     source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (common/weights.py)
     raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
-    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
-    wanted = torchvision.models.get_model(name, weights=None).state_dict()
-    used = {key: value for key, value in wanted.items() if not key.startswith("fc.")}
-    return wanted | read_pretrained(source, url, name, f"torchvision's {name}", used)
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url if source == "imagenet" else ""
+    with torch.device("meta"):  # names and shapes, without values
+        state = torchvision.models.get_model(name, weights=None).state_dict()
+    wanted = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    return read_pretrained(source, url, name, f"torchvision's {name}", wanted)
 
 
 def read_pretrained(
