@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, load_config  # noqa: E402
+from configs.load import ConfigError, is_read, load_config  # noqa: E402
 from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
 from models.build import class_of  # noqa: E402
 from models.parts.mfa import ImageSizeError  # noqa: E402
@@ -52,7 +52,7 @@ from assembly.titles import method_title  # noqa: E402
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
 NETWORKS = ("plain", "literal", "method")
 PRECISIONS, EXTRAS = ("float32", "bfloat16"), ("channels_last", "recompute", "compile")
-RECOMPUTE = ("early", "hce", "mfa")  # those of them that the method has, unless others are named
+RECOMPUTE = ("early", "hce", "mfa", "blocks")  # those of them that the method has, unless others are named
 
 
 class PlainResNet(nn.Module):
@@ -137,8 +137,11 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
     """
     # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return memory that
     # nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
-    quick = ["MODEL.BACKBONE", "resnet18", "DATA.HEIGHT", "64", "DATA.WIDTH", "64"] if options.quick else []
-    cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *quick, *options.overrides])
+    cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *options.overrides])
+    if options.quick:
+        backbone = ["MODEL.BACKBONE", "resnet18"] if is_read("MODEL.BACKBONE", cfg.MODEL.NAME) else []
+        small = [*backbone, "DATA.HEIGHT", "64", "DATA.WIDTH", "64"]
+        cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *small, *options.overrides])
     recompute = []
     if "recompute" in setting.split("+"):
         recompute = options.recompute or [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
@@ -266,7 +269,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="by default both precisions in both layouts, and with +recompute in the faster one")
     parser.add_argument("--recompute", type=lambda text: text.split(","), metavar="A,B,...",
                         help="the parts in MODEL.RECOMPUTE for settings with +recompute (default: early,hce,mfa of "
-                             "CMFN, of other methods those that they have)")
+                             "CMFN, of other methods those that they have, or blocks)")
     parser.add_argument("--compile", action="store_true", help="each setting also with torch.compile; takes minutes")
     parser.add_argument("--literal", action=argparse.BooleanOptionalAction, default=True,
                         help="measure the literal network too, of CMFN alone")
