@@ -1,7 +1,7 @@
 """From a picture on disk to the network's input: the training and the test pipeline side by side.
 
-docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8 arrays in
-RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random numbers come
+docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8
+arrays in RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random numbers come
 from torch's default generator, in the order in which torchvision's transforms draw them.
 """
 

@@ -40,6 +40,9 @@ CAJ = {
 MPANET = {
     "LOSS.MPANET.SEPARATION_WEIGHT": 0.5, "LOSS.MPANET.MODALITY_WEIGHT": 1.0, "LOSS.MPANET.MUTUAL_WEIGHT": 2.5,
 }
+PMT = {
+    "LOSS.PMT.DCL_WEIGHT": 0.5, "LOSS.PMT.MSEL_WEIGHT": 0.5, "MODEL.PMT.NORM_EPS": 1e-5,
+}
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -80,6 +83,16 @@ VARIANTS = {
         "modality": ("+ each modality's ID", MPANET | {"LOSS.MPANET.MUTUAL_WEIGHT": 0.0}),
         "full": ("+ mutual mean learning (full)", MPANET),
         "half": ("full, each modality's ID at half weight", MPANET | {"LOSS.MPANET.MODALITY_WEIGHT": 0.5}),
+    },
+    "pmt": {
+        "backbone": ("ID and triplet", PMT | {
+            "LOSS.PMT.PROGRESSIVE_EPOCHS": 0, "DATA.GREY": 0.0, "LOSS.PMT.DCL_WEIGHT": 0.0, "LOSS.PMT.MSEL_WEIGHT": 0.0,
+        }),
+        "progressive": ("+ progressive epochs", PMT | {"LOSS.PMT.DCL_WEIGHT": 0.0, "LOSS.PMT.MSEL_WEIGHT": 0.0}),
+        "msel": ("+ MSEL", PMT | {"LOSS.PMT.DCL_WEIGHT": 0.0}),
+        "full": ("+ DCL (full)", PMT),
+        "once": ("full, images resized once", PMT | {"DATA.READ_SIZE": [0, 0]}),
+        "eps": ("full, layer norms' eps of ImageNet's weights", PMT | {"MODEL.PMT.NORM_EPS": 1e-6}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -31,7 +31,7 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.exp(0.2 * n)
     if last == "fusion_weights":
         return 0.5 * n
-    if last == "relative_position_bias_table":
+    if last in ("relative_position_bias_table", "cls_token", "pos_embed"):
         return 0.2 * n
     if "wavelet_scale" in key:
         return 0.1 * (1 + 0.1 * n)

@@ -212,7 +212,7 @@ def test_overrides_come_last_and_are_read_as_values():
     (["DATA.GREY", "1.5"], "sets DATA.GREY to 1.5; it is 0 at least and 1 at most"),
     (["DATA.EXCHANGE", "grey"], "sets DATA.EXCHANGE to 'grey'; it is one of none, channels, channels_and_grey"),
     (["DATA.RESIZE", "nearest"], "it is one of lanczos, bilinear"),
-    (["SOLVER.SAMPLER", "all"], "it is one of replacement, chunks"),
+    (["SOLVER.SAMPLER", "all"], "it is one of replacement, distinct, chunks"),
     (["SOLVER.OPTIMIZER", "lion"], "it is one of sgd, adam, adamw"),
     (["SOLVER.SCHEDULE", "line"], "it is one of steps, cosine"),
     (["BASE", "methods/agw.yaml"], "the command line sets BASE, which is not an option"),
@@ -422,7 +422,7 @@ def test_the_program_explains_a_method_and_knows_no_other():
     assert "LOSS.TRIPLET" not in done.stdout and "SOLVER.EPOCHS: 151" in done.stdout
     done = run("train.py", "--explain", "resnet", check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, mpanet\n"
+    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, mpanet, pmt\n"
 
 
 # --- Short options of the pipelines -----------------------------------------------------------------------------------
@@ -506,8 +506,8 @@ BEFORE = {
     "regdb_deen": (False, 0.5, 0.5, SMALL, IMAGENET, "none"),
     "quickstart": (True, 0.5, 0.5, [0.01, 0.03], IMAGENET, "none"),
 }
-SINCE = ("DATA.VISIBLE", "DATA.INFRARED", "DATA.RESIZE", "DATA.READ_SIZE", "SOLVER.SAMPLER", "SOLVER.OPTIMIZER", "SOLVER.SCHEDULE",
-         "SOLVER.LOWEST_LR", "LOSS.MPANET.")
+SINCE = ("DATA.VISIBLE", "DATA.INFRARED", "DATA.RESIZE", "DATA.READ_SIZE", "SOLVER.SAMPLER", "SOLVER.OPTIMIZER",
+         "SOLVER.SCHEDULE", "SOLVER.LOWEST_LR", "LOSS.MPANET.", "LOSS.PMT.", "MODEL.PMT.")
 
 
 def dumped_before(name):

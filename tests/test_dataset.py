@@ -53,7 +53,7 @@ def test_images_are_read_in_another_size_where_a_pipeline_makes_it_the_networks(
 def test_a_read_size_needs_a_step_that_makes_it_the_networks():
     read = ["DATA.READ_SIZE", "[288, 144]"]
     check_together(load_config(overrides=["DATA.READ_SIZE", "[384, 0]"]), torch.device("cpu"))  # it is the network's
-    with pytest.raises(ConfigError, match=r"READ_SIZE is \[288, 144\], the network's images are 384x192, and .*VISIBLE"):
+    with pytest.raises(ConfigError, match=r"READ_SIZE is \[288, 144\], the network's images are 384x192"):
         check_together(load_config(overrides=read), torch.device("cpu"))
     views = ["DATA.VISIBLE", '[["resize", "normalise"]]', "DATA.INFRARED", '[["pad", "resize", "normalise"]]']
     check_together(load_config(overrides=[*read, *views]), torch.device("cpu"))

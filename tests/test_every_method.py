@@ -12,7 +12,7 @@ from shared import METHODS, SMALL, copy_of
 from thin import thin as thin_network
 
 import benchmark_training
-from configs.load import load_config
+from configs.load import is_read, load_config
 
 
 SAMPLED = ("quickstart_base", "quickstart")  # the plainest and the one of most parts
@@ -84,7 +84,8 @@ def test_its_row_of_the_comparison_table(run, method, tmp_path):
         rows = [row for row in csv.DictReader(file) if row["source"] == "measured here"]
     assert [row["method"] for row in rows] == [METHODS[method].title] * len(METHODS[method].weightings)
     for row, weighting in zip(rows, METHODS[method].weightings):
-        assert f"weighting {weighting}" in row["note"] and "MODEL.BACKBONE resnet18" in row["note"]
+        assert f"weighting {weighting}" in row["note"] 
+        assert ("MODEL.BACKBONE resnet18" in row["note"]) == is_read("MODEL.BACKBONE", saved["config"]["MODEL"]["NAME"])
         assert ("MODEL.NON_LOCAL none" in row["note"]) == (method == "quickstart_base")
 
 
@@ -110,7 +111,8 @@ def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_
     assert content["cells"]["Config"] == method and f"step / {method}" in content["cells"]
     assert content["cells"]["Embedding"].startswith(METHODS[method].weightings[0])
     assert content["cost"]["images"] == METHODS[method].showings * 2 * 2  # showings, identities, images of each
-    assert content["cost"]["operations"] > (1e8 if whole else 1e7)  # of the thin network a tenth
+    wide = whole and method != "quickstart_pmt"  # of a thin network, and of its transformer, it is a tenth
+    assert content["cost"]["operations"] > (1e8 if wide else 1e7)
     # No peak: this process had its memory before. tests/test_compare_methods.py looks at that of one of its own.
 
 

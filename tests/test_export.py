@@ -21,16 +21,18 @@ import export as script  # noqa: E402
 from thin import shortest  # noqa: E402
 from trees import picture  # noqa: E402
 
+from assembly.recipe import build_network  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
-from models.build import MODELS, build_model  # noqa: E402
+from models.build import MODELS  # noqa: E402
 from utils.training.checkpoint import save_checkpoint  # noqa: E402
 
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL))
 
 
 pytestmark = pytest.mark.usefixtures("short")
-CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in ("agw", "caj", "deen", "base", "mpanet")}}
+COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt")
+CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in COMPARED}}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
 FILES = [(name, kind, MODALITIES[(i + j) % 3]) for i, name in enumerate(CONFIGS) for j, kind in enumerate(FORMATS)
@@ -48,7 +50,7 @@ def network(name="cmfn", *overrides):
     """A small network whose normalisations do something, and its configuration."""
     cfg = load_config(ROOT / "configs" / f"{CONFIGS[name]}.yaml", ["DEVICE", "cpu", *overrides])
     torch.manual_seed(0)
-    model = build_model(cfg.MODEL, classes=3)
+    model = build_network(cfg, classes=3)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from thin import shortest
+from thin import shortest, small_trunk
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,12 +25,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import export  # noqa: E402
 import search  # noqa: E402
 
-from assembly.recipe import build_loss, train_batches  # noqa: E402
+from assembly.recipe import build_loss, build_network, train_batches  # noqa: E402
 from assembly.update import AUTOCAST, Update  # noqa: E402
 from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.records import Protocol, Record, Trial  # noqa: E402
-from models.build import build_model  # noqa: E402
+from models.build import MODELS, build_model  # noqa: E402
 from utils.retrieval.compress import principal_directions, project  # noqa: E402
 from utils.evaluation.distances import distance_counts  # noqa: E402
 from utils.evaluation.evaluator import embed_images, evaluate_protocol  # noqa: E402
@@ -43,6 +43,7 @@ CONFIGS = [file.stem for file in sorted(ROOT.glob("configs/*.yaml"))]
 USUAL = {  # those that are tested in any case, in one precision
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16",
+    "sysu_pmt": "float16",
 }
 
 
@@ -125,7 +126,7 @@ def faked(cfg=None, device=CUDA):
     model = None
     if cfg is not None:
         with torch.device("meta"):  # where nothing is drawn
-            model = build_model(cfg.MODEL, classes=395)
+            model = build_network(cfg, classes=395)
     with FakeTensorMode(), NoWaiting(device.type):
         yield model and model._apply(lambda x: empty(x.shape, device, x.dtype))
 
@@ -136,8 +137,9 @@ def empty(shape, device=CUDA, dtype=torch.float32):
 
 
 def configured(name, *overrides, backbone="resnet18"):
-    overrides = ["MODEL.PRETRAINED", "none", "MODEL.BACKBONE", backbone, *overrides]
-    return load_config(ROOT / f"configs/{name}.yaml", overrides)
+    file = ROOT / f"configs/{name}.yaml"
+    trunk = small_trunk(load_config(file).MODEL.NAME) if backbone == "resnet18" else []
+    return load_config(file, ["MODEL.PRETRAINED", "none", *trunk, *overrides])
 
 
 def batch(cfg, device=CUDA):
@@ -261,11 +263,11 @@ def copies(monkeypatch):
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
-    ("mpanet", "cuda", "bfloat16"),
+    ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"),
 ]
 ALL_STEPS = sorted({
-    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cuda"], AUTOCAST),
-    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cpu"], ["float32", "bfloat16"]),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet", "pmt"], ["cuda"], AUTOCAST),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet", "pmt"], ["cpu"], ["float32", "bfloat16"]),
 })
 
 
@@ -276,7 +278,7 @@ def test_a_training_step(method, device, precision, copies, monkeypatch, whole):
     device = {"cuda": CUDA, "cpu": CPU}[device]
     cfg = configured(
         f"sysu_{method}", "SOLVER.PRECISION", precision, "SOLVER.ACCUMULATION", "2" if method == "agw" else "1",
-        "MODEL.RECOMPUTE", "['last']",
+        "MODEL.RECOMPUTE", repr([*MODELS[method].parts[-1:]]),
     )
     backwards = []
     with faked(cfg, device) as model:

@@ -10,7 +10,7 @@ from thin import all_thin
 
 import test as evaluation
 from assembly import embedding
-from assembly.recipe import build_loss, train_loader, weightings_of
+from assembly.recipe import build_loss, build_network, train_loader, weightings_of
 from common.options import MOST_EPOCHS, Section, option
 from configs.defaults import OPTIONS, OWNERS, get_defaults
 from configs.load import DECLARED, ConfigError, flatten, from_dump, load_config, set_option
@@ -18,7 +18,7 @@ from configs.shorthands import SHORTHANDS
 from data.records import DataError
 from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline
 from losses.build import TOTALS
-from models.build import MODELS, build_model, class_of
+from models.build import MODELS, class_of
 from models.network import MethodError
 from train import Trainer
 from utils.retrieval.compress import CompressionError
@@ -121,7 +121,8 @@ def views_inside(draw):
     for _ in range(draw(st.integers(1, 3))):
         before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad", "jitter_or_blur"]), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt"]), max_size=2))
-        names = [*before, *([draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []), "normalise", *after]
+        back = [draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []
+        names = [*before, *back, "normalise", *after]
         views.append([draw(steps_inside(name)) for name in names])
     return views
 
@@ -200,7 +201,7 @@ def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
 @pytest.mark.parametrize("key", SHORTHANDS)
 def test_any_allowed_value_of_a_short_option_leaves_pipelines(key, whole):
     @settings(max_examples=300 if whole else 10)
-    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet"]))
+    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet", "pmt"]))
     def taken(value, method):
         cfg = load_config(f"configs/methods/{method}.yaml").clone()
         cfg.defrost()
@@ -220,6 +221,7 @@ SMALL = {
     "MODEL.BACKBONE": st.just("resnet18"), "MODEL.PRETRAINED": st.just("none"),
     "MODEL.RECOMPUTE": st.lists(st.sampled_from(["early", "last", "mbue"]), unique=True),
     "DATA.HEIGHT": st.integers(16, 64), "DATA.WIDTH": st.integers(16, 64),
+    "MODEL.PMT.DEPTH": st.integers(1, 2), "MODEL.PMT.HEADS": st.integers(1, 2), "MODEL.PMT.HEAD_WIDTH": st.integers(1, 8),
     "TEST.WEIGHTINGS": st.lists(st.sampled_from(["equal", "neck", "pooled"]), unique=True),
 }
 
@@ -246,7 +248,7 @@ def test_any_configuration_within_the_ranges_can_be_built(whole):
         try:
             weightings_of(class_of(cfg.MODEL), cfg)
             with all_thin():
-                model = build_model(cfg.MODEL, classes=3)
+                model = build_network(cfg, classes=3)
         except (ConfigError, MethodError) as error:
             assert any(f"{key} " in str(error) for key in ("TEST.WEIGHTINGS", "MODEL.RECOMPUTE", "MODEL.STAGES"))
         else:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from batches import two_streams
 from reference import nothing_drawn
-from thin import thin
+from thin import small_trunk, thin
 from torch import nn
 
 from configs.load import load_config
@@ -12,6 +12,7 @@ from models.build import MODELS, build_model
 from models.parts.mfa import chain
 from assembly.recipe import build_loss
 
+SIZE = 64, 32  # of images
 RESNET18 = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"]
 
 
@@ -69,12 +70,13 @@ def test_a_part_computed_again_changes_neither_gradients_nor_statistics(name, pa
     dropout = {"cmfn": ["MODEL.MBUE.DROPOUT", "0.3"], "deen": ["MODEL.DEE.DROPOUT", "0.3"]}
     options = ["MODEL.NAME", name, *dropout.get(name, [])]
     cfg, again_cfg = (
-        load_config(overrides=[*RESNET18, *options, "MODEL.RECOMPUTE", parts]) for parts in ("[]", f"['{part}']")
+        load_config(overrides=["MODEL.PRETRAINED", "none", *small_trunk(name), *options, "MODEL.RECOMPUTE", parts])
+        for parts in ("[]", f"['{part}']")
     )
     with thin():
-        model = build_model(cfg.MODEL, classes=50).train()
+        model = build_model(cfg.MODEL, 50, SIZE).train()
         with nothing_drawn():
-            again_model = build_model(again_cfg.MODEL, classes=50).train()
+            again_model = build_model(again_cfg.MODEL, 50, SIZE).train()
     again_model.load_state_dict(model.state_dict())
     found = [(gradients(m, build_loss(cfg), people=2), m.state_dict()) for m in (model, again_model)]
     (kept, kept_state), (again, again_state) = found

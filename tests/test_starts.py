@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision
-from thin import all_thin
+from thin import all_thin, small_trunk
 from torch import Tensor
 
 from configs.load import load_config
@@ -110,6 +110,13 @@ RULES = {
     r"neck\.weight": constant(1),
     r"neck\.bias": constant(0),
     r"((visible_|infrared_)?classifier\.weight|(visible|infrared)_mean)": default,
+    # PMT
+    r"trunk\.(cls_token|pos_embed)": normal(0, 0.02),
+    r"trunk\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc\d)\.weight": normal(0, 0.02),
+    r"trunk\.patch_embed\.proj\.weight": kaiming_fan_out,
+    r"trunk\.(blocks\.\d+\.norm\d|norm)\.weight": constant(1),
+    r"trunk\..+\.bias": constant(0),
+    r"identity_classifier\.weight": normal(0, 0.001),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
@@ -185,13 +192,14 @@ def networks(whole) -> dict[str, dict[str, Tensor]]:
     ]
     found, built = {}, set()
     for name, options in asked:
-        small = ["MODEL.BACKBONE", "resnet18"] if found and not whole else []
+        file = ROOT / "configs" / f"{name}.yaml"
+        small = small_trunk(load_config(file).MODEL.NAME) if found and not whole else []
         options = ["MODEL.PRETRAINED", "none", *small, *options]
-        model_options = load_config(ROOT / "configs" / f"{name}.yaml", options).MODEL
+        model_options = load_config(file, options).MODEL
         if str(model_options) not in built:
             built.add(str(model_options))
             with contextlib.nullcontext() if whole else all_thin():
-                model = build_model(model_options, classes=395)
+                model = build_model(model_options, 395, (64, 32))
             parts = (*model.named_parameters(), *model.named_buffers())
             found[" ".join([name, *options])] = {part: values.detach() for part, values in parts}
     return found

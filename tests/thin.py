@@ -17,6 +17,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 
 WIDTHS = {64: 16, 128: 64, 256: 128, 512: 192}  # of the stages; CMFN's attention has 16 heads of a quarter of one
 
+TRUNKS = {  # of methods without MODEL.BACKBONE, one of a few layers
+    "pmt": ["MODEL.PMT.DEPTH", "2", "MODEL.PMT.HEADS", "2", "MODEL.PMT.HEAD_WIDTH", "16"],
+}
+
+
+def small_trunk(method: str) -> list[str]:
+    """Options for a small network of a method of MODEL.NAME."""
+    return TRUNKS.get(method, ["MODEL.BACKBONE", "resnet18"])
+
+
 SHORT = ["MODEL.HCE.ENABLED", "false", "MODEL.CSC_CMA.ENABLED", "false"]  # CMFN, too, of fewer than half the tensors
 
 
