@@ -21,9 +21,11 @@ from utils.training.run import LOG
 def check_together(cfg, device: torch.device) -> None:
     """Refuse options that are allowed alone, but not with the others; before any work.
 
-    raises   ConfigError, MethodError
+    raises   ConfigError, ImageSizeError, MethodError
     """
-    weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
+    network = class_of(cfg.MODEL)
+    network.check_images(cfg.MODEL, image_size(cfg), (len(cfg.DATA.VISIBLE), len(cfg.DATA.INFRARED)))
+    weightings_of(network, cfg)  # what the test cannot do is said before the training
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
         raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
     if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
@@ -88,19 +90,24 @@ def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
     """The network by the seed of the configuration; `pretrained` false leaves ImageNet's weights out.
 
     classes   number of training identities
-    raises    MethodError, PretrainedError
+    raises    ImageSizeError, MethodError, PretrainedError
     """
     options = cfg.MODEL.clone()
     if not pretrained:
         options.defrost()
         options.PRETRAINED = "none"
     torch.manual_seed(cfg.SEED)
-    return build_model(options, classes)
+    return build_model(options, classes, image_size(cfg))
 
 
 def build_loss(cfg) -> nn.Module:
     """The total of the method: (output, epoch) -> {name: weighted scalar}."""
     return build_total(cfg.MODEL.NAME, cfg.LOSS)
+
+
+def image_size(cfg) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return cfg.DATA.HEIGHT, cfg.DATA.WIDTH
 
 
 def streams_of(cfg) -> int:

@@ -14,14 +14,16 @@ MODELS = classes_of("models", {
 })
 
 
-def build_model(options, classes: int) -> nn.Module:
+def build_model(options, classes: int, size: tuple[int, int] | None = None) -> nn.Module:
     """The network that MODEL.NAME asks for.
 
     options   the MODEL section of the configuration
     classes   number of training identities
-    raises    MethodError
+    size      height and width of images, for a network that `reads_size`
+    raises    MethodError, ImageSizeError
     """
-    return class_of(options)(options, classes)
+    network = class_of(options)
+    return network(options, classes, size) if network.reads_size else network(options, classes)
 
 
 def class_of(options) -> type[Network]:

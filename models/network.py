@@ -25,6 +25,7 @@ class Network(nn.Module):
     weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
     reads_modality = False             # whether an embedding depends on which modality the image is
     neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
 
@@ -43,6 +44,15 @@ class Network(nn.Module):
     def title(cls, options: dict) -> str:
         """What tables and pages call the network of these options, which may be those of another version."""
         return cls.__name__
+
+    @classmethod
+    def check_images(cls, options, size: tuple[int, int], views: tuple[int, int]) -> None:
+        """Refuse images that the network of these options cannot take; called before any work.
+
+        size     height and width in pixels
+        views    of each visible and of each infrared image, in training
+        raises   ImageSizeError, MethodError
+        """
 
     def forward(self, batch: Batch) -> Output:
         """The training pass: all streams of a batch together, rows in the order of its streams."""

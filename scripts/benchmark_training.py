@@ -37,10 +37,10 @@ from yacs.config import CfgNode
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
-from models.build import build_model, class_of  # noqa: E402
+from models.build import class_of  # noqa: E402
 from models.parts.mfa import ImageSizeError  # noqa: E402
 from models.network import MethodError  # noqa: E402
-from assembly.recipe import build_loss, streams_of  # noqa: E402
+from assembly.recipe import build_loss, build_network, streams_of  # noqa: E402
 from assembly.update import AUTOCAST  # noqa: E402
 from common.batch import Batch, Kind, Output, Stream  # noqa: E402
 from utils.arguments import count  # noqa: E402
@@ -87,7 +87,7 @@ class Training:
             model = PlainResNet(cfg.MODEL.BACKBONE, options.classes)
             self.criterion = model.loss
         else:
-            model, self.criterion = build_model(cfg.MODEL, options.classes), build_loss(cfg)
+            model, self.criterion = build_network(cfg, options.classes), build_loss(cfg)
         if network == "literal":
             make_literal(model)
             make_literal(self.criterion)
@@ -135,9 +135,9 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
 
     raises   ConfigError
     """
-    # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return memory that
-    # nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
-    quick = ["MODEL.BACKBONE", "resnet18", "DATA.HEIGHT", "64", "DATA.WIDTH", "64"] if options.quick else []
+    # A size that every network takes. Not narrower: where the plain network's last map is one wide, bfloat16
+    # convolutions of stride 2 return memory that nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
+    quick = ["MODEL.BACKBONE", "resnet18", "DATA.HEIGHT", "96", "DATA.WIDTH", "48"] if options.quick else []
     cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *quick, *options.overrides])
     recompute = []
     if "recompute" in setting.split("+"):
