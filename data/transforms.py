@@ -105,6 +105,13 @@ def jitter(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return jitter_colours(image)
 
 
+def brightness(by: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return adjust_brightness(image, uniform(1 - by, 1 + by))
+
+    return change
+
+
 def pad(pixels: int, fill: int) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
         return cv2.copyMakeBorder(image, *[pixels] * 4, cv2.BORDER_CONSTANT, value=[fill] * 3)
@@ -148,6 +155,26 @@ def adapt(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return image
 
 
+def green(p: float, grey: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(p):
+            image[:] = image[:, :, 1, None].copy()
+        elif chance(grey):
+            image[:] = grey_level(image)
+        return image
+
+    return change
+
+
+def dim(p: float, least: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(p):
+            image *= np.array([uniform(least, 1) for _ in range(3)], image.dtype)
+        return image
+
+    return change
+
+
 # (image (H', W', 3), out (H, W, 3) float32) -> image: of uint8 until `normalise` fills `out`, which it is from then on.
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 P = option(0.5, "probability", at_least=0, at_most=1)
@@ -171,6 +198,9 @@ STEPS = {
     "grey": Step("the image loses its colours", grey, {"p": P}),
     "crop": Step("a random part of the network's size", lambda: crop),
     "flip": Step("left and right are exchanged", flip, {"p": P}),
+    "brightness": Step("the image times a number around 1", brightness, {
+        "by": option(0.5, "how far from 1 at most", at_least=0, at_most=1),
+    }),
     "normalise": Step("to [0, 1], then ImageNet's normalisation", lambda: to_network, normalised=None),
     "erase": Step("a rectangle is filled", RandomErasing, {
         "p": P,
@@ -184,6 +214,14 @@ STEPS = {
         "grey": option(False, "or their grey"),
     }, normalised=True),
     "adapt": Step("CAJ's channel adaption with grey, for infrared images", lambda: adapt, normalised=True),
+    "green": Step("all channels become the second one", green, {
+        "p": P,
+        "grey": option(0.5, "else, with this probability, their grey", at_least=0, at_most=1),
+    }, normalised=True),
+    "dim": Step("each channel is multiplied by a number of its own", dim, {
+        "p": P,
+        "least": option(0.02, "least number; the greatest is 1", at_least=0, at_most=1),
+    }, normalised=True),
 }
 EPOCHS = {  # of every step: the epochs, from 0, in which it acts
     "from": option(0, "first epoch", at_least=0, at_most=MOST_EPOCHS),
@@ -306,6 +344,10 @@ def eval_transform(image: np.ndarray) -> Tensor:
 
 def chance(probability: float) -> bool:
     return torch.rand(1).item() < probability
+
+
+def uniform(low: float, high: float) -> float:
+    return low + torch.rand(1).item() * (high - low)
 
 
 def normalise(image: np.ndarray, out: np.ndarray) -> None:

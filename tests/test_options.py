@@ -119,8 +119,8 @@ def steps_inside(name):
 def views_inside(draw):
     views = []
     for _ in range(draw(st.integers(1, 3))):
-        before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad"]), max_size=3))
-        after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt"]), max_size=2))
+        before = draw(st.lists(st.sampled_from(["jitter", "brightness", "grey", "flip", "pad"]), max_size=3))
+        after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt", "green", "dim"]), max_size=2))
         names = [*before, *(["crop"] if "pad" in before else []), "normalise", *after]
         views.append([draw(steps_inside(name)) for name in names])
     return views
