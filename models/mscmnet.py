@@ -67,6 +67,7 @@ class MSCMNet(Network):
     def __init__(self, options, classes: int, size: tuple[int, int]):
         super().__init__(options, classes)
         own = options.MSCMNET
+        positions = check_positions(*size) if own.CORRELATION else 0
         resnet = Backbone(options.BACKBONE, stages=4, pretrained=options.PRETRAINED)
         self.visible_stems, self.infrared_stems = (
             Stems([stem, *(another_stem(stem, options.PRETRAINED) for _ in range(own.STEMS - 1))])
@@ -75,11 +76,8 @@ class MSCMNet(Network):
         self.stages = resnet.stages
         add_non_locals(self.stages, resnet.channels, options.NON_LOCAL)
         first, second, third, last = resnet.channels
-        self.mimb = nn.ModuleList()
-        if own.CORRELATION:
-            positions = check_positions(*size)
-            for finer in ((resnet.stem_channels, 4), (first, 4), (second, 2), None):
-                self.mimb.append(MIMB(third, positions, finer, own.RESIDUAL))
+        finer = ((resnet.stem_channels, 4), (first, 4), (second, 2), None) if own.CORRELATION else ()
+        self.mimb = nn.ModuleList(MIMB(third, positions, source, own.RESIDUAL) for source in finer)
         self.head = Head(last, classes, pool="gem")
 
     @classmethod
