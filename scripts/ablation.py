@@ -40,6 +40,10 @@ CAJ = {
 MPANET = {
     "LOSS.MPANET.SEPARATION_WEIGHT": 0.5, "LOSS.MPANET.MODALITY_WEIGHT": 1.0, "LOSS.MPANET.MUTUAL_WEIGHT": 2.5,
 }
+MSCMNET = {
+    "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "MODEL.MSCMNET.RESIDUAL": False,
+    "LOSS.MSCMNET.CENTER_WEIGHT": 1.0, "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,
+}
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -80,6 +84,18 @@ VARIANTS = {
         "modality": ("+ each modality's ID", MPANET | {"LOSS.MPANET.MUTUAL_WEIGHT": 0.0}),
         "full": ("+ mutual mean learning (full)", MPANET),
         "half": ("full, each modality's ID at half weight", MPANET | {"LOSS.MPANET.MODALITY_WEIGHT": 0.5}),
+    },
+    "mscmnet": {
+        "backbone": ("One stem for each modality, ID", MSCMNET | {
+            "MODEL.MSCMNET.STEMS": 1, "MODEL.MSCMNET.CORRELATION": False, "LOSS.MSCMNET.CENTER_WEIGHT": 0.0,
+        }),
+        "qfe": ("+ four stems (QFE)", MSCMNET | {
+            "MODEL.MSCMNET.CORRELATION": False, "LOSS.MSCMNET.CENTER_WEIGHT": 0.0,
+        }),
+        "mimb": ("+ correlation blocks (MIMB)", MSCMNET | {"LOSS.MSCMNET.CENTER_WEIGHT": 0.0}),
+        "full": ("+ quadruple centre triplet (full)", MSCMNET),
+        "residual": ("full, correlation blocks add to the trunk", MSCMNET | {"MODEL.MSCMNET.RESIDUAL": True}),
+        "view": ("full, each view near its own centre", MSCMNET | {"LOSS.MSCMNET.VIEW_WEIGHT": 0.5}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

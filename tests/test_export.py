@@ -21,6 +21,7 @@ import export as script  # noqa: E402
 from thin import shortest  # noqa: E402
 from trees import picture  # noqa: E402
 
+from assembly.recipe import image_size  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
 from models.build import MODELS, build_model  # noqa: E402
@@ -30,7 +31,8 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "do
 
 
 pytestmark = pytest.mark.usefixtures("short")
-CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in ("agw", "caj", "deen", "base", "mpanet")}}
+SMALL = ("agw", "caj", "deen", "base", "mpanet", "mscmnet")
+CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in SMALL}}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
 FILES = [(name, kind, MODALITIES[(i + j) % 3]) for i, name in enumerate(CONFIGS) for j, kind in enumerate(FORMATS)
@@ -48,7 +50,7 @@ def network(name="cmfn", *overrides):
     """A small network whose normalisations do something, and its configuration."""
     cfg = load_config(ROOT / "configs" / f"{CONFIGS[name]}.yaml", ["DEVICE", "cpu", *overrides])
     torch.manual_seed(0)
-    model = build_model(cfg.MODEL, classes=3)
+    model = build_model(cfg.MODEL, 3, image_size(cfg))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -194,7 +196,7 @@ def test_the_example_runs_without_this_repository(name, kind, modality, written,
     model, cfg = network(name)
     which = (False, True) if modality == "both" else (modality == "infrared",) * 2
     scale = model.column_scale(next(iter(model.weightings)))
-    images = [eval_transform(open_image(str(tmp_path / name), 64, 32))[None] for name in pictures]
+    images = [eval_transform(open_image(str(tmp_path / name), *image_size(cfg)))[None] for name in pictures]
     with torch.inference_mode():
         day, night = (nn.functional.normalize(model.embed(x, infrared, cfg.TEST.FLIP) * scale)
                       for x, infrared in zip(images, which))

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import export  # noqa: E402
 import search  # noqa: E402
 
-from assembly.recipe import build_loss, train_batches  # noqa: E402
+from assembly.recipe import build_loss, image_size, train_batches  # noqa: E402
 from assembly.update import AUTOCAST, Update  # noqa: E402
 from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
 from configs.load import load_config  # noqa: E402
@@ -43,6 +43,7 @@ CONFIGS = [file.stem for file in sorted(ROOT.glob("configs/*.yaml"))]
 USUAL = {  # those that are tested in any case, in one precision
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16",
+    "sysu_mscmnet": "float16",
 }
 
 
@@ -125,7 +126,7 @@ def faked(cfg=None, device=CUDA):
     model = None
     if cfg is not None:
         with torch.device("meta"):  # where nothing is drawn
-            model = build_model(cfg.MODEL, classes=395)
+            model = build_model(cfg.MODEL, 395, image_size(cfg))
     with FakeTensorMode(), NoWaiting(device.type):
         yield model and model._apply(lambda x: empty(x.shape, device, x.dtype))
 
@@ -142,8 +143,9 @@ def configured(name, *overrides, backbone="resnet18"):
 
 def batch(cfg, device=CUDA):
     """The images of a step; on the CPU as a loader gives them."""
-    number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
-    kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))] + [Kind(True)]
+    number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, *image_size(cfg))
+    kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))]
+    kinds += [Kind(True, view) for view in range(len(cfg.DATA.INFRARED))]
     return Batch([Stream(empty((number, *size), device), empty((number,), device, torch.int64), k) for k in kinds])
 
 
@@ -261,11 +263,11 @@ def copies(monkeypatch):
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
-    ("mpanet", "cuda", "bfloat16"),
+    ("mpanet", "cuda", "bfloat16"), ("mscmnet", "cuda", "float16"),
 ]
 ALL_STEPS = sorted({
-    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cuda"], AUTOCAST),
-    *product(["cmfn", "agw", "caj", "deen", "mpanet"], ["cpu"], ["float32", "bfloat16"]),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet", "mscmnet"], ["cuda"], AUTOCAST),
+    *product(["cmfn", "agw", "caj", "deen", "mpanet", "mscmnet"], ["cpu"], ["float32", "bfloat16"]),
 })
 
 

@@ -10,7 +10,7 @@ from thin import all_thin
 
 import test as evaluation
 from assembly import embedding
-from assembly.recipe import build_loss, train_loader, weightings_of
+from assembly.recipe import build_loss, image_size, train_loader, weightings_of
 from common.options import MOST_EPOCHS, Section, option
 from configs.defaults import OPTIONS, OWNERS, get_defaults
 from configs.load import DECLARED, ConfigError, flatten, from_dump, load_config, set_option
@@ -20,6 +20,7 @@ from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline
 from losses.build import TOTALS
 from models.build import MODELS, build_model, class_of
 from models.network import MethodError
+from models.parts.mfa import ImageSizeError
 from train import Trainer
 from utils.retrieval.compress import CompressionError
 from utils.training.optimizer import build_optimizer, rate_at
@@ -200,7 +201,7 @@ def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
 @pytest.mark.parametrize("key", SHORTHANDS)
 def test_any_allowed_value_of_a_short_option_leaves_pipelines(key, whole):
     @settings(max_examples=300 if whole else 10)
-    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet"]))
+    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet", "mscmnet"]))
     def taken(value, method):
         cfg = load_config(f"configs/methods/{method}.yaml").clone()
         cfg.defrost()
@@ -246,9 +247,10 @@ def test_any_configuration_within_the_ranges_can_be_built(whole):
         try:
             weightings_of(class_of(cfg.MODEL), cfg)
             with all_thin():
-                model = build_model(cfg.MODEL, classes=3)
-        except (ConfigError, MethodError) as error:
-            assert any(f"{key} " in str(error) for key in ("TEST.WEIGHTINGS", "MODEL.RECOMPUTE", "MODEL.STAGES"))
+                model = build_model(cfg.MODEL, 3, image_size(cfg))
+        except (ConfigError, ImageSizeError, MethodError) as error:
+            named = ("TEST.WEIGHTINGS", "MODEL.RECOMPUTE", "MODEL.STAGES", "DATA.HEIGHT")
+            assert any(f"{key} " in str(error) for key in named)
         else:
             optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
             assert type(optimizer).__name__.lower() == solver.OPTIMIZER

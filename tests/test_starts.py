@@ -12,6 +12,7 @@ import torchvision
 from thin import all_thin
 from torch import Tensor
 
+from assembly.recipe import image_size
 from configs.load import load_config
 from models.parts.backbone import Backbone
 from models.build import build_model
@@ -42,6 +43,10 @@ def kaiming_fan_out(weight: Tensor) -> Start:
     return Start("normal", spread=(2 / (len(weight) * weight[0, 0].numel())) ** 0.5)
 
 
+def xavier(weight: Tensor) -> Start:
+    return Start("uniform", spread=(6 / sum(weight.shape)) ** 0.5)
+
+
 def normal(center: float, spread: float):
     return lambda weight: Start("normal", center, spread)
 
@@ -59,8 +64,8 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
-NON_LOCAL = r"(mfa\.\d\.(channel|position)|backbone\.stages\.\d\.non_local\.\d)\."
+RESNET = r"(backbone\.\w+_stem|(backbone\.)?stages\.\d(\.blocks)?\.\d|stem|\w+_stems\.\d)\."
+NON_LOCAL = r"(mfa\.\d\.(channel|position)|(backbone\.)?stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
     r"(local_block\.norm|global_block\.(attention|mlp)_norm|compress_\w+\.1|"
@@ -110,6 +115,12 @@ RULES = {
     r"neck\.weight": constant(1),
     r"neck\.bias": constant(0),
     r"((visible_|infrared_)?classifier\.weight|(visible|infrared)_mean)": default,
+    # MSCMNet
+    r"mimb\.\d\.(reduce|side|expand|mlp\.[02])\.(weight|bias)": default,
+    r"mimb\.\d\.(norm|side_norm|mlp_norm)\.weight": constant(1),
+    r"mimb\.\d\.((norm|side_norm|mlp_norm)|attention\.(in|out)_proj)\.bias": constant(0),
+    r"mimb\.\d\.attention\.in_proj\.weight": xavier,
+    r"mimb\.\d\.attention\.out_proj\.weight": default,
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
@@ -187,11 +198,12 @@ def networks(whole) -> dict[str, dict[str, Tensor]]:
     for name, options in asked:
         small = ["MODEL.BACKBONE", "resnet18"] if found and not whole else []
         options = ["MODEL.PRETRAINED", "none", *small, *options]
-        model_options = load_config(ROOT / "configs" / f"{name}.yaml", options).MODEL
+        cfg = load_config(ROOT / "configs" / f"{name}.yaml", options)
+        model_options = cfg.MODEL
         if str(model_options) not in built:
             built.add(str(model_options))
             with contextlib.nullcontext() if whole else all_thin():
-                model = build_model(model_options, classes=395)
+                model = build_model(model_options, 395, image_size(cfg))
             parts = (*model.named_parameters(), *model.named_buffers())
             found[" ".join([name, *options])] = {part: values.detach() for part, values in parts}
     return found
