@@ -12,6 +12,7 @@ from thin import thin
 from torch import nn
 
 from assembly.recipe import build_loss, build_network, check_together, image_size
+from assembly.trained import load_run
 from common.batch import Batch, Kind, Stream
 from configs.load import load_config
 from losses.quadruple_center import QuadrupleCenterTripletLoss
@@ -21,6 +22,7 @@ from models.build import build_model
 from models.network import MethodError
 from models.parts.mfa import ImageSizeError
 from models.parts.mimb import MIMB, ChannelAttention, check_positions
+from utils.training.checkpoint import CheckpointError, save_checkpoint
 from utils.training.optimizer import rate_at
 
 KEYS = "keys_mscmnet.json"
@@ -287,6 +289,16 @@ def test_views_and_stems_that_do_not_fit_are_refused_before_any_work():
         check_together(cfg, torch.device("cpu"))
     cfg = load_config("configs/quickstart_mscmnet.yaml", [*one, "MODEL.MSCMNET.STEMS", "1"])
     check_together(cfg, torch.device("cpu"))
+
+
+def test_a_trained_network_takes_no_images_of_another_size(tmp_path):
+    model, cfg = small()
+    state = {"config": cfg.dump(), "model": model.state_dict(), "identities": [1, 2, 3], "epoch": 1, "step": 0}
+    save_checkpoint(tmp_path / "last.pth", state)
+    with thin():
+        load_run(tmp_path, [], complete=False)
+        with pytest.raises(CheckpointError, match="on images of 48x48, and .* DATA.WIDTH, which are 96 and 48, as in"):
+            load_run(tmp_path, ["DATA.HEIGHT", "96"], complete=False)
 
 
 def test_the_importer_takes_the_whole_and_refuses_parts():
