@@ -158,6 +158,8 @@ class Trainer:
             with memory_advice(advice):
                 batches = [next(loader) for _ in range(min(each, left))]
                 terms, stopping = self.step(batches, epoch, step, bool(stop))
+            if epoch == step == 0:  # for scripts/compare_with_log.py
+                LOG.info("first update: %s", as_text(terms))
             left -= len(batches)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -210,7 +212,7 @@ class Trainer:
         self.save(best=improved)
         if self.metrics:
             self.metrics.write(epoch, figures)
-        LOG.info("epoch %d: %s", epoch, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        LOG.info("epoch %d: %s", epoch, as_text(figures))
         if periodic and not last:
             self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
         if sum_over_ranks(torch.full((1,), float(bool(stop)), device=self.device)).item() > 0:
@@ -231,6 +233,10 @@ class Trainer:
                 "scaler": self.update.scaler.state_dict(), "identities": self.batches.identities,
             }
             self.saving.save(state, best)
+
+
+def as_text(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def main() -> None:

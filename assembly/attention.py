@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from data.dataset import EvalImages
 from data.records import Record
 from data.transforms import open_image
-from models.agw import SelfNonLocal
 from models.parts.csc_cma import SpatialAttention
 from models.deen import DEEBranch
 from models.parts.hce import HCE, DilatedBottleneck
 from models.parts.layers import WindowAttention
+from models.parts.non_local import SelfNonLocal
 from utils.reporting.drawing import plain_matplotlib
 from utils.reporting.sheets import Cell, sheet
 

@@ -21,10 +21,12 @@ from utils.training.run import LOG
 def check_together(cfg, device: torch.device) -> None:
     """Refuse options that are allowed alone, but not with the others; before any work.
 
-    raises   ConfigError, MethodError
+    raises   ConfigError, ImageSizeError, MethodError
     """
-    class_of(cfg.MODEL).check_installed()
-    weightings_of(class_of(cfg.MODEL), cfg)  # what the test cannot do is said before the training
+    network = class_of(cfg.MODEL)
+    network.check_installed()
+    network.check_images(cfg.MODEL, image_size(cfg), (len(cfg.DATA.VISIBLE), len(cfg.DATA.INFRARED)))
+    weightings_of(network, cfg)  # what the test cannot do is said before the training
     check_sizes(cfg.DATA)
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
         raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
@@ -118,19 +120,24 @@ def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
     """The network by the seed of the configuration; `pretrained` false leaves ImageNet's weights out.
 
     classes   number of training identities
-    raises    MethodError, PretrainedError
+    raises    ImageSizeError, MethodError, PretrainedError
     """
     options = cfg.MODEL.clone()
     if not pretrained:
         options.defrost()
         options.PRETRAINED = "none"
     torch.manual_seed(cfg.SEED)
-    return build_model(options, classes, (cfg.DATA.HEIGHT, cfg.DATA.WIDTH))
+    return build_model(options, classes, image_size(cfg))
 
 
 def build_loss(cfg) -> nn.Module:
     """The total of the method: (output, epoch) -> {name: weighted scalar}."""
     return build_total(cfg.MODEL.NAME, cfg.LOSS)
+
+
+def image_size(cfg) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return cfg.DATA.HEIGHT, cfg.DATA.WIDTH
 
 
 def streams_of(cfg) -> int:

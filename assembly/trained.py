@@ -5,10 +5,11 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from assembly.recipe import build_network
+from assembly.recipe import build_network, image_size
 from common import weights
 from configs.load import differences, from_dump, is_read, load_config
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
+from models.build import class_of
 from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 
 
@@ -43,6 +44,12 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
         raise CheckpointError(
             f"{path} was trained on RegDB's split {trained.DATA.SPLIT}; split {cfg.DATA.SPLIT} has a model of its own "
             "(its test people may have been trained on here)"
+        )
+    size, wanted = image_size(trained), image_size(cfg)
+    if size != wanted and class_of(cfg.MODEL).reads_size:
+        raise CheckpointError(
+            f"{path} was trained on images of {size[0]}x{size[1]}, and its network takes no others: leave DATA.HEIGHT "
+            f"and DATA.WIDTH, which are {wanted[0]} and {wanted[1]}, as in the training"
         )
     model = build_network(cfg, classes=len(saved["identities"]), pretrained=False)
     load_weights(model, saved["model"], path)

@@ -87,7 +87,8 @@ class ImageCache:
             except DataError as error:
                 found.append(str(error))
         decode = partial(decoded_checksum, self.height, self.width, self.resize)
-        for path, checksum, decoded in zip(self.rows, self.checksums, in_parallel(decode, [*self.rows], workers, **AT_ONCE)):
+        again = in_parallel(decode, [*self.rows], workers, **AT_ONCE)
+        for path, checksum, decoded in zip(self.rows, self.checksums, again):
             if decoded != checksum:
                 found.append(f"{path} holds another picture than the cache {self.folder}; remove that folder")
         return found

@@ -37,7 +37,7 @@ def in_parallel(function: Callable, items: list, workers: int, name: str, chunk:
 
 
 def only_the_caller_stops() -> None:
-    """Ctrl-C, and a signal to the whole group, reach the caller, which ends its processes when they have done a chunk."""
+    """Ctrl-C, and a signal to the whole group, reach the caller, which ends its processes after a chunk."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """From a picture on disk to the network's input: the training and the test pipeline side by side.
 
 docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8
-arrays in RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random numbers come
-from torch's default generator, in the order in which torchvision's transforms draw them.
+arrays in RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random
+numbers come from torch's default generator, in the order in which torchvision's transforms draw them.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,6 +114,13 @@ def jitter(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return jitter_colours(image)
 
 
+def brightness(by: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return adjust_brightness(image, uniform(1 - by, 1 + by))
+
+    return change
+
+
 def pad(pixels: int, fill: int) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
         return cv2.copyMakeBorder(image, *[pixels] * 4, cv2.BORDER_CONSTANT, value=[fill] * 3)
@@ -144,7 +151,7 @@ def jitter_or_blur(p: float, brightness: float, contrast: float, radius: int, si
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
         if chance(p):
             return jitter_light(image, brightness, contrast)
-        return gaussian_blur(image, radius, between(*sigma))
+        return gaussian_blur(image, radius, uniform(*sigma))
 
     return change
 
@@ -172,6 +179,26 @@ def exchange(grey: bool) -> "Change":
 def adapt(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     adapt_channels(image)
     return image
+
+
+def green(p: float, grey: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(p):
+            image[:] = image[:, :, 1, None].copy()
+        elif chance(grey):
+            image[:] = grey_level(image)
+        return image
+
+    return change
+
+
+def dim(p: float, least: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if chance(p):
+            image *= np.array([uniform(least, 1) for _ in range(3)], image.dtype)
+        return image
+
+    return change
 
 
 # (image (H', W', 3), out (H, W, 3) float32) -> image: of uint8 until `normalise` fills `out`, which it is from then on.
@@ -208,6 +235,9 @@ STEPS = {
                         rising=True),
     }),
     "flip": Step("left and right are exchanged", flip, {"p": P}),
+    "brightness": Step("the image times a number around 1", brightness, {
+        "by": option(0.5, "how far from 1 at most", at_least=0, at_most=1),
+    }),
     "normalise": Step("to [0, 1], then ImageNet's normalisation", lambda: to_network, normalised=None),
     "erase": Step("a rectangle is filled", RandomErasing, {
         "p": P,
@@ -221,6 +251,14 @@ STEPS = {
         "grey": option(False, "or their grey"),
     }, normalised=True),
     "adapt": Step("CAJ's channel adaption with grey, for infrared images", lambda: adapt, normalised=True),
+    "green": Step("all channels become the second one", green, {
+        "p": P,
+        "grey": option(0.5, "else, with this probability, their grey", at_least=0, at_most=1),
+    }, normalised=True),
+    "dim": Step("each channel is multiplied by a number of its own", dim, {
+        "p": P,
+        "least": option(0.02, "least number; the greatest is 1", at_least=0, at_most=1),
+    }, normalised=True),
 }
 EPOCHS = {  # of every step: the epochs, from 0, in which it acts
     "from": option(0, "first epoch", at_least=0, at_most=MOST_EPOCHS),
@@ -345,7 +383,7 @@ def chance(probability: float) -> bool:
     return torch.rand(1).item() < probability
 
 
-def between(low: float, high: float) -> float:
+def uniform(low: float, high: float) -> float:
     return low + torch.rand(1).item() * (high - low)
 
 
@@ -378,7 +416,7 @@ def jitter_light(image: np.ndarray, brightness: float, contrast: float) -> np.nd
     steps = (adjust_brightness, brightness), (adjust_contrast, contrast)
     for i in torch.randperm(2).tolist():
         adjust, most = steps[i]
-        image = adjust(image, between(1 - most, 1 + most))
+        image = adjust(image, uniform(1 - most, 1 + most))
     return image
 
 

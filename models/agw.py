@@ -1,50 +1,11 @@
 """AGW (Ye et al., TPAMI 2021), which is CAJ's network too (Ye et al., ICCV 2021), as its authors' code computes it."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.options import option
 from models.network import MethodError
-from models.parts.mfa import NonLocal, chain
+from models.parts import non_local
+from models.parts.non_local import add_non_locals
 from models.two_stream import TwoStreamNetwork
-
-NON_LOCALS = (0, 2, 3, 0)  # after how many of the last blocks of each stage
-
-
-class SelfNonLocal(NonLocal):
-    """Every position takes up all positions of the same map, by an affinity without softmax.
-
-    x         (B, C, H, W)
-    inner     channels of the projections; with one, as in the authors' code, this is θ · mean over positions of φ·g
-    returns   (B, C, H, W): x + BN(conv1(affinity · g))
-    """
-
-    def __init__(self, channels: int, inner: int):
-        super().__init__(channels, channels, inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        theta, phi, g = (project(x).flatten(2) for project in (self.theta, self.phi, self.g))  # (B, inner, HW)
-        y = chain(g, phi.transpose(1, 2), theta, divisor=phi.shape[2])
-        return x + self.out(y.unflatten(2, x.shape[2:]))
-
-
-class NonLocalStage(nn.Module):
-    """A ResNet stage with a non-local block after each of its last blocks.
-
-    x         (B, C, H, W)
-    returns   (B, C', H', W')
-    """
-
-    def __init__(self, blocks: nn.Sequential, channels: int, count: int, inner: int):
-        super().__init__()
-        self.blocks = blocks
-        self.non_local = nn.ModuleList(SelfNonLocal(channels, inner) for _ in range(min(count, len(blocks))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = len(self.blocks) - len(self.non_local)
-        x = self.blocks[:plain](x)
-        for block, non_local in zip(self.blocks[plain:], self.non_local):
-            x = non_local(block(x))
-        return x
 
 
 class AGW(TwoStreamNetwork):
@@ -56,10 +17,8 @@ class AGW(TwoStreamNetwork):
     raises    MethodError for stages that end in a non-local block before GeM
     """
 
-    options = TwoStreamNetwork.options | {
-        "NON_LOCAL": option("one", "one inner channel (the authors'), half of the channels, or none",
-                            one_of=("one", "half", "none")),
-    }
+    options = TwoStreamNetwork.options | non_local.OPTIONS
+    paper = "Ye et al., TPAMI 2021"
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     unit_after_flip = True
     authors_names = (
@@ -81,10 +40,7 @@ class AGW(TwoStreamNetwork):
                 f"MODEL.STAGES is {options.STAGES}: the last map would come from a non-local block and have negative "
                 f"values, of which MODEL.POOL {options.POOL} is no number. Set MODEL.STAGES to 4, as on every data set"
             )
-        for i, (channels, count) in enumerate(zip(self.backbone.channels, NON_LOCALS)):
-            if count and options.NON_LOCAL != "none":
-                inner = {"one": 1, "half": channels // 2}[options.NON_LOCAL]
-                self.backbone.stages[i] = NonLocalStage(self.backbone.stages[i], channels, count, inner)
+        add_non_locals(self.backbone.stages, self.backbone.channels, options.NON_LOCAL)
         self.build_head(views=1)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -96,6 +52,8 @@ class AGW(TwoStreamNetwork):
 
 class CAJ(AGW):
     """AGW's network; CAJ differs in its images and its loss."""
+
+    paper = "Ye et al., ICCV 2021"
 
     @classmethod
     def title(cls, options: dict) -> str:

@@ -12,6 +12,7 @@ MODELS = classes_of("models", {
     "deen": "deen.DEEN",
     "mpanet": "mpanet.MPANet",
     "pmt": "pmt.PMT",
+    "mscmnet": "mscmnet.MSCMNet",
 })
 
 
@@ -21,7 +22,7 @@ def build_model(options, classes: int, size: tuple[int, int] | None = None) -> n
     options   the MODEL section of the configuration
     classes   number of training identities
     size      height and width of images, for a network that `reads_size`
-    raises    MethodError
+    raises    MethodError, ImageSizeError
     """
     network = class_of(options)
     network.check_installed()

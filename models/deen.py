@@ -56,6 +56,7 @@ class DEEN(TwoStreamNetwork):
     classes   number of training identities
     """
 
+    paper = "Zhang et al., CVPR 2023"
     options = TwoStreamNetwork.options | mfa.OPTIONS | {
         "DEE.DROPOUT": option(0.01, "on the three stacked views", at_least=0, below=1),
     }

@@ -53,10 +53,11 @@ class MPANet(Network):
     """
 
     options = backbone.OF_ITS_KIND | {
-        "MPANET.RANKING": option("cosine", "of neck features; distance is the authors' on RegDB, of features as long as "
-                                 "they are", one_of=("cosine", "distance")),
+        "MPANET.RANKING": option("cosine", "of neck features; distance is the authors' on RegDB, of features as they "
+                                 "are", one_of=("cosine", "distance")),
     }
     weightings = {"neck": (1.0,)}
+    paper = "Wu et al., CVPR 2021"
     parts = ("early", "last")
     authors_names = (
         (r"stem\.0\.", "backbone.conv1."),

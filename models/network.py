@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from common.batch import Batch, Output
@@ -25,6 +26,7 @@ class Network(nn.Module):
     options: dict[str, Option] = {}    # what this network reads of MODEL beyond NAME, PRETRAINED and RECOMPUTE
     weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
+    paper = ""                         # in a table of methods; "": it isn't in this repository
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
     only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
     reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
@@ -68,6 +70,20 @@ class Network(nn.Module):
         options   the MODEL section of the configuration
         """
         return cls.title(options)
+
+    @classmethod
+    def plain(cls, options, classes: int, size: tuple[int, int]) -> nn.Module:
+        """A library's own network of the same trunk, images (B, 3, H, W) -> logits: what a step is measured against."""
+        return torchvision.models.get_model(options.BACKBONE, weights=None, num_classes=classes)
+
+    @classmethod
+    def check_images(cls, options, size: tuple[int, int], views: tuple[int, int]) -> None:
+        """Refuse images that the network of these options cannot take; called before any work.
+
+        size     height and width in pixels
+        views    of each visible and of each infrared image, in training
+        raises   ImageSizeError, MethodError
+        """
 
     def forward(self, batch: Batch) -> Output:
         """The training pass: all streams of a batch together, rows in the order of its streams."""

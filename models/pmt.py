@@ -32,6 +32,7 @@ class PMT(Network):
         "PMT.NORM_EPS": option(1e-5, "of layer norms; ImageNet's weights were trained with 1e-6", above=0, at_most=1),
     }
     weightings = {"neck": (1.0,)}
+    paper = "Lu et al., AAAI 2023"
     parts = ("blocks",)
     packages = ("timm",)
     reads_size = True
@@ -55,6 +56,16 @@ class PMT(Network):
         self.neck.bias.requires_grad_(False)
         self.identity_classifier = nn.Linear(width, classes, bias=False)
         nn.init.normal_(self.identity_classifier.weight, std=0.001)
+
+    @classmethod
+    def plain(cls, options, classes: int, size: tuple[int, int]) -> nn.Module:
+        from timm.models.vision_transformer import VisionTransformer
+
+        own = options.PMT
+        return VisionTransformer(
+            img_size=size, patch_size=own.PATCH, embed_dim=own.HEADS * own.HEAD_WIDTH, depth=own.DEPTH,
+            num_heads=own.HEADS, num_classes=classes,
+        )
 
     @classmethod
     def layout(cls, options) -> str:

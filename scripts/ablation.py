@@ -43,6 +43,10 @@ MPANET = {
 PMT = {
     "LOSS.PMT.DCL_WEIGHT": 0.5, "LOSS.PMT.MSEL_WEIGHT": 0.5, "MODEL.PMT.NORM_EPS": 1e-5,
 }
+MSCMNET = {
+    "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "MODEL.MSCMNET.RESIDUAL": False,
+    "LOSS.MSCMNET.CENTER_WEIGHT": 1.0, "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,
+}
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -93,6 +97,18 @@ VARIANTS = {
         "full": ("+ DCL (full)", PMT),
         "once": ("full, images resized once", PMT | {"DATA.READ_SIZE": [0, 0]}),
         "eps": ("full, layer norms' eps of ImageNet's weights", PMT | {"MODEL.PMT.NORM_EPS": 1e-6}),
+    },
+    "mscmnet": {
+        "backbone": ("One stem for each modality, ID", MSCMNET | {
+            "MODEL.MSCMNET.STEMS": 1, "MODEL.MSCMNET.CORRELATION": False, "LOSS.MSCMNET.CENTER_WEIGHT": 0.0,
+        }),
+        "qfe": ("+ four stems (QFE)", MSCMNET | {
+            "MODEL.MSCMNET.CORRELATION": False, "LOSS.MSCMNET.CENTER_WEIGHT": 0.0,
+        }),
+        "mimb": ("+ correlation blocks (MIMB)", MSCMNET | {"LOSS.MSCMNET.CENTER_WEIGHT": 0.0}),
+        "full": ("+ quadruple centre triplet (full)", MSCMNET),
+        "residual": ("full, correlation blocks add to the trunk", MSCMNET | {"MODEL.MSCMNET.RESIDUAL": True}),
+        "view": ("full, each view near its own centre", MSCMNET | {"LOSS.MSCMNET.VIEW_WEIGHT": 0.5}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -1,4 +1,4 @@
-"""How long a training step takes, and where the time goes: a method, a plain ResNet, and CMFN computed literally.
+"""How long a training step takes, and where the time goes: a method, its plain trunk, and CMFN computed literally.
 
     python scripts/benchmark_training.py                        # 384x192, 16 images: a quarter of an hour on two cores
     python scripts/benchmark_training.py --config configs/sysu_agw.yaml     # another method than CMFN
@@ -28,7 +28,6 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.nn import functional as F
@@ -40,11 +39,11 @@ from assembly.literal_network import make_literal, make_literal_optimizer  # noq
 from models.build import class_of  # noqa: E402
 from models.parts.mfa import ImageSizeError  # noqa: E402
 from models.network import MethodError  # noqa: E402
-from assembly.recipe import build_loss, build_network, streams_of  # noqa: E402
+from assembly.recipe import build_loss, build_network, image_size, streams_of  # noqa: E402
 from assembly.update import AUTOCAST  # noqa: E402
 from common.batch import Batch, Kind, Output, Stream  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.measure import Clock, peak_memory, resident  # noqa: E402
+from utils.measure import Clock, operations, peak_memory, resident  # noqa: E402
 from utils.training.optimizer import build_optimizer, rate_at  # noqa: E402
 from utils.training.run import DeviceError, select_device  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
@@ -55,15 +54,15 @@ PRECISIONS, EXTRAS = ("float32", "bfloat16"), ("channels_last", "recompute", "co
 RECOMPUTE = ("early", "hce", "mfa", "blocks")  # those of them that the method has, unless others are named
 
 
-class PlainResNet(nn.Module):
-    """torchvision's own network and cross entropy, on the same images."""
+class Plain(nn.Module):
+    """A library's own network (`Network.plain`) and cross entropy, on the same images."""
 
-    def __init__(self, name: str, classes: int):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.resnet = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        self.network = network
 
     def forward(self, batch: Batch) -> Output:
-        return Output(batch.rows, logits=self.resnet(batch.images())[None])
+        return Output(batch.rows, logits=self.network(batch.images())[None])
 
     def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
         return [{"params": [*self.parameters()], "base_lr": base_lr * factor}]
@@ -84,7 +83,7 @@ class Training:
         self.layout = torch.channels_last if "channels_last" in extras else torch.contiguous_format
         torch.manual_seed(0)
         if network == "plain":
-            model = PlainResNet(cfg.MODEL.BACKBONE, options.classes)
+            model = Plain(class_of(cfg.MODEL).plain(cfg.MODEL, options.classes, image_size(cfg)))
             self.criterion = model.loss
         else:
             model, self.criterion = build_network(cfg, options.classes), build_loss(cfg)
@@ -135,12 +134,12 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
 
     raises   ConfigError
     """
-    # Not narrower: where the plain network's last map is one wide, bfloat16 convolutions of stride 2 return memory that
-    # nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
+    # A size that every network takes. Not narrower: where the plain network's last map is one wide, bfloat16
+    # convolutions of stride 2 return memory that nobody wrote, on CPUs with AMX (oneDNN as of torch 2.14).
     cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *options.overrides])
     if options.quick:
         backbone = ["MODEL.BACKBONE", "resnet18"] if is_read("MODEL.BACKBONE", cfg.MODEL.NAME) else []
-        small = [*backbone, "DATA.HEIGHT", "64", "DATA.WIDTH", "64"]
+        small = [*backbone, "DATA.HEIGHT", "96", "DATA.WIDTH", "48"]
         cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *small, *options.overrides])
     recompute = []
     if "recompute" in setting.split("+"):
@@ -149,7 +148,7 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
 
 
 def name_of(network: str, cfg: CfgNode) -> str:
-    return {"plain": "plain ResNet", "literal": "CMFN, literal"}.get(network, method_title(cfg.MODEL))
+    return {"plain": "plain trunk", "literal": "CMFN, literal"}.get(network, method_title(cfg.MODEL))
 
 
 def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
@@ -166,6 +165,9 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
     return {
         "seconds": dict(zip(PHASES, min(steps, key=sum))),
         "peak": peak_memory(training.device, before),
+        # Of the training pass; a backward pass has twice as many, in every network.
+        "operations": operations(training.model, next(training.batches).to(training.device, training.layout)),
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         "device": torch.cuda.get_device_name(training.device) if on_cuda else f"{torch.get_num_threads()} threads",
     }
 
@@ -217,7 +219,7 @@ def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
 
 
 def table_head() -> str:
-    columns = ["step", *PHASES, "images/s", "peak GB", "x plain", "literal /"]
+    columns = ["step", *PHASES, "images/s", "peak GB", "x plain", "x its ops", "literal /"]
     return f"{'network':21s}{'setting':39s}" + "".join(f"{column:>10s}" for column in columns)
 
 
@@ -237,8 +239,9 @@ def table_line(row: tuple[str, str], name: str, results: dict, images: int) -> s
 
     plain, literal = references(row[1])
     step = seconds(row)
+    own_operations = result["operations"] / results.get(plain, {}).get("operations", math.nan)
     durations = "".join(f"{1e3 * s:10.1f}" for s in (step, *result["seconds"].values()))
-    ratios = [step / seconds(plain), seconds(literal) / step if row[0] == "method" else math.nan]
+    ratios = [step / seconds(plain), step / seconds(plain) / own_operations, seconds(literal) / step if row[0] == "method" else math.nan]
     return f"{line}{durations}{images / step:10.1f}{result['peak'] / 1e9:10.2f}" + "".join(
         f"{'-':>10s}" if math.isnan(ratio) else f"{ratio:10.2f}" for ratio in ratios
     )
@@ -311,7 +314,8 @@ def run(arguments: list[str]) -> int:
     images = streams_of(cfg) * options.identities * options.images
     print(f"Training steps on {images} images of {cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}, torch {torch.__version__}.")
     print(f"Milliseconds of the fastest of {options.steps} steps. peak GB: 10^9 bytes, on the CPU resident memory")
-    print("beyond the libraries'. x plain: step over that of the plain ResNet in the same setting. literal /: step of")
+    print("beyond the libraries'. x plain: step over that of the plain trunk (torchvision's ResNet, timm's ViT) in the")
+    print("same setting; x its ops: that over how many times its multiplications a training pass has. literal /: step of")
     print("the literal network in the same precision over this one.\n")
     print(table_head(), flush=True)
     results = {}

@@ -11,7 +11,6 @@ if configurations, device, threads and torch are the same.
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,8 +22,6 @@ if __name__ == "__main__":
 
 import torch
 import yaml
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from yacs.config import CfgNode
 
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
@@ -33,20 +30,9 @@ from assembly.update import Update  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.dataset import hold_out, open_benchmark  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.measure import Clock, device_name, peak_memory, resident  # noqa: E402
+from utils.measure import Clock, device_name, operations, peak_memory, resident  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.training.run import memory_advice, select_algorithms, select_device  # noqa: E402
-
-
-def operations(function: Callable, *inputs) -> int:
-    """Floating-point operations of function(*inputs): of convolutions, matrix products and attention alone.
-
-    A multiplication with its addition counts as two.
-    """
-    # Fused attention kernels are not counted on every device; this way attention is two matrix products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        function(*inputs)
-    return counter.get_total_flops()
 
 
 class Training:

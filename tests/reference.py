@@ -37,7 +37,7 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
         return 0.1 * (1 + 0.1 * n)
     if "base_scale" in key:
         return 1 + 0.1 * n
-    if last == "bias":
+    if last in ("bias", "in_proj_bias"):
         return 0.05 * n
     if len(shape) == 1:
         return 1 + 0.1 * n

@@ -15,10 +15,10 @@ from thin import thin
 from torch import nn
 
 from configs.load import load_config
-from models.agw import SelfNonLocal
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
 from models.parts.head import GeM
+from models.parts.non_local import SelfNonLocal
 from assembly.recipe import build_loss
 
 BASE = pytest.param("base", marks=pytest.mark.long)  # AGW without its blocks

@@ -100,21 +100,23 @@ def test_each_setting_has_its_references_once():
 
 
 def test_the_table_of_known_times():
-    def seconds(total):
-        return {"seconds": dict(zip(benchmark.PHASES, [0.0, total / 4, 0.0, total / 2, total / 4])), "peak": 5e9}
+    def measured(total, operations):
+        seconds = dict(zip(benchmark.PHASES, [0.0, total / 4, 0.0, total / 2, total / 4]))
+        return {"seconds": seconds, "peak": 5e9, "operations": operations}
 
-    rows = {("plain", "float32"): seconds(2), ("literal", "float32"): seconds(24), ("method", "float32"): seconds(8),
+    rows = {("plain", "float32"): measured(2, 10), ("literal", "float32"): measured(24, 40),
+            ("method", "float32"): measured(8, 32),
             ("method", "float32+compile"): {"error": "no compiler"}}
     head, *lines = benchmark.table_head(), *(benchmark.table_line(row, row[0].upper(), rows, images=16) for row in rows)
     assert head.split()[2:] == [
         "step", "data", "forward", "losses", "backward", "optimiser", "images/s", "peak", "GB", "x", "plain",
-        "literal", "/",
+        "x", "its", "ops", "literal", "/",
     ]
     plain, literal, method, compiled = lines
-    assert plain.split()[-3:] == ["5.00", "1.00", "-"]
-    assert literal.split()[-2:] == ["12.00", "-"]
+    assert plain.split()[-4:] == ["5.00", "1.00", "1.00", "-"]
+    assert literal.split()[-3:] == ["12.00", "3.00", "-"]
     assert method.split()[1:] == [
-        "float32", "8000.0", "0.0", "2000.0", "0.0", "4000.0", "2000.0", "2.0", "5.00", "4.00", "3.00",
+        "float32", "8000.0", "0.0", "2000.0", "0.0", "4000.0", "2000.0", "2.0", "5.00", "4.00", "1.25", "3.00",
     ]
     assert compiled.endswith("not compiled here: no compiler")
     assert len(head) == len(plain) == len(literal) == len(method)
@@ -151,10 +153,10 @@ def test_the_quick_run_prints_its_table(capsys):
     head, *table = printed.split("\n\n")[1].splitlines()
     assert head == benchmark.table_head()
     assert [line[:60].split() for line in table] == [
-        ["plain", "ResNet", "float32"], ["CMFN,", "literal", "float32"], ["CMFN", "float32"],
+        ["plain", "trunk", "float32"], ["CMFN,", "literal", "float32"], ["CMFN", "float32"],
     ]
-    *_, images_per_second, peak, over_plain, literal_over = map(float, table[-1].split()[2:])
-    assert images_per_second > 0 and 0.1 < peak < 4 and over_plain > 1 and literal_over > 0
+    *_, images_per_second, peak, over_plain, over_operations, literal_over = map(float, table[-1].split()[2:])
+    assert images_per_second > 0 and 0.1 < peak < 4 and over_plain > 1 and over_operations > 0 and literal_over > 0
 
 
 def test_a_failing_row_says_why(monkeypatch):

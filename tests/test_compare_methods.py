@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import compare_methods as compare  # noqa: E402
 from assembly import experiment  # noqa: E402
-from cost import operations  # noqa: E402
+from utils.measure import operations  # noqa: E402
 
 from data.synthetic import write_synthetic  # noqa: E402
 

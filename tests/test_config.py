@@ -141,6 +141,27 @@ def test_mpanets_recipe(name, height, batch, steps):
     assert all(numbers.items() >= always.items() for _, numbers in map(read_step, view))
 
 
+@pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
+def test_mscmnets_recipe(name):
+    cfg = load_config(CONFIGS / f"{name}_mscmnet.yaml")
+    solver, data = cfg.SOLVER, cfg.DATA
+    assert (data.NAME, data.HEIGHT, data.WIDTH, data.RESIZE, cfg.TEST.FLIP) == (name, 384, 192, "lanczos", False)
+    assert (solver.IDENTITIES, solver.IMAGES, solver.SAMPLER, solver.EPOCHS) == (6, 4, "replacement", 150)
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("sgd", 0.1, 0.1)
+    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.PRECISION) == (0.9, 5e-4, "float16")
+    assert cfg.MODEL.NON_LOCAL == "half"
+    plain = ["pad", "crop", "flip", "normalise", "erase"]
+    assert [*map(names_of, data.VISIBLE)] == [["grey", *plain], [*plain, "exchange"]]
+    assert [*map(names_of, data.INFRARED)] == [[*plain, "green"], ["brightness", *plain, "dim"]]
+    for view in (*data.VISIBLE, *data.INFRARED):
+        assert erasing(view) == (0.5, SMALL, [0.4914, 0.4822, 0.4465]) and step_of(view, "flip")["p"] == 0.5
+    (grey, exchange), (green, second) = data.VISIBLE, data.INFRARED
+    assert step_of(grey, "grey")["p"] == 0.5 and step_of(second, "brightness")["by"] == 0.5
+    assert step_of(exchange, "exchange")["grey"] is False
+    assert (step_of(green, "green")["p"], step_of(green, "green")["grey"]) == (0.5, 0.5)
+    assert (step_of(second, "dim")["p"], step_of(second, "dim")["least"]) == (0.5, 0.02)
+
+
 def without_area(views):
     steps = [[read_step(step) for step in view] for view in views]
     return [[(n, {k: v for k, v in numbers.items() if k != "area"}) for n, numbers in view] for view in steps]
@@ -422,7 +443,7 @@ def test_the_program_explains_a_method_and_knows_no_other():
     assert "LOSS.TRIPLET" not in done.stdout and "SOLVER.EPOCHS: 151" in done.stdout
     done = run("train.py", "--explain", "resnet", check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, mpanet, pmt\n"
+    assert done.stderr == f"error: there is no method 'resnet'; there are {', '.join(sorted(MODELS))}\n"
 
 
 # --- Short options of the pipelines -----------------------------------------------------------------------------------
@@ -507,7 +528,8 @@ BEFORE = {
     "quickstart": (True, 0.5, 0.5, [0.01, 0.03], IMAGENET, "none"),
 }
 SINCE = ("DATA.VISIBLE", "DATA.INFRARED", "DATA.RESIZE", "DATA.READ_SIZE", "SOLVER.SAMPLER", "SOLVER.OPTIMIZER",
-         "SOLVER.SCHEDULE", "SOLVER.LOWEST_LR", "LOSS.MPANET.", "LOSS.PMT.", "MODEL.PMT.")
+         "SOLVER.SCHEDULE", "SOLVER.LOWEST_LR", "LOSS.MPANET.", "LOSS.PMT.", "MODEL.PMT.", "LOSS.MSCMNET.",
+         "MODEL.MSCMNET.")
 
 
 def dumped_before(name):

@@ -16,9 +16,9 @@ from processes import Started, context
 from thin import thin
 from torch import nn
 
-from assembly.recipe import build_loss, train_batches
+from assembly.recipe import build_loss, image_size, train_batches
 from assembly.update import gather
-from configs.load import load_config
+from configs.load import is_read, load_config
 from data.dataset import eval_loaders, open_benchmark
 from data.records import DataError, Record
 from data.synthetic import write_synthetic
@@ -72,23 +72,26 @@ def finish(processes, status=0):
     return outputs
 
 
+TWO_VIEWS = {f"DATA.{name}": "[['normalise'], ['flip', 'normalise']]" for name in ("VISIBLE", "INFRARED")}
 METHODS = {
     "cmfn": {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0"},
     "caj": {  # two streams of visible images; the divergence pairs rows of different streams
         "MODEL.NAME": "caj", "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference",
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
     },
+    "mscmnet": {"MODEL.NAME": "mscmnet", "DATA.HEIGHT": "48", "DATA.WIDTH": "48", **TWO_VIEWS},
 }
 
 
 def options_of(method):
-    return load_config(overrides=[part for pair in (OPTIONS | METHODS[method]).items() for part in pair])
+    options = (OPTIONS | METHODS[method]).items()
+    return load_config(overrides=[part for key, value in options if is_read(key, method) for part in (key, value)])
 
 
 def gradients(options, world, batch):
     """Of the total loss, with frozen batch norms; averaged over ranks as in training."""
     torch.manual_seed(0)
-    model = build_model(options.MODEL, classes=6).double().train()
+    model = build_model(options.MODEL, 6, image_size(options)).double().train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -21,7 +21,7 @@ import export as script  # noqa: E402
 from thin import shortest  # noqa: E402
 from trees import picture  # noqa: E402
 
-from assembly.recipe import build_network  # noqa: E402
+from assembly.recipe import build_network, image_size  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.transforms import eval_transform, open_image  # noqa: E402
 from models.build import MODELS  # noqa: E402
@@ -31,7 +31,7 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "do
 
 
 pytestmark = pytest.mark.usefixtures("short")
-COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt")
+COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt", "mscmnet")
 CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in COMPARED}}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
@@ -196,7 +196,7 @@ def test_the_example_runs_without_this_repository(name, kind, modality, written,
     model, cfg = network(name)
     which = (False, True) if modality == "both" else (modality == "infrared",) * 2
     scale = model.column_scale(next(iter(model.weightings)))
-    images = [eval_transform(open_image(str(tmp_path / name), 64, 32))[None] for name in pictures]
+    images = [eval_transform(open_image(str(tmp_path / name), *image_size(cfg)))[None] for name in pictures]
     with torch.inference_mode():
         day, night = (nn.functional.normalize(model.embed(x, infrared, cfg.TEST.FLIP) * scale)
                       for x, infrared in zip(images, which))

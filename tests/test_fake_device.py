@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import export  # noqa: E402
 import search  # noqa: E402
 
-from assembly.recipe import build_loss, build_network, train_batches  # noqa: E402
+from assembly.recipe import build_loss, build_network, image_size, train_batches  # noqa: E402
 from assembly.update import AUTOCAST, Update  # noqa: E402
 from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
 from configs.load import load_config  # noqa: E402
@@ -44,6 +44,7 @@ USUAL = {  # those that are tested in any case, in one precision
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16",
     "sysu_pmt": "float16",
+    "sysu_mscmnet": "float16",
 }
 
 
@@ -144,8 +145,9 @@ def configured(name, *overrides, backbone="resnet18"):
 
 def batch(cfg, device=CUDA):
     """The images of a step; on the CPU as a loader gives them."""
-    number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH)
-    kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))] + [Kind(True)]
+    number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, *image_size(cfg))
+    kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))]
+    kinds += [Kind(True, view) for view in range(len(cfg.DATA.INFRARED))]
     return Batch([Stream(empty((number, *size), device), empty((number,), device, torch.int64), k) for k in kinds])
 
 
@@ -263,12 +265,9 @@ def copies(monkeypatch):
 
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
-    ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"),
+    ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"), ("mscmnet", "cuda", "float16"),
 ]
-ALL_STEPS = sorted({
-    *product(["cmfn", "agw", "caj", "deen", "mpanet", "pmt"], ["cuda"], AUTOCAST),
-    *product(["cmfn", "agw", "caj", "deen", "mpanet", "pmt"], ["cpu"], ["float32", "bfloat16"]),
-})
+ALL_STEPS = sorted({*product(MODELS, ["cuda"], AUTOCAST), *product(MODELS, ["cpu"], ["float32", "bfloat16"])})
 
 
 @pytest.mark.parametrize("method, device, precision", ALL_STEPS)

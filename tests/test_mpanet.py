@@ -291,9 +291,8 @@ def test_ranking_by_distance_is_that_of_the_features_as_long_as_they_are():
     with torch.inference_mode():
         model.neck.weight.uniform_(0.5, 2)
         neck = [model.neck(model.pool(last, model.masks_of(last))) for last in map(model.encode, images)]
-        visible, infrared = (
-            model.embed(part, kind, flip=False) * model.column_scale("neck") for part, kind in zip(images, (False, True))
-        )
+        scale = model.column_scale("neck")
+        visible, infrared = (model.embed(part, kind, flip=False) * scale for part, kind in zip(images, (False, True)))
     assert visible.shape == (3, model.neck.num_features + 2)
     torch.testing.assert_close(visible @ infrared.T, -torch.cdist(*neck).square() / 2, rtol=1e-4, atol=1e-4)
 

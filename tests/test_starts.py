@@ -12,9 +12,9 @@ import torchvision
 from thin import all_thin, small_trunk
 from torch import Tensor
 
+from assembly.recipe import build_network
 from configs.load import load_config
 from models.parts.backbone import Backbone
-from models.build import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +42,10 @@ def kaiming_fan_out(weight: Tensor) -> Start:
     return Start("normal", spread=(2 / (len(weight) * weight[0, 0].numel())) ** 0.5)
 
 
+def xavier(weight: Tensor) -> Start:
+    return Start("uniform", spread=(6 / sum(weight.shape)) ** 0.5)
+
+
 def normal(center: float, spread: float):
     return lambda weight: Start("normal", center, spread)
 
@@ -59,8 +63,8 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
-NON_LOCAL = r"(mfa\.\d\.(channel|position)|backbone\.stages\.\d\.non_local\.\d)\."
+RESNET = r"(backbone\.\w+_stem|(backbone\.)?stages\.\d(\.blocks)?\.\d|stem|\w+_stems\.\d)\."
+NON_LOCAL = r"(mfa\.\d\.(channel|position)|(backbone\.)?stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
     r"(local_block\.norm|global_block\.(attention|mlp)_norm|compress_\w+\.1|"
@@ -117,6 +121,12 @@ RULES = {
     r"trunk\.(blocks\.\d+\.norm\d|norm)\.weight": constant(1),
     r"trunk\..+\.bias": constant(0),
     r"identity_classifier\.weight": normal(0, 0.001),
+    # MSCMNet
+    r"mimb\.\d\.(reduce|side|expand|mlp\.[02])\.(weight|bias)": default,
+    r"mimb\.\d\.(norm|side_norm|mlp_norm)\.weight": constant(1),
+    r"mimb\.\d\.((norm|side_norm|mlp_norm)|attention\.(in|out)_proj)\.bias": constant(0),
+    r"mimb\.\d\.attention\.in_proj\.weight": xavier,
+    r"mimb\.\d\.attention\.out_proj\.weight": default,
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
@@ -195,11 +205,12 @@ def networks(whole) -> dict[str, dict[str, Tensor]]:
         file = ROOT / "configs" / f"{name}.yaml"
         small = small_trunk(load_config(file).MODEL.NAME) if found and not whole else []
         options = ["MODEL.PRETRAINED", "none", *small, *options]
-        model_options = load_config(file, options).MODEL
+        cfg = load_config(file, options)
+        model_options = cfg.MODEL
         if str(model_options) not in built:
             built.add(str(model_options))
             with contextlib.nullcontext() if whole else all_thin():
-                model = build_model(model_options, 395, (64, 32))
+                model = build_network(cfg, classes=395)
             parts = (*model.named_parameters(), *model.named_buffers())
             found[" ".join([name, *options])] = {part: values.detach() for part, values in parts}
     return found

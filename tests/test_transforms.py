@@ -314,6 +314,37 @@ def test_adaption_is_a_quarter_for_each_channel_and_an_eighth_for_grey_and_for_n
     assert found == {colour: pytest.approx(share, abs=0.03) for colour, share in shares.items()}
 
 
+def test_green_is_the_second_channel_or_else_grey_or_nothing():
+    def shares(**numbers):
+        return outcomes(lambda image: STEPS["green"].make(**numbers)(image, image), count=1000)
+
+    found = shares(p=0.5, grey=0.5)
+    assert found == {
+        (2, 2, 2): pytest.approx(1 / 2, abs=0.06), GREY: pytest.approx(1 / 4, abs=0.06),
+        (1, 2, 4): pytest.approx(1 / 4, abs=0.06),
+    }
+    assert shares(p=0.0, grey=0.0).keys() == {(1, 2, 4)} and shares(p=0.0, grey=1.0).keys() == {GREY}
+
+
+def test_dim_gives_each_channel_a_number_of_its_own():
+    original = normalised(photograph(4, 3))
+    factors = np.array([after("dim", original.copy())[0, 0] / original[0, 0] for _ in range(400)])
+    changed = factors[(factors != 1).any(1)]
+    assert 160 < len(changed) < 240
+    assert changed.min() > 0.0199 and changed.max() < 1.0001 and (changed.min(0) < 0.1).all()
+    assert abs(changed.mean() - 0.51) < 0.05 and abs(np.corrcoef(changed.T)[0, 1]) < 0.25
+    assert (after({"dim": {"p": 1, "least": 1}}, original.copy()) == original).all()
+
+
+def test_brightness_multiplies_all_of_the_image():
+    image = np.full((4, 3, 3), 100, np.uint8)
+    found = [after("brightness", image) for _ in range(300)]
+    assert all((x == x[0, 0, 0]).all() for x in found)
+    values = [int(x[0, 0, 0]) for x in found]
+    assert 50 <= min(values) < 60 and 140 < max(values) <= 150 and 90 < np.mean(values) < 110
+    assert (after({"brightness": 0}, image) == image).all()
+
+
 def pipelines(name, *overrides):
     """Of each view of a visible image, and of an infrared one."""
     data = load_config(f"configs/{name}.yaml", overrides).DATA

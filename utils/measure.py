@@ -3,9 +3,12 @@
 import itertools
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Clock:
@@ -57,3 +60,14 @@ def device_name(device: torch.device) -> str:
     except OSError:
         lines = []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def operations(function: Callable, *inputs) -> int:
+    """Floating-point operations of function(*inputs): of convolutions, matrix products and attention alone.
+
+    A multiplication with its addition counts as two.
+    """
+    # Fused attention kernels are not counted on every device; this way attention is two matrix products.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return counter.get_total_flops()

@@ -1,5 +1,6 @@
 """Two-stream ResNet: a stem for each modality, then shared stages (docs/method.md section 1)."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -65,6 +66,14 @@ class EitherStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         images, is_infrared = x[:, :3], x[:, 3:, :1, :1] > 0
         return torch.where(is_infrared, self.infrared(images), self.visible(images))
+
+
+def another_stem(stem: nn.Sequential, pretrained: str) -> nn.Sequential:
+    """A stem of its own weights: those of ImageNet where `pretrained` has given them to the first, else drawn anew."""
+    other = copy.deepcopy(stem)
+    if pretrained == "none":
+        nn.init.kaiming_normal_(other[0].weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    return other
 
 
 def stem_of(resnet: nn.Module) -> nn.Sequential:

@@ -1,0 +1,125 @@
+"""The table of methods: paper, command, parameters, and what a training step costs beside a plain trunk's.
+
+    python scripts/methods_table.py                                       # all methods, as on SYSU-MM01: half an hour
+    python scripts/methods_table.py --configs configs/sysu_agw.yaml --device cuda --identities 8 --images 4
+    python scripts/methods_table.py --quick                               # tiny networks, to see it run
+
+Each method's step and its plain trunk's (torchvision's ResNet-50, timm's ViT-B) are measured by
+scripts/benchmark_training.py, on as many images of the method's own size. "per operation" is the step's ratio over that
+of the multiplications of a training pass: 1 is what the method's own arithmetic needs, if it ran like the plain trunk's.
+Writes methods.md and, for each configuration, a JSON file that is kept where the script is run again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
+import torch
+from yacs.config import CfgNode
+
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from assembly.experiment import ExperimentError, markdown_table  # noqa: E402
+from assembly.recipe import build_network, image_size  # noqa: E402
+from assembly.titles import method_title  # noqa: E402
+from configs.load import load_config  # noqa: E402
+from models.build import class_of  # noqa: E402
+from utils.arguments import count  # noqa: E402
+from utils.measure import device_name, operations  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.training.run import select_device  # noqa: E402
+
+BENCHMARK = ROOT / "scripts" / "benchmark_training.py"
+
+
+def step_of(network: str, options: list[str]) -> dict:
+    """What benchmark_training.py measured of the plain trunk or the method.
+
+    raises   ExperimentError
+    """
+    ended = subprocess.run(
+        [sys.executable, str(BENCHMARK), *options, "--row", network, "float32"], capture_output=True, text=True
+    )
+    result = json.loads(ended.stdout.splitlines()[-1]) if ended.returncode == 0 else {"error": ended.stderr.strip()}
+    if "error" in result:
+        raise ExperimentError(f"the step of {network} {' '.join(options)} could not be measured: {result['error']}")
+    return result | {"seconds": sum(result["seconds"].values())}
+
+
+def embedding_operations(cfg: CfgNode) -> int:
+    """Of one image's test-time embedding, without its mirror image."""
+    model = build_network(cfg, classes=395, pretrained=False).eval()
+    return operations(model.embed, torch.zeros(1, 3, *image_size(cfg)), False, False)
+
+
+def measured(file: str, cfg: CfgNode, options: list[str], asked: dict, kept: Path) -> dict:
+    """The method's costs, from the file where they are kept, or measured now."""
+    try:
+        saved = json.loads(kept.read_text(encoding="utf-8"))
+        if saved["asked"] == asked:
+            return saved
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # absent, cut off, or of another version
+    plain, method = (step_of(network, ["--config", file, *options]) for network in ("plain", "method"))
+    saved = {"asked": asked, "plain": plain, "method": method, "embedding": embedding_operations(cfg)}
+    write_or_keep({kept: json.dumps(saved, indent=1) + "\n"})
+    return saved
+
+
+def cells(file: str, cfg: CfgNode, costs: dict) -> dict[str, str]:
+    plain, method = costs["plain"], costs["method"]
+    times = method["seconds"] / plain["seconds"]
+    return {
+        "Method": method_title(cfg.MODEL),
+        "Paper": class_of(cfg.MODEL).paper or "-",
+        "Command": f"`python train.py --config {file}`",
+        "Parameters": f"{method['parameters'] / 1e6:.1f} M",
+        "GMACs": f"{costs['embedding'] / 2e9:.1f}",
+        "Step / plain": f"{times:.2f}",
+        "per operation": f"{times / (method['operations'] / plain['operations']):.2f}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", help="yaml files; default: configs/sysu_*.yaml but CMFN as drawn")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+    parser.add_argument("--identities", type=count(1), default=2, help="P of a batch")
+    parser.add_argument("--images", type=count(1), default=2, help="K of a batch, in each stream of images")
+    parser.add_argument("--steps", type=count(1), default=3, help="timed steps, of which the fastest counts")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, which only show that all works")
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"), help="the folder")
+    args = parser.parse_args()
+    files = args.configs or sorted(
+        str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("sysu_*.yaml") if "drawn" not in file.stem
+    )
+    configs = {file: load_config(file, ["MODEL.PRETRAINED", "none"]) for file in files}
+    require_files(args.output / "methods.md", fix="choose another --output")
+    device = device_name(select_device(args.device))
+    options = ["--device", args.device, "--identities", str(args.identities), "--images", str(args.images)]
+    options += ["--steps", str(args.steps), *["--quick"] * args.quick]
+    table = []
+    for file, cfg in configs.items():
+        asked = {"config": cfg.dump(), "options": options, "device": device, "torch": torch.__version__}
+        costs = measured(file, cfg, options, asked, args.output / f"{Path(file).stem}.json")
+        table.append(cells(file, cfg, costs))
+        print("  ".join(table[-1].values()), flush=True)
+    note = (
+        f"Steps of {args.identities * args.images} images in each stream, float32, on {device}, torch "
+        f"{torch.__version__}; GMACs of an image's embedding, a multiplication with its addition being one."
+    )
+    write_or_keep({args.output / "methods.md": f"{markdown_table([*table[0]], [[*row.values()] for row in table])}\n{note}\n"})
+    print(f"{args.output}/methods.md")
+
+
+if __name__ == "__main__":
+    fail_clearly(main, (*EXPECTED_ERRORS, ExperimentError, OutputError))
