@@ -241,7 +241,8 @@ def table_line(row: tuple[str, str], name: str, results: dict, images: int) -> s
     step = seconds(row)
     own_operations = result["operations"] / results.get(plain, {}).get("operations", math.nan)
     durations = "".join(f"{1e3 * s:10.1f}" for s in (step, *result["seconds"].values()))
-    ratios = [step / seconds(plain), step / seconds(plain) / own_operations, seconds(literal) / step if row[0] == "method" else math.nan]
+    over_plain, under_literal = step / seconds(plain), seconds(literal) / step if row[0] == "method" else math.nan
+    ratios = [over_plain, over_plain / own_operations, under_literal]
     return f"{line}{durations}{images / step:10.1f}{result['peak'] / 1e9:10.2f}" + "".join(
         f"{'-':>10s}" if math.isnan(ratio) else f"{ratio:10.2f}" for ratio in ratios
     )
@@ -315,8 +316,8 @@ def run(arguments: list[str]) -> int:
     print(f"Training steps on {images} images of {cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}, torch {torch.__version__}.")
     print(f"Milliseconds of the fastest of {options.steps} steps. peak GB: 10^9 bytes, on the CPU resident memory")
     print("beyond the libraries'. x plain: step over that of the plain trunk (torchvision's ResNet, timm's ViT) in the")
-    print("same setting; x its ops: that over how many times its multiplications a training pass has. literal /: step of")
-    print("the literal network in the same precision over this one.\n")
+    print("same setting; x its ops: that over how many times its multiplications a training pass has. literal /:")
+    print("step of the literal network in the same precision over this one.\n")
     print(table_head(), flush=True)
     results = {}
     for row in rows_of(options.settings, options.literal and cfg.MODEL.NAME == "cmfn"):

@@ -51,7 +51,7 @@ def read_log(method: str, data: str) -> tuple[Path, dict]:
 
 
 def known() -> list[str]:
-    return [f"{log['method']} on {log['data']}" for log in map(yaml.safe_load, map(Path.read_text, sorted(LOGS.glob("*"))))]
+    return [" on ".join(reversed(file.stem.split("_"))) for file in sorted(LOGS.glob("*.yaml"))]
 
 
 def first_losses(run: Path) -> dict[str, float]:

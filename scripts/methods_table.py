@@ -6,7 +6,8 @@
 
 Each method's step and its plain trunk's (torchvision's ResNet-50, timm's ViT-B) are measured by
 scripts/benchmark_training.py, on as many images of the method's own size. "per operation" is the step's ratio over that
-of the multiplications of a training pass: 1 is what the method's own arithmetic needs, if it ran like the plain trunk's.
+of the multiplications of a training pass: 1 is what the method's own arithmetic needs where it runs like the plain
+trunk's.
 Writes methods.md and, for each configuration, a JSON file that is kept where the script is run again.
 """
 
@@ -117,7 +118,8 @@ def main() -> None:
         f"Steps of {args.identities * args.images} images in each stream, float32, on {device}, torch "
         f"{torch.__version__}; GMACs of an image's embedding, a multiplication with its addition being one."
     )
-    write_or_keep({args.output / "methods.md": f"{markdown_table([*table[0]], [[*row.values()] for row in table])}\n{note}\n"})
+    text = markdown_table([*table[0]], [[*row.values()] for row in table])
+    write_or_keep({args.output / "methods.md": f"{text}\n{note}\n"})
     print(f"{args.output}/methods.md")
 
 

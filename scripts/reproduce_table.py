@@ -30,6 +30,8 @@ from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.results import ResultsError, read_results  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
+OWN_SOURCES = PUBLISHED.with_name("sysu_mm01_own_sources.csv")  # of methods that the published table doesn't have
+RUNS_HERE = PUBLISHED.with_name("runs_here.csv")                # method of a table -> name of its recipe
 COLUMNS = {"rank1": "R-1", "rank10": "R-10", "rank20": "R-20", "map": "mAP", "minp": "mINP"}  # the published ones
 NAMES = {"rank1": "Rank-1", "rank10": "Rank-10", "rank20": "Rank-20", "map": "mAP", "minp": "mINP"}
 SEARCHES = {"all": "All-search", "indoor": "Indoor-search"}
@@ -57,10 +59,12 @@ class Row:
     cells: dict[str, str]
     results_file: str = ""  # where it was measured; "" if it is cited
     protocol: str = ""      # how it was measured
+    recipe: str = ""        # of a cited row: the name of the recipe that runs here
+    note: str = ""          # of a cited row: where its figures are from
 
     @property
     def source(self) -> str:
-        return "measured here" if self.results_file else "cited"
+        return "measured here" if self.results_file else "cited, runs here" if self.recipe else "cited only"
 
     @property
     def year(self) -> float:
@@ -83,8 +87,12 @@ def read_published(path: Path) -> list[Row]:
         for cell in CELLS:
             if not re.fullmatch(r"(\d{1,3}\.\d)?", line[cell]):
                 raise ResultsError(f"{path}, line {number}: {cell} is {line[cell]!r}, not a percentage such as 79.5")
+    recipes = {line["method"]: line["recipe"] for line in csv.DictReader(RUNS_HERE.read_text().splitlines())}
     return [
-        Row(line["method"], line["label"], line["citation"], line["venue"], {cell: line[cell] for cell in CELLS})
+        Row(
+            line["method"], line["label"], line["citation"], line["venue"], {cell: line[cell] for cell in CELLS},
+            recipe=recipes.get(line["method"], ""), note=line.get("note", ""),
+        )
         for line in lines
     ]
 
@@ -196,6 +204,8 @@ def implausible(row: Row, search: str) -> list[str]:
 def notes_of(row: Row) -> list[str]:
     """Its footnotes; a file's name stands in backquotes."""
     notes = [f"Measured here: `{row.results_file}`; {row.protocol}."] if row.results_file else []
+    notes += [row.note] if row.note else []
+    notes += [f"Runs here: `METHOD={row.recipe} bash scripts/reproduce_sysu.sh DATA_FOLDER`."] if row.recipe else []
     for search, name in SEARCHES.items():
         reasons = implausible(row, search)
         if reasons:
@@ -298,12 +308,15 @@ def main() -> None:
     parser.add_argument("results", nargs="*", type=Path, help="results files of test.py on SYSU-MM01")
     parser.add_argument("--gallery", choices=("random", "official"), default="random", help="of the measured rows")
     parser.add_argument("--weighting", help="of the measured rows; default: a row for each there is")
-    parser.add_argument("--published", type=Path, default=PUBLISHED, help="the cited figures")
+    parser.add_argument("--published", type=Path, default=PUBLISHED, help="the cited figures, instead of those here")
     parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder of the three files")
     args = parser.parse_args()
     files = {args.output / f"sysu_mm01.{suffix}": write for suffix, write in WRITERS.items()}
     require_files(*files, fix="choose another --output")
-    rows = sorted(read_published(args.published), key=lambda row: row.year)
+    rows = read_published(args.published)
+    if args.published == PUBLISHED:
+        rows += read_published(OWN_SOURCES)
+    rows.sort(key=lambda row: row.year)
     for path in args.results:
         rows += measured_rows(path, args.gallery, args.weighting)
     write_or_keep({file: write(rows) for file, write in files.items()})

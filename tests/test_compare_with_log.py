@@ -69,7 +69,7 @@ def test_a_tested_run_has_the_figures_of_its_last_epoch(folder, trained):
 
 def test_figures_of_held_out_people_are_no_test_figures(folder):
     text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text.replace("CHOOSE_BEST_ON_TEST_DATA: true", "CHOOSE_BEST_ON_TEST_DATA: false"))
+    (folder / "config.yaml").write_text(text.replace("ON_TEST_DATA: true", "ON_TEST_DATA: false"))
     printed = run("scripts/compare_with_log.py", folder).stdout
     assert re.search(r"epoch 9: Rank-1 +40.6 +-\n", printed) and "all 2 that can be compared are near" in printed
 

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,16 +83,22 @@ def test_three_files_with_methods_by_year_and_every_row_with_its_source(tmp_path
     with open(tmp_path / "out" / "sysu_mm01.csv", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     years = [line["venue"][-2:] for line in lines]
-    assert years[:-1] == sorted(years[:-1]) and lines[-1]["method"] == "CMFN(Ours)" and len(lines) == 24
-    assert {line["source"] for line in lines} == {"cited"}
+    assert years[:-1] == sorted(years[:-1]) and lines[-1]["method"] == "CMFN(Ours)" and len(lines) == 26
+    source = {line["method"]: line["source"] for line in lines}
+    assert {name for name, words in source.items() if words == "cited, runs here"} == {
+        "AGW", "MPANet", "PMT", "DEEN", "DNS", "MCJA", "MSCMNet", "CMFN(Ours)"
+    }
+    assert {name: words for name, words in source.items() if words != "cited, runs here"}["CAJ"] == "cited only"
     tex = (tmp_path / "out" / "sysu_mm01.tex").read_text()
-    assert r"CMFN(Ours) & - & cited & \textbf{79.5} & \textbf{98.5}" in tex and r"\underline{99.3}" in tex
-    assert r"SMCL\textsuperscript{1}" in tex and r"MAUM$^P$" in tex and r"cited~\cite{Wei2021Syncretic}" in tex
+    assert r"& - & cited, runs here & \textbf{79.5} & \textbf{98.5}" in tex and r"\underline{99.3}" in tex
+    assert r"SMCL\textsuperscript{3}" in tex and r"MAUM$^P$" in tex and r"cited only~\cite{Wei2021Syncretic}" in tex
     assert tex.index(r"\toprule") < tex.index(r"\midrule") < tex.index(r"\bottomrule")
     columns = {line.count(" & ") for line in tex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line}
     assert columns == {12}
     md = (tmp_path / "out" / "sysu_mm01.md").read_text()
-    assert "| CMFN(Ours) | - | cited | **79.5** |" in md and "MAUM<sup>P</sup>" in md and "$" not in md
+    assert re.search(r"\| CMFN\(Ours\)<sup>\d+</sup> \| - \| cited, runs here \| \*\*79.5\*\* \|", md)
+    assert "Runs here: `METHOD=mscmnet bash scripts/reproduce_sysu.sh DATA_FOLDER`." in md
+    assert "| MCJA<sup>" in md and "figures with MSER re-ranking alone" in md and "MAUM<sup>P</sup>" in md and "$" not in md
 
 
 def test_a_measured_row_competes_and_names_file_and_protocol(tmp_path):
@@ -154,6 +161,13 @@ def test_bad_input_gets_one_sentence(tmp_path):
     ):
         published.write_text(table.PUBLISHED.read_text().replace("47.5", wrong, 1))
         assert words in refused("--published", published, folder=tmp_path)
+
+
+def test_what_runs_here_has_a_recipe():
+    recipes = [line["recipe"] for line in csv.DictReader(table.RUNS_HERE.read_text().splitlines())]
+    assert len(recipes) == 8
+    for recipe in recipes:
+        assert (SCRIPT.parent.parent / "configs" / f"sysu_{recipe}.yaml").exists(), recipe
 
 
 def test_needs_no_torch(tmp_path):

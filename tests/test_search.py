@@ -25,7 +25,7 @@ import test as evaluation  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
-from models.build import MODELS, build_model  # noqa: E402
+from models.build import MODELS  # noqa: E402
 from processes import Started  # noqa: E402
 from programs import BLANK  # noqa: E402
 from thin import SHORT  # noqa: E402
@@ -52,7 +52,7 @@ def checkpoint(folder: Path, name: str = "cmfn", seed: int = 0, options: list[st
         *options,
     ])
     torch.manual_seed(seed)
-    model = build_model(cfg.MODEL, classes=3)
+    model = build_network(cfg, classes=3)
     folder.mkdir(parents=True, exist_ok=True)
     state = {"config": cfg.dump(), "model": model.state_dict(), "identities": [1, 2, 3], "epoch": 1, "step": 0}
     save_checkpoint(folder / "last.pth", state)
