@@ -1,4 +1,4 @@
-"""MSCMNet (Hua et al., Pattern Recognition 2025): four stems and correlation blocks, as its authors have them."""
+"""MSCMNet (Hua et al., Pattern Recognition 2025): four stems, four correlation blocks, as in its authors' code."""
 
 from collections.abc import Callable
 

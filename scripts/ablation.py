@@ -45,7 +45,7 @@ PMT = {
 }
 MSCMNET = {
     "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "MODEL.MSCMNET.RESIDUAL": False,
-    "LOSS.MSCMNET.CENTER_WEIGHT": 1.0, "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,
+    "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,  # that of the centres is the configuration's
 }
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {

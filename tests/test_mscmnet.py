@@ -274,7 +274,8 @@ def test_sizes_that_the_blocks_take(size, positions):
 def test_another_size_is_refused_before_any_work(size, map_size, tmp_path):
     overrides = ["DATA.HEIGHT", str(size[0]), "DATA.WIDTH", str(size[1]), "DATA.ROOT", str(tmp_path / "nowhere")]
     cfg = load_config("configs/quickstart_mscmnet.yaml", overrides)
-    with pytest.raises(ImageSizeError, match=rf"{size[0]}x{size[1]} give a map of {map_size}; .* DATA.HEIGHT"):
+    given = rf"images of {size[0]}x{size[1]} give a map of {map_size}; .* set DATA.HEIGHT and DATA.WIDTH"
+    with pytest.raises(ImageSizeError, match=given):
         check_together(cfg, torch.device("cpu"))
     with pytest.raises(ImageSizeError, match="multiples of 16 such as 384 and 192"):
         build_model(cfg.MODEL, 3, image_size(cfg))

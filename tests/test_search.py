@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_search  # noqa: E402
 import search  # noqa: E402
 import test as evaluation  # noqa: E402
+from assembly.recipe import build_network  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
@@ -47,8 +48,9 @@ pytestmark = pytest.mark.usefixtures("thin")
 
 def checkpoint(folder: Path, name: str = "cmfn", seed: int = 0, options: list[str] = SHORT) -> Path:
     """A file as train.py writes it, of an untrained network; a short one where it is not itself what is searched by."""
-    cfg = load_config(ROOT / "configs" / "quickstart.yaml", [
-        "MODEL.NAME", name, "DATA.WORKERS", "0", "DEVICE", "cpu", "TEST.BATCH", "4", "OUTPUT", str(folder),
+    file = "quickstart" if name == "cmfn" else f"quickstart_{name}"
+    cfg = load_config(ROOT / "configs" / f"{file}.yaml", [
+        "DATA.WORKERS", "0", "DEVICE", "cpu", "TEST.BATCH", "4", "OUTPUT", str(folder),
         *options,
     ])
     torch.manual_seed(seed)

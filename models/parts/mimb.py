@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from models.parts.mfa import ImageSizeError
 
-HEAD = 9       # positions that a head of the attention sees
-WHOLE = 16     # what kernels for attention and for matrix products want a multiple of 8 of; zeros fill a head up to it
-SHARE = 0.1    # of the finer map's tokens in the trunk's
+HEAD = 9      # positions that a head of the attention compares
+PADDED = 16   # a head's width in memory, zeros included: fused attention takes multiples of 8
+SHARE = 0.1   # of the finer map's tokens in the trunk's
 
 
 def check_positions(height: int, width: int) -> int:
@@ -45,16 +45,16 @@ class ChannelAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, values: Tensor) -> Tensor:
-        # Heads of 9 fit no fused kernel, and without one the weights of all pairs of channels would be kept. Zeros
-        # in the projections, which are small, make them 16 wide and change no product.
-        fill = WHOLE - HEAD
-        weight = F.pad(self.in_proj.weight.unflatten(0, (3, -1, HEAD)), (0, 0, 0, fill)).flatten(1, 2)  # (3, 16 h, E)
-        bias = F.pad(self.in_proj.bias.unflatten(0, (3, -1, HEAD)), (0, fill)).flatten(1)
-        back = F.pad(self.out_proj.weight.unflatten(1, (-1, HEAD)), (0, fill)).flatten(1)               # (E, 16 h)
+        # Without a fused kernel, each head's weights of all pairs of channels would be kept for the backward pass.
+        # Zeros in the projections' weights, which are small, change no product. E' = 16 · heads
+        fill, heads = PADDED - HEAD, (self.heads, PADDED)
+        weight = F.pad(self.in_proj.weight.unflatten(0, (3, -1, HEAD)), (0, 0, 0, fill)).flatten(1, 2)  # (3, E', E)
+        bias = F.pad(self.in_proj.bias.unflatten(0, (3, -1, HEAD)), (0, fill)).flatten(1)               # (3, E')
+        back = F.pad(self.out_proj.weight.unflatten(1, (-1, HEAD)), (0, fill)).flatten(1)               # (E, E')
 
         pairs = F.linear(x, weight[:2].flatten(0, 1), bias[:2].flatten())
-        query, key = pairs.unflatten(2, (2, self.heads, WHOLE)).permute(2, 0, 3, 1, 4)               # (B, heads, C, 16)
-        value = F.linear(values, weight[2], bias[2]).unflatten(2, (self.heads, WHOLE)).transpose(1, 2)
+        query, key = pairs.unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4)                        # (B, heads, C, 16)
+        value = F.linear(values, weight[2], bias[2]).unflatten(2, heads).transpose(1, 2)
         y = F.scaled_dot_product_attention(query, key, value, scale=HEAD ** -0.5)
         return F.linear(y.transpose(1, 2).flatten(2), back, self.out_proj.bias)
 
