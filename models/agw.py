@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from common.options import option
 from models.network import MethodError
+from models.parts.backbone import after_last
 from models.parts.mfa import NonLocal, chain
 from models.two_stream import TwoStreamNetwork
 
@@ -40,11 +41,7 @@ class NonLocalStage(nn.Module):
         self.non_local = nn.ModuleList(SelfNonLocal(channels, inner) for _ in range(min(count, len(blocks))))
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = len(self.blocks) - len(self.non_local)
-        x = self.blocks[:plain](x)
-        for block, non_local in zip(self.blocks[plain:], self.non_local):
-            x = non_local(block(x))
-        return x
+        return after_last(self.blocks, self.non_local, x)
 
 
 class AGW(TwoStreamNetwork):
