@@ -10,6 +10,7 @@ TOTALS = classes_of("losses.totals", {
     "caj": "agw.CAJTotal",
     "deen": "deen.DEENTotal",
     "mpanet": "mpanet.MPANetTotal",
+    "mcja": "mcja.MCJATotal",
     "pmt": "pmt.PMTTotal",
 })
 

@@ -11,6 +11,7 @@ MODELS = classes_of("models", {
     "caj": "agw.CAJ",
     "deen": "deen.DEEN",
     "mpanet": "mpanet.MPANet",
+    "mcja": "mcja.MCJA",
     "pmt": "pmt.PMT",
 })
 
