@@ -33,12 +33,15 @@ class Sampler:
     """
     records      to draw from
     identities   P of a batch, different ones
-    images       K of each of them and modality
+    images       K of each of them and modality, unless the sampler is blind
     raises       DataError where there are fewer than P identities
 
+    sampler.blind           whether the K images are of both modalities together
     sampler.plan(epoch)     the batches of an epoch, in their order
     sampler.length(epoch)   how many they are
     """
+
+    blind = False
 
     def __init__(self, records: Sequence[Record], identities: int, images: int, seed: int):
         self.count, self.images, self.seed = identities, images, seed
@@ -135,6 +138,8 @@ class BlindChunks(Chunks):
     All images of an identity, of both modalities, are shuffled and cut into chunks of K; with fewer than K they give
     one, drawn with replacement. So a batch has any mix of modalities, at times one alone.
     """
+
+    blind = True
 
     def chunks(self, generator: np.random.Generator, identity: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(visible rows, infrared rows), K together, for each chunk of an identity."""

@@ -10,8 +10,8 @@ TOTALS = classes_of("losses.totals", {
     "caj": "agw.CAJTotal",
     "deen": "deen.DEENTotal",
     "mpanet": "mpanet.MPANetTotal",
-    "mcja": "mcja.MCJATotal",
     "pmt": "pmt.PMTTotal",
+    "mcja": "mcja.MCJATotal",
 })
 
 

@@ -11,8 +11,8 @@ MODELS = classes_of("models", {
     "caj": "agw.CAJ",
     "deen": "deen.DEEN",
     "mpanet": "mpanet.MPANet",
-    "mcja": "mcja.MCJA",
     "pmt": "pmt.PMT",
+    "mcja": "mcja.MCJA",
 })
 
 

@@ -65,7 +65,8 @@ class MCJA(Network):
     """
 
     options = backbone.OF_ITS_KIND | {
-        "MCJA.MASKS": option(2, "masks of each MDA block; its authors take 12 on RegDB", at_least=1, at_most=100),
+        "MCJA.MASKS": option(2, "masks of each MDA block; its authors take 12 on RegDB; 0: no such blocks",
+                             at_least=0, at_most=100),
     }
     weightings = {"neck": (1.0,)}
     parts = ("early", "last")
@@ -87,7 +88,7 @@ class MCJA(Network):
         resnet = Backbone(options.BACKBONE, pretrained=options.PRETRAINED, last_stride=2)
         self.stem, self.stages = resnet.visible_stem, resnet.stages
         for i, (channels, count) in enumerate(zip(resnet.channels, ATTENDED)):
-            if count:
+            if count and options.MCJA.MASKS:
                 self.stages[i] = AttendedStage(self.stages[i], channels, count, options.MCJA.MASKS)
         width = resnet.channels[-1]                               # D
         self.pool = GeM(width, learned=False)

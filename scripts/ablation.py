@@ -43,6 +43,9 @@ MPANET = {
 PMT = {
     "LOSS.PMT.DCL_WEIGHT": 0.5, "LOSS.PMT.MSEL_WEIGHT": 0.5, "MODEL.PMT.NORM_EPS": 1e-5,
 }
+MCJA = {
+    "DATA.ONE_OF": ["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"], "LOSS.MCJA.RETRIEVAL_WEIGHT": 1.0,
+}  # the number of masks is the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -93,6 +96,12 @@ VARIANTS = {
         "full": ("+ DCL (full)", PMT),
         "once": ("full, images resized once", PMT | {"DATA.READ_SIZE": [0, 0]}),
         "eps": ("full, layer norms' eps of ImageNet's weights", PMT | {"MODEL.PMT.NORM_EPS": 1e-6}),
+    },
+    "mcja": {
+        "backbone": ("ID", MCJA | {"MODEL.MCJA.MASKS": 0, "DATA.ONE_OF": [], "LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "mda": ("+ MDA", MCJA | {"DATA.ONE_OF": [], "LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "augmentation": ("+ one of four augmentations", MCJA | {"LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "full": ("+ cross-modality retrieval (full)", MCJA),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

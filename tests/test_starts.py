@@ -59,7 +59,7 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
+RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d(\.blocks)?\.\d)\."
 NON_LOCAL = r"(mfa\.\d\.(channel|position)|backbone\.stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
@@ -117,6 +117,10 @@ RULES = {
     r"trunk\.(blocks\.\d+\.norm\d|norm)\.weight": constant(1),
     r"trunk\..+\.bias": constant(0),
     r"identity_classifier\.weight": normal(0, 0.001),
+    # MCJA
+    r"stages\.\d\.mda\.\d\.(masks|mix)\.(weight|bias)": default,
+    r"stages\.\d\.mda\.\d\.(gate_norm\.weight)": constant(1),
+    r"stages\.\d\.mda\.\d\.(gate_norm\.bias|norm\.(weight|bias))": constant(0),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
