@@ -141,8 +141,11 @@ def image_size(cfg) -> tuple[int, int]:
 
 
 def streams_of(cfg) -> int:
-    """Streams of a batch: views of visible and of infrared images."""
-    return len(cfg.DATA.VISIBLE) + len(cfg.DATA.INFRARED)
+    """How often a batch has K images of an identity: in each view of visible and of infrared images, unless the K are
+    of both modalities together.
+    """
+    visible, infrared = len(cfg.DATA.VISIBLE), len(cfg.DATA.INFRARED)
+    return max(visible, infrared) if SAMPLERS[cfg.SOLVER.SAMPLER].blind else visible + infrared
 
 
 def less_memory(cfg, parts: tuple[str, ...]) -> str:

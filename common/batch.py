@@ -4,7 +4,7 @@ One letter per axis: B rows, V embeddings of each row, H×W pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,13 +31,15 @@ class Stream(NamedTuple):
 class Rows:
     """Whose rows they are, those of one stream after those of the other.
 
-    sizes   rows of each stream; known without a look at the device
-    kinds   of each stream
+    sizes    rows of each stream; known without a look at the device
+    kinds    of each stream
+    shares   of several processes whose streams differ in size, the sizes of each; None: all are like this one
     """
 
     labels: Tensor  # (B,) int64: identity
     sizes: Sequence[int]
     kinds: Sequence[Kind]
+    shares: Sequence[Sequence[int]] | None = None
 
     @cached_property
     def infrared(self) -> Tensor:
@@ -62,9 +64,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of a training step. Visible streams stand before infrared ones."""
+    """The images of a training step. Visible streams stand before infrared ones.
+
+    streams   of any size: one may be empty
+    shares    as in `Rows`
+    """
 
     streams: Sequence[Stream]
+    shares: Sequence[Sequence[int]] | None = None
 
     @property
     def rows(self) -> Rows:
@@ -72,6 +79,7 @@ class Batch:
             torch.cat([stream.labels for stream in self.streams]),
             [len(stream.labels) for stream in self.streams],
             [stream.kind for stream in self.streams],
+            self.shares,
         )
 
     def images(self, infrared: bool | None = None) -> Tensor:
@@ -85,7 +93,7 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
-        return Batch([Stream(change(s.images), change(s.labels), s.kind) for s in self.streams])
+        return replace(self, streams=[Stream(change(s.images), change(s.labels), s.kind) for s in self.streams])
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.channels_last) -> "Batch":
         """On the device, without waiting for it, with images in memory of that layout."""
@@ -142,16 +150,27 @@ class Output:
         return part
 
     def gathered(self, gather: Callable[[Tensor, int], Tensor]) -> "Output":
-        """The output of all processes together, each stream's rows one process after the other.
+        """The output of all processes together: each stream's rows one process after the other; where the processes'
+        streams differ in size, each process's streams one process after the other.
 
         gather   takes rows and the axis along which they stand, returns those of all processes, alike in shape
         """
         rows = self.rows
 
         def of_all(x: Tensor, dim: int) -> Tensor:
-            return torch.cat([gather(part, dim) for part in x.split([*rows.sizes], dim)], dim)
+            if rows.shares is None:
+                return torch.cat([gather(part, dim) for part in x.split([*rows.sizes], dim)], dim)
+            numbers = [*map(sum, rows.shares)]
+            most = max(numbers)
+            missing = x.new_zeros([*x.shape[:dim], most - x.shape[dim], *x.shape[dim + 1:]])
+            parts = gather(torch.cat([x, missing], dim), dim).split(most, dim)
+            return torch.cat([part.narrow(dim, 0, number) for part, number in zip(parts, numbers)], dim)
 
         labels = of_all(rows.labels, 0)
-        whole = Output(Rows(labels, [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds))
+        if rows.shares is None:
+            sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
+        else:
+            sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
+        whole = Output(Rows(labels, sizes, kinds))
         whole._source = lambda name: of_all(getattr(self, name), 1)
         return whole

@@ -47,9 +47,10 @@ _C.LOSS = Section()
 _C.SOLVER = Section()
 _C.SOLVER.EPOCHS = option(151, "number of epochs", at_least=1, at_most=MOST_EPOCHS)
 _C.SOLVER.IDENTITIES = option(6, "P, identities in a batch", at_least=1, at_most=1000)
-_C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch", at_least=1, at_most=100)
+_C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch; of blind_chunks, of each identity",
+                          at_least=1, at_most=100)
 _C.SOLVER.SAMPLER = option("replacement", "images drawn with replacement; distinct: different ones in a batch; "
-                           "chunks: each once an epoch",
+                           "chunks: each once an epoch; blind_chunks: likewise, K whatever their modality",
                            one_of=tuple(SAMPLERS))
 _C.SOLVER.ACCUMULATION = option(1, "batches whose mean gradient makes an update", at_least=1, at_most=10_000)
 _C.SOLVER.SYNC_BN = option(False, "batch norm over all processes' images instead of each one's own; CUDA only")

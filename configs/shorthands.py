@@ -14,6 +14,7 @@ from common.options import Option, option
 from data.transforms import STEPS, read_step, shortest
 
 ERASE = STEPS["erase"].numbers
+CHOICE = tuple(STEPS["one_of"].numbers["steps"].default)
 
 
 class Shorthand(NamedTuple):
@@ -80,12 +81,20 @@ def exchange(data: CfgNode, which: str) -> None:
         data.VISIBLE, data.INFRARED = shortest([plain, second]), [[*infrared, "adapt"]]
 
 
+def one_of(data: CfgNode, steps: list) -> None:
+    views = [without(view, "one_of") for view in data.VISIBLE]
+    data.VISIBLE = shortest([[{"one_of": steps}, *view] if steps else view for view in views])
+
+
 SHORTHANDS = {
     "DATA.JITTER": Shorthand(option(True, "colour jitter, or none"), jitter),
     "DATA.GREY": Shorthand(option(0.5, "p of grey; 0: no such step", at_least=0, at_most=1), grey),
     "DATA.ERASING": Shorthand(option(0.5, "p of erase; 0: no such step", at_least=0, at_most=1), erasing),
     "DATA.ERASING_AREA": Shorthand(ERASE["area"], erasing_number("area")),
     "DATA.ERASING_FILL": Shorthand(ERASE["fill"], erasing_number("fill")),
+    "DATA.ONE_OF": Shorthand(
+        option([], "visible images get one of these steps, with their usual numbers; []: none", one_of=CHOICE), one_of,
+    ),
     "DATA.EXCHANGE": Shorthand(
         option("none", "CAJ's exchange and adaption: none, channels, channels_and_grey",
                one_of=("none", "channels", "channels_and_grey")), exchange,

@@ -126,18 +126,21 @@ class TrainBatches(Dataset):
         drawn = self.sampler.batch(epoch, step)
         parts = [drawn.infrared if kind.infrared else drawn.visible for kind, _ in self.views]
         sizes = [len(part.rows) for part in parts]
+        groups = drawn.identities.reshape(self.world, -1)  # of each process
+        shares = [[int(np.isin(part.labels, group).sum()) for part in parts] for group in groups]
         seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
         with torch.random.fork_rng(devices=[]):
             return Batch([
-                self.stream(kind, pipeline, epoch, part, own_seeds)
+                self.stream(kind, pipeline, epoch, part, own_seeds, groups[self.rank])
                 for (kind, pipeline), part, own_seeds in zip(self.views, parts, np.split(seeds, np.cumsum(sizes)[:-1]))
-            ])
+            ], shares if any(share != shares[0] for share in shares) else None)
 
-    def stream(self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray) -> Stream:
-        """This process's share of the images, of neighbouring identities."""
-        share = len(part.rows) // self.world
-        mine = slice(self.rank * share, (self.rank + 1) * share)
-        images = torch.empty(share, self.height, self.width, 3)
+    def stream(
+        self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray, identities: np.ndarray
+    ) -> Stream:
+        """This process's share of the images: those of some identities."""
+        mine = np.isin(part.labels, identities)
+        images = torch.empty(int(mine.sum()), self.height, self.width, 3)
         for row, seed, out in zip(part.rows[mine], seeds[mine].tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)

@@ -22,17 +22,26 @@ class Draw(NamedTuple):
     visible: Part
     infrared: Part
 
+    @property
+    def identities(self) -> np.ndarray:
+        """(P,) labels in the order in which they were drawn; at last those that the infrared part alone shows."""
+        labels = np.concatenate([self.visible.labels, self.infrared.labels])
+        return labels[np.sort(np.unique(labels, return_index=True)[1])]
+
 
 class Sampler:
     """
     records      to draw from
     identities   P of a batch, different ones
-    images       K of each of them and modality
+    images       K of each of them and modality, unless the sampler is blind
     raises       DataError where there are fewer than P identities
 
+    sampler.blind           whether the K images are of both modalities together
     sampler.plan(epoch)     the batches of an epoch, in their order
     sampler.length(epoch)   how many they are
     """
+
+    blind = False
 
     def __init__(self, records: Sequence[Record], identities: int, images: int, seed: int):
         self.count, self.images, self.seed = identities, images, seed
@@ -113,7 +122,7 @@ class Chunks(Sampler):
         return planned(self, epoch)
 
     def chunks(self, generator: np.random.Generator, identity: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(K visible rows, K infrared rows), for each chunk of an identity."""
+        """(visible rows, infrared rows), K each, for each chunk of an identity."""
         both = self.visible[identity], self.infrared[identity]
         fewest = min(map(len, both))
         if fewest < self.images:
@@ -121,6 +130,26 @@ class Chunks(Sampler):
         number = fewest // self.images
         visible, infrared = (generator.permutation(rows)[:number * self.images] for rows in both)
         return [*zip(visible.reshape(number, -1), infrared.reshape(number, -1))]
+
+
+class BlindChunks(Chunks):
+    """Likewise, K images of each identity whatever their modality (docs/compared_methods.md, MCJA).
+
+    All images of an identity, of both modalities, are shuffled and cut into chunks of K; with fewer than K they give
+    one, drawn with replacement. So a batch has any mix of modalities, at times one alone.
+    """
+
+    blind = True
+
+    def chunks(self, generator: np.random.Generator, identity: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(visible rows, infrared rows), K together, for each chunk of an identity."""
+        visible, infrared = self.visible[identity], self.infrared[identity]
+        rows, number = np.concatenate([visible, infrared]), (len(visible) + len(infrared)) // self.images
+        if number:
+            drawn = generator.permutation(rows)[:number * self.images].reshape(number, -1)
+        else:
+            drawn = generator.choice(rows, (1, self.images))
+        return [(chunk[np.isin(chunk, visible)], chunk[np.isin(chunk, infrared)]) for chunk in drawn]
 
 
 @lru_cache(maxsize=2)  # a loader reads ahead into the next epoch
@@ -132,9 +161,10 @@ def planned(sampler: Chunks, epoch: int) -> list[Draw]:
         chosen = generator.choice([*left], sampler.count, replace=False)
         visible, infrared = zip(*(left[i].pop() for i in chosen))
         left = {i: chunks for i, chunks in left.items() if chunks}
-        labels = chosen.repeat(sampler.images)
-        batches.append(Draw(Part(np.concatenate(visible), labels), Part(np.concatenate(infrared), labels)))
+        batches.append(Draw(*(
+            Part(np.concatenate(rows), chosen.repeat([*map(len, rows)])) for rows in (visible, infrared)
+        )))
     return batches
 
 
-SAMPLERS = {"replacement": WithReplacement, "distinct": Distinct, "chunks": Chunks}
+SAMPLERS = {"replacement": WithReplacement, "distinct": Distinct, "chunks": Chunks, "blind_chunks": BlindChunks}

@@ -70,18 +70,22 @@ class RandomErasing:
     """Fills a rectangle of the normalised image with a constant per channel.
 
     Its part of the area and its aspect ratio (height over width) are drawn uniformly, until it fits into the image.
-    (That of torchvision draws the ratio from another distribution.)
+    (That of torchvision draws the ratio's logarithm uniformly.)
 
     p         probability that it does
     area      smallest and largest part of the image's area
     fill      by channel
     aspect    smallest and largest aspect ratio
     tries     after so many the image stays as it is; 0: after a thousand, an error
+    even_log  draw the ratio's logarithm uniformly
     raises    DataError for an area that no image has, and where nothing fits in a thousand tries
     """
 
-    def __init__(self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int):
-        self.p, self.area, self.fill, self.aspect, self.tries = p, area, fill, aspect, tries
+    def __init__(
+        self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int, even_log: bool = False
+    ):
+        self.p, self.area, self.fill, self.tries = p, area, fill, tries
+        self.aspect, self.even_log = (np.log(aspect).tolist() if even_log else aspect), even_log
         if not 0 < area[0] <= area[1] < 1:
             raise DataError(f"erase has the area {list(area)}; it needs 0 < smallest <= largest < 1")
 
@@ -99,7 +103,7 @@ class RandomErasing:
         for _ in range(self.tries or 1000):  # six in ten tries fit at the paper's sizes
             ranges, drawn = (self.area, self.aspect), torch.rand(2).tolist()
             area, ratio = (low + part * (high - low) for (low, high), part in zip(ranges, drawn))
-            area = area * rows * columns
+            area, ratio = area * rows * columns, np.exp(ratio).item() if self.even_log else ratio
             height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < height < rows and 0 < width < columns:
                 top = torch.randint(rows - height + 1, (1,)).item()
@@ -163,6 +167,65 @@ def flip(p: float) -> "Change":
     return change
 
 
+def hue(p: float, most: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return adjust_hue(image, uniform(-most, most)) if chance(p) else image
+
+    return change
+
+
+def weighted_grey(p: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return mix_channels(image, torch.rand(3).tolist()) if chance(p) else image
+
+    return change
+
+
+class ChannelCutMix:
+    """A rectangle of one channel is pasted into another one, which then is all three (MCJA).
+
+    swapped   as in its authors' code, the rectangle is drawn for an image of exchanged height and width: in an upright
+              one it lies in the upper part, and what is beyond the right edge is cut off
+    """
+
+    def __init__(self, p: float, area: list[float], aspect: list[float], tries: int, swapped: bool):
+        self.p, self.swapped = p, swapped
+        self.rectangle = RandomErasing(1.0, area, [], aspect, tries, even_log=True)
+
+    def __call__(self, image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if not chance(self.p):
+            return image
+        under, over = torch.randperm(3)[:2].tolist()
+        channel, (rows, columns) = image[:, :, under].copy(), image.shape[:2]
+        place = self.rectangle.place(*((columns, rows) if self.swapped else (rows, columns)))
+        if place is not None:
+            top, left, height, width = place
+            inside = slice(top, top + height), slice(left, left + width)
+            channel[inside] = image[*inside, over]
+        return cv2.cvtColor(channel, cv2.COLOR_GRAY2RGB)
+
+
+def spectrum_jitter(p: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if not chance(p):
+            return image
+        channel, kept = torch.randint(3, (1,)).item(), torch.rand(1).item()
+        one = np.repeat(image[:, :, channel, None], 3, axis=2)
+        return cv2.addWeighted(image, kept, one, 1 - kept, 0)
+
+    return change
+
+
+def one_of(steps: list) -> "Change":
+    changes = [STEPS[name].make(**{key: value for key, value in numbers.items() if key not in EPOCHS})
+               for name, numbers in map(read_step, steps)]
+
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return changes[torch.randint(len(changes), (1,)).item()](image, out)
+
+    return change
+
+
 def to_network(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     normalise(image, out)
     return out
@@ -206,6 +269,33 @@ Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 P = option(0.5, "probability", at_least=0, at_most=1)
 
 
+class Steps(Option):
+    """An option whose value is a list of steps that take an image of uint8 and leave its size as it is."""
+
+    kind = "steps"
+    allowed = "a list of steps that come before normalise and leave the size as it is, with their numbers"
+
+    def read(self, value: object) -> object:
+        try:
+            return [written(*read_step(step)) for step in value] if isinstance(value, (list, tuple)) else value
+        except (TypeError, ValueError):
+            return value  # which is refused
+
+    def refusal(self, value: object) -> str:
+        if not isinstance(value, list) or not value:
+            return f"; it is {self.allowed}"
+        try:
+            steps = [*map(read_step, value)]
+        except ValueError as error:
+            return f": {error}"
+        for name, numbers in steps:
+            if STEPS[name].normalised is not False or name in ("pad", "crop", "resize"):
+                return f": {name} is none of those; it is {self.allowed}"
+            if any(numbers[key] != EPOCHS[key].default for key in EPOCHS):
+                return f": {name} has epochs of its own; set those of the whole"
+        return ""
+
+
 class Step(NamedTuple):
     """A named step of a pipeline."""
 
@@ -238,6 +328,23 @@ STEPS = {
     "brightness": Step("the image times a number around 1", brightness, {
         "by": option(0.5, "how far from 1 at most", at_least=0, at_most=1),
     }),
+    "hue": Step("all hues are moved along their circle", hue, {
+        "p": P,
+        "most": option(0.2, "by a part of the circle, this at most", at_least=0, at_most=0.5),
+    }),
+    "weighted_grey": Step("all channels become their mean, by weights that are drawn", weighted_grey, {"p": P}),
+    "channel_cutmix": Step("a rectangle of one channel in another one, which then is all three", ChannelCutMix, {
+        "p": P,
+        "area": option([0.02, 0.33], "its smallest and largest part of the image", above=0, below=1, rising=True),
+        "aspect": option([0.3, 3.3], "least and greatest height over width", at_least=0.01, at_most=100, rising=True),
+        "tries": option(10, "after so many that don't fit there is no rectangle", at_least=1, at_most=1000),
+        "swapped": option(True, "it is drawn for an image of exchanged height and width, as in MCJA's code"),
+    }),
+    "spectrum_jitter": Step("a blend with one of its channels", spectrum_jitter, {"p": P}),
+    "one_of": Step("one of some steps, drawn evenly", one_of, {
+        "steps": Steps(["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"], "the steps, of which each then "
+                       "acts or not by its own probability"),
+    }),
     "normalise": Step("to [0, 1], then ImageNet's normalisation", lambda: to_network, normalised=None),
     "erase": Step("a rectangle is filled", RandomErasing, {
         "p": P,
@@ -246,6 +353,7 @@ STEPS = {
         "aspect": option([0.3, 1 / 0.3], "least and greatest height over width", at_least=0.01, at_most=100,
                          rising=True),
         "tries": option(0, "after so many that don't fit it gives up; 0: an error", at_least=0, at_most=1000),
+        "even_log": option(False, "the ratio's logarithm is drawn evenly, as torchvision does, not the ratio"),
     }, normalised=True),
     "exchange": Step("CAJ's channel exchange: all channels become one of them", exchange, {
         "grey": option(False, "or their grey"),
@@ -445,6 +553,12 @@ def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[:, :, 0] += np.uint8(round(turn * 256) % 256)  # the circle has 256 steps, so uint8 goes round it
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def mix_channels(image: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """(H, W, 3) -> (H, W, 3) uint8: all channels become their weighted mean. Not all weights are 0."""
+    mix = np.array([weights]) / max(sum(weights), np.finfo(np.float32).tiny)
+    return cv2.transform(image, np.repeat(mix, 3, axis=0))
 
 
 def random_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -12,6 +12,7 @@ TOTALS = classes_of("losses.totals", {
     "mpanet": "mpanet.MPANetTotal",
     "pmt": "pmt.PMTTotal",
     "mscmnet": "mscmnet.MSCMNetTotal",
+    "mcja": "mcja.MCJATotal",
 })
 
 

@@ -13,6 +13,7 @@ MODELS = classes_of("models", {
     "mpanet": "mpanet.MPANet",
     "pmt": "pmt.PMT",
     "mscmnet": "mscmnet.MSCMNet",
+    "mcja": "mcja.MCJA",
 })
 
 

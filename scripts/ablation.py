@@ -47,6 +47,9 @@ MSCMNET = {
     "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "MODEL.MSCMNET.RESIDUAL": False,
     "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,  # that of the centres is the configuration's
 }
+MCJA = {
+    "DATA.ONE_OF": ["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"], "LOSS.MCJA.RETRIEVAL_WEIGHT": 1.0,
+}  # the number of masks is the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -109,6 +112,12 @@ VARIANTS = {
         "full": ("+ quadruple centre triplet (full)", MSCMNET),
         "residual": ("full, correlation blocks add to the trunk", MSCMNET | {"MODEL.MSCMNET.RESIDUAL": True}),
         "view": ("full, each view near its own centre", MSCMNET | {"LOSS.MSCMNET.VIEW_WEIGHT": 0.5}),
+    },
+    "mcja": {
+        "backbone": ("ID", MCJA | {"MODEL.MCJA.MASKS": 0, "DATA.ONE_OF": [], "LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "mda": ("+ MDA", MCJA | {"DATA.ONE_OF": [], "LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "augmentation": ("+ one of four augmentations", MCJA | {"LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
+        "full": ("+ cross-modality retrieval (full)", MCJA),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -42,6 +42,7 @@ from models.network import MethodError  # noqa: E402
 from assembly.recipe import build_loss, build_network, image_size, streams_of  # noqa: E402
 from assembly.update import AUTOCAST  # noqa: E402
 from common.batch import Batch, Kind, Output, Stream  # noqa: E402
+from data.sampler import SAMPLERS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.measure import Clock, operations, peak_memory, resident  # noqa: E402
 from utils.training.optimizer import build_optimizer, rate_at  # noqa: E402
@@ -103,8 +104,14 @@ class Training:
         labels = torch.arange(options.identities).repeat_interleave(options.images)
         kinds = [Kind(False, i) for i in range(len(cfg.DATA.VISIBLE))]
         kinds += [Kind(True, i) for i in range(len(cfg.DATA.INFRARED))]
-        size = len(labels), 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH
-        batches = [Batch([Stream(torch.randn(size), labels, kind) for kind in kinds]) for _ in range(2)]
+        size = 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH
+        parts = [labels[::2], labels[1::2]] if SAMPLERS[cfg.SOLVER.SAMPLER].blind else [labels, labels]
+        batches = [
+            Batch([
+                Stream(torch.randn(len(part), *size), part, kind)
+                for kind in kinds for part in [parts[kind.infrared]]
+            ]) for _ in range(2)
+        ]
         if self.device.type == "cuda":
             batches = [batch.pin_memory() for batch in batches]
         self.batches = itertools.cycle(batches)

@@ -53,7 +53,8 @@ class Training:
             group["lr"] = 0.0  # the same batches again and again would lead anywhere
         self.batches = [drawn[0, i] for i in range(min(cfg.SOLVER.ACCUMULATION, drawn.length(0)))]
         self.images = sum(map(len, self.batches))
-        self.pairs = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES * len(self.batches)
+        draws = [drawn.sampler.batch(0, i) for i in range(len(self.batches))]
+        self.pairs = sum(len(part.rows) for draw in draws for part in draw) / 2
         if device.type == "cuda":
             self.batches = [batch.pin_memory() for batch in self.batches]
 
@@ -69,7 +70,7 @@ class Training:
 def measure(cfg: CfgNode, reference: CfgNode, rounds: int, device: torch.device) -> dict:
     """The costs of `cfg`, and the seconds of updates of both, which took turns.
 
-    pairs    visible and infrared images that an update draws from the data set: P·K, of all accumulated batches
+    pairs    half the number of images that an update draws from the data set, of all accumulated batches
     images   that it computes with, those that are shown twice counted so
     """
     warm_up = 3 if device.type == "cuda" else 2  # the first step allocates, the second has the optimiser's state too

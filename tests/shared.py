@@ -25,7 +25,7 @@ class Method:
 
     title: str                # in tables
     weightings: list[str]     # of its embedding, the reported one first
-    showings: int             # of a pair of images in a training step
+    showings: int             # of a pair of images in a training step; 1 where the K images are of both modalities
 
 
 METHODS = {  # file of configs/ -> what is to be seen of it
@@ -36,6 +36,7 @@ METHODS = {  # file of configs/ -> what is to be seen of it
     "quickstart_mpanet": Method("MPANet", ["neck"], 2),
     "quickstart_pmt": Method("PMT", ["neck"], 2),
     "quickstart_mscmnet": Method("MSCMNet", ["neck"], 4),
+    "quickstart_mcja": Method("MCJA", ["neck"], 1),
     "quickstart": Method("CMFN", ["equal", "neck"], 2),
 }
 SMALL = [

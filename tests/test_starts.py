@@ -127,6 +127,10 @@ RULES = {
     r"mimb\.\d\.((norm|side_norm|mlp_norm)|attention\.(in|out)_proj)\.bias": constant(0),
     r"mimb\.\d\.attention\.in_proj\.weight": xavier,
     r"mimb\.\d\.attention\.out_proj\.weight": default,
+    # MCJA
+    r"stages\.\d\.mda\.\d\.(masks|mix)\.(weight|bias)": default,
+    r"stages\.\d\.mda\.\d\.(gate_norm\.weight)": constant(1),
+    r"stages\.\d\.mda\.\d\.(gate_norm\.bias|norm\.(weight|bias))": constant(0),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),

@@ -25,15 +25,16 @@ class PretrainedError(RuntimeError):
 class Backbone(nn.Module):
     """Stems for visible and infrared images and the shared stages after them.
 
-    name         one of BACKBONES, torchvision's layouts; stage 4 has stride 1
+    name         one of BACKBONES, torchvision's layouts
     stages       how many shared stages to build: 4, or 3 for the shorter network of RegDB
     pretrained   "imagenet" (torchvision's IMAGENET1K_V1), "none", or the path of a torchvision state dict
+    last_stride  of stage 4: 1, or 2 as in torchvision
 
     visible_stem, infrared_stem   (B, 3, H, W) -> (B, 64, H/4, W/4)
     stages[i]                     (B, C, h, w) -> (B, channels[i], h', w')
     """
 
-    def __init__(self, name: str = "resnet50", stages: int = 4, pretrained: str = "imagenet"):
+    def __init__(self, name: str = "resnet50", stages: int = 4, pretrained: str = "imagenet", last_stride: int = 1):
         super().__init__()
         if name not in BACKBONES:
             raise ValueError(f"MODEL.BACKBONE is {name!r}; known are {', '.join(BACKBONES)}")
@@ -41,7 +42,8 @@ class Backbone(nn.Module):
             raise ValueError(f"MODEL.STAGES is {stages}; the network has 4 stages, or 3 for RegDB")
         resnet = torchvision.models.get_model(name, weights=None)
         infrared = torchvision.models.get_model(name, weights=None)
-        remove_stride(resnet.layer4[0])
+        if last_stride == 1:
+            remove_stride(resnet.layer4[0])
         if pretrained != "none":
             weights = pretrained_weights(name, pretrained)
             resnet.load_state_dict(weights, strict=False)  # the classifier, which is used nowhere, keeps its own
@@ -74,6 +76,15 @@ def another_stem(stem: nn.Sequential, pretrained: str) -> nn.Sequential:
     if pretrained == "none":
         nn.init.kaiming_normal_(other[0].weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
     return other
+
+
+def after_last(blocks: nn.Sequential, added: nn.ModuleList, x: Tensor) -> Tensor:
+    """A stage whose last blocks are each followed by one of the added modules."""
+    plain = len(blocks) - len(added)
+    x = blocks[:plain](x)
+    for block, module in zip(blocks[plain:], added):
+        x = module(block(x))
+    return x
 
 
 def stem_of(resnet: nn.Module) -> nn.Sequential:

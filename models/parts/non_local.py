@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from common.options import option
+from models.parts.backbone import after_last
 from models.parts.mfa import NonLocal, chain
 
 AFTER = (0, 2, 3, 0)  # how many of the last blocks of each stage
@@ -44,11 +45,7 @@ class NonLocalStage(nn.Module):
         self.non_local = nn.ModuleList(SelfNonLocal(channels, inner) for _ in range(min(count, len(blocks))))
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = len(self.blocks) - len(self.non_local)
-        x = self.blocks[:plain](x)
-        for block, non_local in zip(self.blocks[plain:], self.non_local):
-            x = non_local(block(x))
-        return x
+        return after_last(self.blocks, self.non_local, x)
 
 
 def add_non_locals(stages: nn.ModuleList, channels: Sequence[int], kind: str) -> None:

@@ -1,0 +1,139 @@
+"""MCJA against its authors' arithmetic: weights and images by rule, outputs, losses and gradients stored."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from batches import output_of
+from reference import DATA, baseline_state, check_after_backward, check_trained, image, nothing_drawn, relative, sample
+from scipy.optimize import isotonic_regression
+from torch.nn import functional as F
+
+from assembly.recipe import build_loss
+from common.batch import Batch, Kind, Stream
+from configs.load import load_config
+from losses.cross_modality_retrieval import CrossModalityRetrievalLoss
+from losses.soft_rank import soft_rank
+from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
+from models.build import build_model
+from models.mcja import MDA
+from utils.training.optimizer import rate_at
+
+KEYS = "keys_mcja.json"
+ALONE = json.loads((DATA / "losses_mcja.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return baseline_state(KEYS, "backbone.layer4")
+
+
+def empty(*overrides):
+    cfg = load_config("configs/sysu_mcja.yaml", ["MODEL.PRETRAINED", "none", *overrides])
+    with nothing_drawn():
+        return build_model(cfg.MODEL, 395), cfg
+
+
+def filled(theirs):
+    model, cfg = empty()
+    model.load_state_dict(from_authors(theirs, model))
+    return model.double(), cfg
+
+
+def wider(theirs):
+    """Of 12 masks, by the rule for shapes of them."""
+    from reference import weight
+
+    changed = {
+        key: torch.from_numpy(weight(key, shape_of(key, value.shape))).float()
+        for key, value in theirs.items() if ".sc_conv." in key or ".ca_conv." in key
+    }
+    return theirs | changed
+
+
+def shape_of(key, shape):
+    return (*shape[:-1], 12) if ".ca_conv." in key else (12, *shape[1:])
+
+
+def watch(model):
+    seen, stages = {}, model.stages
+    named = {"layer1": stages[0], "mda2_1": stages[1].mda[0], "mda2_2": stages[1].mda[1], "mda3_3": stages[2].mda[2],
+             "layer4": stages[3]}
+    for name, module in named.items():
+        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
+    return seen
+
+
+@pytest.mark.parametrize("masks", [2, pytest.param(12, marks=pytest.mark.long)])
+def test_evaluation_matches(theirs, masks, whole):
+    model, _ = empty("MODEL.MCJA.MASKS", str(masks))
+    model.load_state_dict(from_authors(theirs if masks == 2 else wider(theirs), model))
+    stored, seen = np.load(DATA / "eval_mcja.npz"), watch(model.double().eval())
+    with torch.inference_mode():
+        for kind, block in {"noise": 1, "blocks": 24}.items() if whole else [("blocks", 24)]:
+            images = image(1234, 2, 384, 192, block).float().double()
+            for name, features in zip(("pooled", "neck"), model.features(images)):
+                norm = features.norm(dim=1)
+                assert relative(features / norm[:, None], stored[f"m{masks}/{kind}/{name}"]) < 1e-6
+                assert relative(norm, stored[f"m{masks}/{kind}/{name}_norm"]) < 1e-6
+        for name, value in seen.items():
+            assert relative(sample(value, 256), stored[f"m{masks}/stage/{name}"]) < 1e-6, name
+        assert len(seen) == 5
+        embedded = model.float().embed(images.float(), infrared=True, flip=False)
+        assert relative(embedded, stored[f"m{masks}/blocks/neck"]) < 1e-5
+        assert torch.equal(embedded, model.embed(images.float(), infrared=False, flip=False))
+
+
+def test_a_training_step_matches(theirs):
+    model, cfg = filled(theirs)
+    stored = np.load(DATA / "train_mcja.npz")
+    images, labels = image(77, 18, 96, 48, 8).float().double(), torch.from_numpy(stored["labels"])
+    infrared = torch.from_numpy(stored["infrared"])
+    cuts = [0, *(infrared[1:] != infrared[:-1]).nonzero()[:, 0].add(1).tolist(), len(labels)]  # neighbours of one kind
+    batch = Batch([Stream(images[a:b], labels[a:b], Kind(bool(infrared[a]))) for a, b in pairwise(cuts)])
+    output = model.train()(batch)
+    terms = build_loss(cfg)(output, epoch=0)
+    assert torch.equal(output.infrared, infrared)
+    for name, every in (("pooled", 8), ("neck", 8), ("logits", 1)):
+        assert relative(getattr(output, name)[0].detach()[:, ::every], stored[name]) < 1e-6, name
+    for name, term in {**terms, "total": sum(terms.values())}.items():
+        assert term.item() == pytest.approx(float(stored[f"loss/{name}"]), rel=1e-6), name
+    sum(terms.values()).backward()
+    shifts = {key for key in stored if key.endswith(".sc_conv.bias")}  # by which no softmax changes
+    assert len(shifts) == 1 and all(model.stages[2].mda[i].masks.bias.grad.abs().max() < 1e-12 for i in range(3))
+    short = {key: stored[key] for key in {*stored} - shifts if not key.startswith("after_step/")}
+    check_after_backward(short, json.loads((DATA / "train_mcja_gradient_norms.json").read_text()), model)
+    state = {authors_name(key, model): value for key, value in model.state_dict().items()}
+    for key in {*stored} - {*short} - shifts:
+        assert relative(state[key.removeprefix("after_step/")][:64], stored[key]) < 1e-6, key
+
+
+@pytest.mark.parametrize("case", ALONE["retrieval"], ids=lambda case: str(case["seed"]))
+def test_retrieval_alone_matches_in_any_order_of_rows(case):
+    labels, infrared = torch.tensor(case["labels"]), torch.tensor(case["infrared"], dtype=torch.bool)
+    random = np.random.RandomState(case["seed"])
+    rows, centers = random.standard_normal((8 * case["P"], 64)), random.standard_normal((100, 64))
+    features = torch.from_numpy(case["scale"] * rows + 0.5 * centers[labels]).requires_grad_()
+    value = CrossModalityRetrievalLoss(0.5)(features, labels, infrared)
+    value.backward()
+    assert value.item() == pytest.approx(case["value"], rel=1e-6)
+    assert features.grad.norm().item() == pytest.approx(case.get("gradient_norm", 0.0), rel=1e-6)
+    if "gradient_row0" in case:
+        assert relative(features.grad[0, :len(case["gradient_row0"])], case["gradient_row0"]) < 1e-6
+    order = torch.randperm(len(labels))
+    again = CrossModalityRetrievalLoss(0.5)(features[order], labels[order], infrared[order])
+    assert again.item() == pytest.approx(case["value"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ALONE["soft_rank"], ids=lambda case: str(case["seed"]))
+def test_soft_ranks_alone_match(case):
+    random = np.random.RandomState(case["seed"])
+    values = torch.from_numpy(case["spread"] * random.rand(3, case["n"])).requires_grad_()
+    upstream = torch.from_numpy(random.standard_normal((3, case["n"])))
+    for spread in (torch.inf, case["spread"]):
+        ranks = soft_rank(values, case["strength"], spread=spread)
+        gradient, = torch.autograd.grad((ranks * upstream).sum(), values)
+        assert relative(ranks.detach(), case["ranks"]) < 1e-6
+        assert relative(gradient, case["gradient"]) < 1e-6
