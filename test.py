@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from assembly.embedding import described, embed_records, learned_directions
+from assembly.embedding import described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
 from assembly.results import kept_results, place_of_results, put_aside
@@ -51,25 +51,28 @@ def evaluate(
     """
     model = model.to(device, memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
-    for option, wanted in (("TEST.RERANK", cfg.TEST.RERANK), ("EMBEDDING.DIM", cfg.EMBEDDING.DIM)):
+    for option, wanted in (("TEST.RERANK", cfg.TEST.RERANK != "none"), ("EMBEDDING.DIM", cfg.EMBEDDING.DIM)):
         if wanted:
             require_any_pair(model, option)
     with joined(ranks, device):
         if cfg.EMBEDDING.DIM:  # first: it refuses a copy without training images, and more numbers than there are
             directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device, ranks)
         features = embed_records(model, benchmark.test, cfg, device, ranks)
+        versions = embed_versions(model, benchmark.test, cfg, device, ranks)
     if not ranks.first:
         return {}
     identities, infrared = ([getattr(record, name) for record in benchmark.test] for name in ("identity", "infrared"))
     results, distances = [], None
     for weighting in weightings:
-        scale, embeddings = model.column_scale(weighting).to(device), features
+        scale, embeddings, shown = model.column_scale(weighting).to(device), features, versions
         if directions:
-            scale, embeddings = None, project(scaled(features, scale), directions[weighting].to(device))
+            along = directions[weighting].to(device)
+            shown = versions and versions.of(lambda x: project(scaled(x, scale), along))
+            scale, embeddings = None, project(scaled(features, scale), along)
         results += [
             evaluate_protocol(
                 embeddings, identities, protocol, scale=scale, weighting=described(weighting, cfg),
-                flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK, per_query=per_query,
+                flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK, versions=shown, per_query=per_query,
             )
             for protocol in protocols
         ]

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.dataset import eval_loaders
-from utils.evaluation.evaluator import embed_images, scaled
+from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
 from utils.retrieval.compress import check_number, load_directions, principal_directions, save_directions
 from utils.stop import StopRequest
@@ -17,16 +18,19 @@ from utils.training.run import memory_advice
 
 
 def embed_records(
-    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None,
+    channel: int | None = None,
 ) -> Tensor | None:
     """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
 
-    stop   asked between batches; None is returned where any process was asked to stop
+    stop      asked between batches; None is returned where any process was asked to stop
+    channel   all channels become the red (0), green or blue one; None: the images as they are
     """
     model.eval()
     loaders = eval_loaders(
         records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda",
         rank=ranks.rank, world=ranks.world, worker_init_fn=start_worker, resize=cfg.DATA.RESIZE,
+        channel=channel,
     )
 
     def embed(images: Tensor, infrared: bool) -> Tensor:
@@ -34,6 +38,23 @@ def embed_records(
 
     with memory_advice(f"Lower TEST.BATCH, which is {cfg.TEST.BATCH}"), loader_advice(cfg.DATA.WORKERS):
         return embed_images(embed, loaders, [record.path for record in records], device, stop=stop)
+
+
+def embed_versions(
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks()
+) -> Versions | None:
+    """What the re-ranking of TEST.RERANK needs beside the embeddings; None where it needs nothing."""
+    if cfg.TEST.RERANK != "mser":
+        return None
+    infrared = np.array([record.infrared for record in records])
+    visible = np.flatnonzero(~infrared)
+    shown, features = [records[row] for row in visible], None
+    for channel in range(3):
+        found = embed_records(model, shown, cfg, device, ranks, channel=channel)
+        if features is None:
+            features = found.new_zeros(3, len(records), found.shape[1])
+        features[channel, visible] = found
+    return Versions(infrared, features)
 
 
 def learned_directions(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.records import Protocol, Record
 from data.transforms import open_image
-from utils.evaluation.evaluator import BLOCK_BYTES, evaluate_protocol, plain_similarities, reranked_similarities
+from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol, similarities_by
 from utils.evaluation.metrics import IGNORED, ranking_keys
 from utils.reporting.sheets import RIGHT, WRONG, ranking_sheet
 
@@ -18,24 +18,25 @@ HEIGHT, WIDTH = 128, 64  # of a picture on the sheet, in pixels
 
 
 def ranking_picture(
-    features: Tensor, records: Sequence[Record], protocol: Protocol, *, weighting: str, flip: bool, rerank: bool,
-    random: int, seed: int, top: int,
+    features: Tensor, records: Sequence[Record], protocol: Protocol, *, weighting: str, flip: bool, rerank: str,
+    versions: Versions | None = None, random: int, seed: int, top: int,
 ) -> Image.Image:
     """The best, the worst and some random queries of a protocol's first gallery, each with its first images.
 
     features          (N, E) embeddings of the records, weighed
     weighting, flip   how they were weighed and made: the title says it
+    rerank, versions  as in `evaluate_protocol`
     random            how many queries to draw, with `seed`
     top               how many images to show for each
     """
     identities = [record.identity for record in records]
     first = dataclasses.replace(protocol, trials=protocol.trials[:1])
     result = evaluate_protocol(
-        features, identities, first, flip=flip, weighting=weighting, rerank=rerank, per_query=True
+        features, identities, first, flip=flip, weighting=weighting, rerank=rerank, versions=versions, per_query=True
     )
     queries = result["trials"][0]["queries"]
     chosen = chosen_queries(queries["ap"], random, seed)
-    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], rerank, top)
+    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], rerank, top, versions)
     rows = []
     for label, i in chosen:
         query = queries["rows"][i]
@@ -45,7 +46,7 @@ def ranking_picture(
             for row in found[query]
         ]))
     title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
-    return ranking_sheet(rows, title + flip * ", mirrored images added" + rerank * ", re-ranked", HEIGHT, WIDTH)
+    return ranking_sheet(rows, title + flip * ", mirrored images added" + (rerank != "none") * f", re-ranked by {rerank}", HEIGHT, WIDTH)
 
 
 def picture_of(record: Record) -> Image.Image:
@@ -72,7 +73,8 @@ def chosen_queries(ap: Sequence[float], random: int, seed: int) -> list[tuple[st
 
 
 def first_images(
-    features: Tensor, protocol: Protocol, queries: Sequence[int], rerank: bool, top: int
+    features: Tensor, protocol: Protocol, queries: Sequence[int], rerank: str, top: int,
+    versions: Versions | None = None,
 ) -> dict[int, list[int]]:
     """The rows of the best gallery images of some queries, by query; the same similarities as are scored.
 
@@ -80,7 +82,7 @@ def first_images(
     queries    rows of its queries
     """
     trial, = protocol.trials
-    similarities = reranked_similarities if rerank else plain_similarities
+    similarities = similarities_by(rerank, versions)
     found = {}
     for _, rows, similarity in similarities(features, protocol.trials, None, BLOCK_BYTES):
         for place in np.flatnonzero(np.isin(rows, queries)):

@@ -12,6 +12,13 @@ from data.transforms import RESIZES, Views
 from losses.build import TOTALS
 from models.build import MODELS
 
+class Reranking(Option):
+    """The name of a re-ranking. What true and false once said is still read."""
+
+    def read(self, value: object) -> object:
+        return {True: "k_reciprocal", False: "none"}[value] if isinstance(value, bool) else value
+
+
 _C = Section()
 
 _C.SEED = option(0, "of weights, sampling, augmentation and validation split", at_least=0, at_most=2**63 - 1)
@@ -77,7 +84,10 @@ _C.TEST.PROTOCOLS = option([], "names as test.py prints them, all, or empty for 
 _C.TEST.FLIP = option(True, "add the features of the mirrored image")
 _C.TEST.WEIGHTINGS = option([], "of pooled and neck features; empty: each that the network has, the reported first")
 _C.TEST.BATCH = option(64, "images in a forward pass", at_least=1, at_most=4096)
-_C.TEST.RERANK = option(False, "k-reciprocal re-ranking (Zhong et al. 2017)")
+_C.TEST.RERANK = Reranking(
+    "none", "re-ranking: k_reciprocal (Zhong et al. 2017), or MCJA's mser, whose gain comes from the set of queries",
+    one_of=("none", "k_reciprocal", "mser"),
+)
 
 _C.EMBEDDING = Section()
 _C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on the training set); 0: none",

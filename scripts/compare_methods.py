@@ -34,6 +34,7 @@ from assembly.experiment import (  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
+from utils.reporting.results import reranking  # noqa: E402
 
 
 def named(files: Sequence[str]) -> dict[str, str]:
@@ -102,6 +103,9 @@ def check_comparable(results: dict, first: dict) -> None:
     here, there = ([entry["protocol"] for entry in reported(r)] for r in (results, first))
     if here != there:
         raise ExperimentError(f"{folder} was tested by {', '.join(here)}; {', '.join(there)} came before")
+    by, before = (reranking(reported(r)[0]) for r in (results, first))
+    if by != before:
+        raise ExperimentError(f"TEST.RERANK: {folder} has the re-ranking {by}, {first['config']['OUTPUT']} {before}")
 
 
 def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
@@ -182,7 +186,7 @@ def row(name: str, cfg: CfgNode, runs: Sequence[dict], cost: dict | None, refere
         cells |= {"Peak GB": f"{cost['peak'] / 1e9:.2f}"}
     if runs:
         entry = reported(runs[0])[0]
-        cells |= {"Embedding": entry["weighting"] + ", flip" * entry["flip"] + ", re-ranked" * entry["rerank"]}
+        cells |= {"Embedding": entry["weighting"] + ", flip" * entry["flip"] + ", re-ranked" * bool(entry["rerank"])}
         cells |= {f"{p} {METRICS[metric]}": percent(values) for (p, metric), values in figures_of(runs).items()}
     return cells
 

@@ -113,7 +113,7 @@ def measured_rows(path: Path, gallery: str, weighting: str | None) -> list[Row]:
         if search is None or weighting not in (None, result["weighting"]):
             continue
         if result["rerank"]:
-            raise ResultsError(f"{path} is re-ranked, the table's figures are not; run test.py with TEST.RERANK False")
+            raise ResultsError(f"{path} is re-ranked, the table's figures are not; run test.py with TEST.RERANK none")
         check_complete(path, result, COMPLETE_QUERIES[search])
         row = rows.setdefault(result["weighting"], empty_row(path, saved, gallery, result))
         for column in COLUMNS:

@@ -29,7 +29,7 @@ from data.records import Record  # noqa: E402
 from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
 from models.parts.backbone import PretrainedError  # noqa: E402
 from assembly.ranking_sheets import ranking_picture  # noqa: E402
-from assembly.embedding import described, embed_records, learned_directions  # noqa: E402
+from assembly.embedding import described, embed_records, embed_versions, learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
 from assembly.trained import find_checkpoint, load_run  # noqa: E402
@@ -111,17 +111,20 @@ def main() -> None:
         save(picture, path)
         print(path)
 
-    def embed(chosen: Sequence[Record]) -> Tensor:
+    def ranked(features: Tensor) -> Tensor:
         """As test.py ranks them: weighed and, with EMBEDDING.DIM, compressed."""
-        features = scaled(embed_records(model, chosen, cfg, device), scale)
+        features = scaled(features, scale)
         return features if directions is None else project(features, directions)
+
+    def embed(chosen: Sequence[Record]) -> Tensor:
+        return ranked(embed_records(model, chosen, cfg, device))
 
     features = None
     if "ranking" in args.parts:
-        features = embed(records)
+        features, versions = embed(records), embed_versions(model, records, cfg, device)
         keep(ranking_picture(
             features, records, protocol, weighting=described(weighting, cfg), flip=cfg.TEST.FLIP,
-            rerank=cfg.TEST.RERANK, random=args.queries, seed=args.seed, top=args.top,
+            rerank=cfg.TEST.RERANK, versions=versions and versions.of(ranked), random=args.queries, seed=args.seed, top=args.top,
         ), "ranking")
 
     trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"

@@ -127,7 +127,7 @@ def test_figures_of_the_embedded_data_set_are_called_so(tmp_path):
     ({"protocol": "sysu/indoor/single-shot/random"}, f"protocol ({PROTOCOL} and sysu/indoor/single-shot/random)"),
     ({"flip": False}, "flip (yes and no)"),
     ({"weighting": "neck"}, "weighting (equal and neck)"),
-    ({"rerank": True}, "re-ranking (no and yes)"),
+    ({"rerank": True}, "re-ranking (no and k_reciprocal)"),
 ])
 def test_refuses_what_is_not_comparable(tmp_path, change, words):
     a = write(tmp_path / "a.json", [trial([1, 2])])

@@ -130,7 +130,7 @@ def test_reranking_ranks_by_the_reranked_distance():
     _, identities, protocol = random_protocol()
     features = torch.as_tensor((r.randn(9, 6)[identities] + r.randn(80, 6)).astype(np.float32))
     scale = torch.tensor([1.0, 2, 0, 1, 0.5, 3])
-    result = evaluate(features, identities, protocol, scale=scale, rerank=True)
+    result = evaluate(features, identities, protocol, scale=scale, rerank="k_reciprocal")
     trial = protocol.trials[1]
     ignored = protocol.query_ignores[trial.query, None] == protocol.gallery_group[trial.gallery]
     x = features * scale
@@ -141,7 +141,7 @@ def test_reranking_ranks_by_the_reranked_distance():
         -distance, torch.as_tensor(identities[trial.query[order]]), torch.as_tensor(identities[trial.gallery]),
         torch.as_tensor(ignored[order]),
     ))
-    assert result["rerank"] is True
+    assert result["rerank"] == "k_reciprocal"
     assert result["trials"][1]["mAP"] == pytest.approx(expected["mAP"], rel=1e-12)
     assert result["trials"][1]["mAP"] != evaluate(features, identities, protocol, scale=scale)["trials"][1]["mAP"]
 
@@ -168,7 +168,7 @@ def test_errors_name_protocol_and_trial():
     with pytest.raises(EvaluationError, match="toy/all, trial 0: none of the 20 queries"):
         evaluate(features, lonely, protocol)
     features[[7, 9], 2] = float("nan")
-    for rerank in (False, True):
+    for rerank in ("none", "k_reciprocal"):
         with pytest.raises(EvaluationError, match="toy/all: the embedding in row 7 is not finite"):
             evaluate(features, identities, protocol, rerank=rerank)
     features[[7, 9], 2] = 0
@@ -184,10 +184,10 @@ def test_the_table_says_what_each_number_is():
     features, identities, protocol = random_protocol()
     ten = evaluate(features, identities, protocol)
     protocol.trials, protocol.name = protocol.trials[:1], "toy/indoor"
-    one = evaluate_protocol(features, identities, protocol, flip=False, weighting="neck", rerank=True)
+    one = evaluate_protocol(features, identities, protocol, flip=False, weighting="neck", rerank="k_reciprocal")
     header, first, second = format_table([ten, one]).splitlines()
     assert first.split()[:5] == ["toy/all", "yes", "equal", "no", "3"]
-    assert second.split()[:5] == ["toy/indoor", "no", "neck", "yes", "1"]
+    assert second.split()[:5] == ["toy/indoor", "no", "neck", "k_reciprocal", "1"]
     assert f"{100 * ten['mean']['mAP']:.2f} ± {100 * ten['std']['mAP']:.2f}" in first
     assert "±" not in second and f"{100 * one['mean']['mINP']:.2f}" in second
     place = header.index("mAP")

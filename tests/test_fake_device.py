@@ -373,7 +373,7 @@ def evaluated(device):
     features, identities, protocol = random_protocol()
     scale = torch.tensor([0.0] * 4 + [1.0] * 8)  # as the network gives it: on the CPU
     features, results = features.to(device), []
-    for rerank, counts in ((False, "identities"), (False, "images"), (True, "identities")):
+    for rerank, counts in (("none", "identities"), ("none", "images"), ("k_reciprocal", "identities")):
         protocol = Protocol(**{**vars(protocol), "counts": counts})
         results.append(evaluate_protocol(
             features, identities, protocol, flip=False, weighting="neck", scale=scale, rerank=rerank, per_query=True

@@ -137,3 +137,112 @@ def test_soft_ranks_alone_match(case):
         gradient, = torch.autograd.grad((ranks * upstream).sum(), values)
         assert relative(ranks.detach(), case["ranks"]) < 1e-6
         assert relative(gradient, case["gradient"]) < 1e-6
+
+
+def test_the_importer_takes_the_whole_and_refuses_parts(theirs):
+    model, _ = empty()
+    assert {authors_name(key, model) for key in from_authors(theirs, model)} == {
+        key for key in theirs if not key.startswith("backbone.fc.")  # ImageNet's classifier
+    }
+    check_trained(KEYS, model)
+    without = {key: value for key, value in theirs.items() if key != "MDA_3.2.ca_conv.weight"}
+    with pytest.raises(AuthorsCheckpointError, match="missing: MDA_3.2.ca_conv.weight"):
+        from_authors(without, model)
+    twelve, _ = empty("MODEL.MCJA.MASKS", "12")
+    with pytest.raises(AuthorsCheckpointError, match=r"MDA_2.0.sc_conv.weight is \[2, 512, 1, 1\], not \[12, 512, 1, 1\]"):
+        from_authors(theirs, twelve)
+
+
+def test_an_attending_block_in_one_line():
+    block = MDA(3, masks=2).double()
+    x = torch.randn(4, 3, 5, 2, dtype=torch.float64)
+    torch.testing.assert_close(block(x), x)  # at the start
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_()
+    masks = torch.einsum("mc,bchw->bmhw", block.masks.weight[:, :, 0, 0], x) + block.masks.bias[:, None, None]
+    masks = masks.flatten(2).softmax(dim=2).unflatten(2, (5, 2))
+    mixed = torch.einsum("bmhw,bchw,cm->bc", masks, x, block.mix.weight[:, 0])
+    gate = F.batch_norm(mixed, None, None, block.gate_norm.weight, block.gate_norm.bias, training=True).sigmoid()
+    expected = F.batch_norm(x * gate[:, :, None, None], None, None, block.norm.weight, block.norm.bias, training=True)
+    torch.testing.assert_close(block(x), x + expected)
+
+
+@pytest.mark.parametrize("strength, spread", [(0.5, 1.0), (0.1, 1.0), (0.5, 20.0), (1e-3, 1.0), (100.0, 1.0)])
+def test_soft_ranks_are_those_of_scipy_whatever_the_lists(strength, spread):
+    random = np.random.default_rng(0)
+    values, listed = spread * random.random((40, 9)), random.random((40, 9)) < 0.5
+    ranks = soft_rank(torch.from_numpy(values), strength, torch.from_numpy(listed), spread)
+    for row, chosen, found in zip(values, listed, ranks.numpy()):
+        assert (found[~chosen] == 0).all()
+        theta = row[chosen] / strength
+        order = np.argsort(-theta)
+        nearest = isotonic_regression(theta[order] - np.arange(len(theta), 0, -1), increasing=False).x if len(theta) else []
+        np.testing.assert_allclose(found[chosen][order], theta[order] - nearest, rtol=1e-9, atol=1e-9 * theta.max(initial=1))
+
+
+def test_soft_ranks_become_ranks():
+    values = torch.tensor([[0.3, 0.9, 0.1, 0.5]])
+    torch.testing.assert_close(soft_rank(values, 1e-4), torch.tensor([[2.0, 4.0, 1.0, 3.0]]))
+
+
+def test_equal_values_and_short_lists_have_finite_gradients():
+    values = torch.zeros(3, 4, requires_grad=True)
+    listed = torch.tensor([[True] * 4, [False, True, False, False], [False] * 4])
+    ranks = soft_rank(values, 0.01, listed)
+    ranks.square().sum().backward()
+    assert ranks[0].tolist() == [2.5] * 4 and ranks[1].tolist() == [0, 1, 0, 0] and values.grad.isfinite().all()
+
+
+def retrieval(labels, infrared):
+    features = torch.eye(3, dtype=torch.float64)[torch.tensor(labels)].requires_grad_()
+    value = CrossModalityRetrievalLoss(0.5)(features, torch.tensor(labels), torch.tensor(infrared, dtype=torch.bool))
+    value.backward()
+    assert features.grad.isfinite().all()
+    return value.item()
+
+
+def test_retrieval_of_any_mix_of_modalities():
+    assert retrieval([0, 0, 1, 1], [0, 0, 0, 0]) == 0                # of one modality
+    assert retrieval([0, 0, 0, 0], [0, 1, 0, 1]) == 0                # nobody else
+    assert retrieval([0, 0, 1, 1], [0, 0, 1, 1]) == 0                # nobody again
+    # Row 0 asks: its list is 0 and ½ away, θ 0 and 1, ranks 1 and 2, as wanted. The others have no list of two people.
+    assert retrieval([0, 0, 1], [0, 1, 1]) == 0
+    # Both infrared rows ask too: of [0, 1] and [0, 1].
+    assert retrieval([0, 1, 0, 1], [0, 0, 1, 1]) == pytest.approx(0)
+    # Row 0 again, its list 0, 0, ½, ½ away: ranks are θ - ½ + 2½ = 2, 2, 3, 3 where 1, 1, 4, 4 are wanted.
+    assert retrieval([0, 0, 0, 1, 1], [0, 1, 1, 1, 1]) == pytest.approx(1)
+
+
+def test_the_rate_falls_where_the_recipe_says():
+    for name, rates in (("sysu", {0: 3.5e-4, 79: 3.5e-4, 80: 3.5e-5, 119: 3.5e-5, 120: 3.5e-6}),
+                        ("regdb", {0: 3.5e-4, 299: 3.5e-4})):
+        solver = load_config(f"configs/{name}_mcja.yaml").SOLVER
+        assert {epoch: rate_at(solver.BASE_LR, epoch, solver) for epoch in rates} == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("infrared", [False, True])
+def test_a_batch_of_one_modality_trains(infrared, thin):
+    cfg = load_config("configs/quickstart_mcja.yaml")
+    model = build_model(cfg.MODEL, classes=3).train()
+    parts = [(torch.randn(0 if kind != infrared else 4, 3, 64, 32), Kind(kind)) for kind in (False, True)]
+    batch = Batch([Stream(images, torch.arange(len(images)) % 2, kind) for images, kind in parts])
+    output = model(batch)
+    terms = build_loss(cfg)(output, epoch=0)
+    assert terms["retrieval"].item() == 0 and output.infrared.tolist() == [infrared] * 4
+    sum(terms.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("masks, network", [("0", 0), ("2", 4)])
+def test_without_masks_there_is_no_block(masks, network, thin):
+    model = build_model(load_config("configs/quickstart_mcja.yaml", ["MODEL.MCJA.MASKS", masks]).MODEL, classes=3)
+    assert sum(isinstance(module, MDA) for module in model.modules()) == network
+
+
+def test_retrieval_reads_what_comes_after_the_neck():
+    labels, infrared = torch.tensor([0, 1, 0, 1]), torch.tensor([False, False, True, True])
+    neck = torch.randn(1, 4, 8, requires_grad=True)
+    output = output_of(labels, infrared, pooled=neck.detach(), neck=neck, logits=torch.randn(1, 4, 2))
+    build_loss(load_config("configs/quickstart_mcja.yaml"))(output, epoch=0)["retrieval"].backward()
+    assert neck.grad.abs().sum() > 0

@@ -506,7 +506,8 @@ def test_erased_shapes_keep_to_their_aspect():
     ("flip", {"p": 0.5}), ({"flip": 0.3}, {"p": 0.3}), ({"flip": {"p": 0.3}}, {"p": 0.3}), ({"flip": 1}, {"p": 1.0}),
     ("jitter", {}), ({"grey": {"p": 1.0, "until": 6}}, {"p": 1.0, "until": 6}),
     ({"erase": {"area": (0.1, 0.2), "from": 3}}, {
-        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0, "from": 3,
+        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0,
+        "even_log": False, "from": 3,
     }),
     ({"pad": {"fill": 127}}, {"pixels": 10, "fill": 127}),
 ])

@@ -1,13 +1,16 @@
 """Loaders -> embeddings, once -> the figures of every protocol and trial (docs/protocols.md)."""
 
-from typing import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
+from utils.evaluation.mser import mser_distance
 from utils.evaluation.rerank import reranked_distance
+from utils.reporting.results import reranking
 from utils.training.distributed import sum_over_ranks
 
 FIGURES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
@@ -16,6 +19,17 @@ BLOCK_BYTES = 256 << 20  # queries' features, similarities and mask held at once
 
 class EvaluationError(ValueError):
     """Embeddings or a protocol that cannot be evaluated."""
+
+
+class Versions(NamedTuple):
+    """What MSER needs beside the embeddings (utils/evaluation/mser.py)."""
+
+    infrared: np.ndarray  # (N,) bool
+    features: Tensor      # (3, N, E): of images all channels of which are their red, green, blue one; of visible rows
+
+    def of(self, change: Callable[[Tensor], Tensor]) -> "Versions":
+        """Features changed by what takes (N, E)."""
+        return Versions(self.infrared, torch.stack([change(features) for features in self.features]))
 
 
 @torch.inference_mode()
@@ -81,7 +95,8 @@ def evaluate_protocol(
     flip: bool,
     weighting: str,
     scale: Tensor | None = None,
-    rerank: bool = False,
+    rerank: str = "none",
+    versions: Versions | None = None,
     per_query: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict:
@@ -92,12 +107,13 @@ def evaluate_protocol(
     protocol          name, counts, trials with rows `query` and `gallery`, and per row `query_ignores`, `gallery_group`
     flip, weighting   how the embeddings were made and weighed: they stand beside the figures
     scale             (E,) factors of the embeddings' columns
-    rerank            rank by k-reciprocal distance (utils/evaluation/rerank.py)
+    rerank            none, k_reciprocal (utils/evaluation/rerank.py) or mser (utils/evaluation/mser.py)
+    versions          for mser
     per_query         add each trial's "queries": rows (ascending), rank, ap and inp of the valid ones
     block_bytes       working memory beside `features` and a copy of the gallery's part of it
-    returns           {"protocol", "flip", "weighting", "rerank", "trials": [figures, "valid_queries" and "cmc" (Rank-1
-                      to Rank-20), ...], "mean", "std"}, ready for JSON; fractions, and the standard deviation of the
-                      population of trials
+    returns           {"protocol", "flip", "weighting", "rerank" (its name, or False), "trials": [figures,
+                      "valid_queries" and "cmc" (Rank-1 to Rank-20), ...], "mean", "std"}, ready for JSON; fractions,
+                      and the standard deviation of the population of trials
     raises            EvaluationError
     """
     counted = {len(features), len(identities), len(protocol.query_ignores), len(protocol.gallery_group)}
@@ -122,7 +138,7 @@ def evaluate_protocol(
         torch.as_tensor(x, device=features.device)
         for x in (identities, protocol.query_ignores, protocol.gallery_group)
     )
-    similarities = reranked_similarities if rerank else plain_similarities
+    similarities = similarities_by(rerank, versions)
     rows, figures = [[] for _ in described], [[] for _ in described]
     for number, query, similarity in similarities(features, described, scale, block_bytes):
         gallery = described[number].gallery
@@ -144,7 +160,7 @@ def evaluate_protocol(
         "protocol": protocol.name,
         "flip": flip,
         "weighting": weighting,
-        "rerank": rerank,
+        "rerank": rerank != "none" and rerank,
         "trials": trials,
         "mean": {key: float(np.mean([trial[key] for trial in trials])) for key in FIGURES},
         "std": {key: float(np.std([trial[key] for trial in trials])) for key in FIGURES},
@@ -160,6 +176,16 @@ def trial_figures(figures: QueryFigures, rows: np.ndarray, per_query: bool) -> d
         trial["queries"] = {"rows": rows[figures.valid.numpy()].tolist()}
         trial["queries"] |= {key: getattr(figures, key)[figures.valid].tolist() for key in ("rank", "ap", "inp")}
     return trial
+
+
+def similarities_by(rerank: str, versions: Versions | None) -> Callable:
+    """What ranks: a function as `plain_similarities` is.
+
+    rerank     none, k_reciprocal or mser
+    versions   for mser
+    """
+    by_mser = partial(mser_similarities, versions=versions)
+    return {"none": plain_similarities, "k_reciprocal": reranked_similarities, "mser": by_mser}[rerank]
 
 
 def plain_similarities(
@@ -198,6 +224,29 @@ def reranked_similarities(
         yield number, query, -distance
 
 
+def mser_similarities(
+    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int, versions: Versions
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """As `reranked_similarities`, by MSER.
+
+    raises   EvaluationError where queries and gallery aren't of one modality each, and different ones
+    """
+    def seen(rows: np.ndarray) -> Tensor:
+        """(1 or 4, rows, E')."""
+        found = [features[rows]] if versions.infrared[rows[0]] else [features[rows], *versions.features[:, rows]]
+        return torch.stack([scaled(x, scale) for x in found])
+
+    for number, trial in enumerate(trials):
+        kinds = [{*versions.infrared[rows].tolist()} for rows in (trial.query, trial.gallery)]
+        if len(kinds[0] | kinds[1]) != 2 or kinds[0] & kinds[1]:
+            raise EvaluationError(
+                f"trial {number} has queries or gallery images of both modalities, or both of one, and MSER ranks one "
+                "modality for the other: set TEST.RERANK to none or k_reciprocal"
+            )
+        query = np.sort(trial.query)
+        yield number, query, -mser_distance(seen(query), seen(trial.gallery), chunk_bytes=block_bytes)
+
+
 def scaled(features: Tensor, scale: Tensor | None) -> Tensor:
     """(N, E) -> (N, E'), without the columns of factor 0."""
     if scale is None:
@@ -227,6 +276,6 @@ def table_rows(results: Sequence[dict]) -> list[list[str]]:
         ]
         lines.append([
             result["protocol"], "yes" if result["flip"] else "no", result["weighting"],
-            "yes" if result["rerank"] else "no", str(number), *figures,
+            reranking(result), str(number), *figures,
         ])
     return lines

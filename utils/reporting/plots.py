@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 from utils.evaluation.distances import shares  # noqa: E402
 from utils.evaluation.evaluator import FIGURES  # noqa: E402
+from utils.reporting.results import reranking  # noqa: E402
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
@@ -100,10 +101,11 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
 
     results   of `evaluate_protocol`, of one weighting
     """
-    flip, rerank = ("with" if results[0][key] else "without" for key in ("flip", "rerank"))
+    flip, by = "with" if results[0]["flip"] else "without", reranking(results[0])
+    rerank = "without re-ranking" if by == "no" else f"re-ranked by {by}"
     weighting = results[0]["weighting"]
     height = 4.1 + 0.2 * len(results)  # the legend's lines below the panel, where they hide no curve
-    figure, (panel,) = panels([height], f"weighting {weighting}, {flip} mirrored images, {rerank} re-ranking")
+    figure, (panel,) = panels([height], f"weighting {weighting}, {flip} mirrored images, {rerank}")
     lowest = 100.0
     for result, style in zip(results, styles(len(results))):
         curves = 100 * np.array([trial["cmc"] for trial in result["trials"]])  # (trials, ranks)

@@ -158,6 +158,9 @@ def notes(saved: dict) -> list[str]:
         "The network is untrained: random weights, as a control.": "untrained" in checkpoint,
         "The epoch was chosen on test data, which inflates the figures.":
             solver.get("CHOOSE_BEST_ON_TEST_DATA", False),
+        "MSER re-ranks by the set of all queries, some forty images of each person, which a search doesn't have; the "
+        "figures compare with none that are not re-ranked.":
+            any(result.get("rerank") == "mser" for result in saved.get("results", [])),
         f"A mean over {len(checkpoint)} models, each of which is a trial.": several,
     }
     unfinished = [

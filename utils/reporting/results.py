@@ -48,6 +48,11 @@ def check_results(saved: dict) -> None:
                     raise ValueError(f"{result['protocol']} has a {metric} of {trial[metric]}, which is no fraction")
 
 
+def reranking(result: dict) -> str:
+    """By what a result is re-ranked, or "no"; older ones say true for k-reciprocal distances."""
+    return {True: "k_reciprocal", False: "no"}.get(result["rerank"], result["rerank"])
+
+
 def setting(result: dict) -> tuple:
     """What two results must share to be comparable."""
-    return result["protocol"], result["flip"], result["weighting"], result["rerank"]
+    return result["protocol"], result["flip"], result["weighting"], reranking(result)
