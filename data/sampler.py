@@ -32,6 +32,8 @@ class Sampler:
 
     sampler.plan(epoch)     the batches of an epoch, in their order
     sampler.length(epoch)   how many they are
+    sampler.announced(epoch)
+                            as how many a schedule by update counts them
     """
 
     def __init__(self, records: Sequence[Record], identities: int, images: int, seed: int):
@@ -54,6 +56,9 @@ class Sampler:
     def length(self, epoch: int) -> int:
         raise NotImplementedError
 
+    def announced(self, epoch: int) -> int:
+        return self.length(epoch)
+
     def batch(self, epoch: int, step: int) -> Draw:
         raise NotImplementedError
 
@@ -68,6 +73,10 @@ class WithReplacement(Sampler):
     def length(self, epoch: int) -> int:
         largest = max(sum(map(len, self.visible)), sum(map(len, self.infrared)))
         return largest // (self.count * self.images) + 1
+
+    def announced(self, epoch: int) -> int:
+        """Without the last one, which the authors' loaders make but don't count."""
+        return max(1, self.length(epoch) - 1)
 
     def batch(self, epoch: int, step: int) -> Draw:
         generator = np.random.default_rng((self.seed, epoch, step))
