@@ -70,18 +70,27 @@ class RandomErasing:
     """Fills a rectangle of the normalised image with a constant per channel.
 
     Its part of the area and its aspect ratio (height over width) are drawn uniformly, until it fits into the image.
-    (That of torchvision draws the ratio from another distribution.)
 
     p         probability that it does
     area      smallest and largest part of the image's area
     fill      by channel
     aspect    smallest and largest aspect ratio
+    even_logarithm
+              its logarithm is drawn uniformly instead, as torchvision's
+    before_normalise
+              the fill is that of an image in [0, 1], erased before it is normalised
     tries     after so many the image stays as it is; 0: after a thousand, an error
     raises    DataError for an area that no image has, and where nothing fits in a thousand tries
     """
 
-    def __init__(self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int):
+    def __init__(
+        self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int,
+        even_logarithm: bool = False, before_normalise: bool = False,
+    ):
         self.p, self.area, self.fill, self.aspect, self.tries = p, area, fill, aspect, tries
+        self.even_logarithm = even_logarithm
+        if before_normalise:  # no level of uint8 is such a fill, so its normalised value is left in the normalised image
+            self.fill = [(value - mean) / std for value, mean, std in zip(fill, MEAN, STD)]
         if not 0 < area[0] <= area[1] < 1:
             raise DataError(f"erase has the area {list(area)}; it needs 0 < smallest <= largest < 1")
 
@@ -97,9 +106,10 @@ class RandomErasing:
     def place(self, rows: int, columns: int) -> tuple[int, int, int, int] | None:
         """Top, left, height and width of the rectangle, in an image of so many pixels."""
         for _ in range(self.tries or 1000):  # six in ten tries fit at the paper's sizes
-            ranges, drawn = (self.area, self.aspect), torch.rand(2).tolist()
+            aspect = np.log(self.aspect) if self.even_logarithm else self.aspect
+            ranges, drawn = (self.area, aspect), torch.rand(2).tolist()
             area, ratio = (low + part * (high - low) for (low, high), part in zip(ranges, drawn))
-            area = area * rows * columns
+            area, ratio = area * rows * columns, np.exp(ratio) if self.even_logarithm else ratio
             height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < height < rows and 0 < width < columns:
                 top = torch.randint(rows - height + 1, (1,)).item()
@@ -112,6 +122,13 @@ class RandomErasing:
 
 def jitter(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return jitter_colours(image)
+
+
+def hue(most: float) -> "Change":
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return adjust_hue(image, between(-most, most))
+
+    return change
 
 
 def pad(pixels: int, fill: int) -> "Change":
@@ -161,9 +178,10 @@ def to_network(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def exchange(grey: bool) -> "Change":
+def exchange(grey: bool, p: float) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        exchange_channels(image, grey)
+        if p == 1 or chance(p):
+            exchange_channels(image, grey)
         return image
 
     return change
@@ -190,6 +208,9 @@ class Step(NamedTuple):
 
 STEPS = {
     "jitter": Step("colour jitter (0.5, 0.5, 0.5, 0.5)", lambda: jitter),
+    "hue": Step("all hues are turned on their circle", hue, {
+        "most": option(0.5, "how far in either direction; 1 is all round", at_least=0, at_most=0.5),
+    }),
     "pad": Step("a border on each side", pad, {
         "pixels": option(10, "its width", at_least=0, at_most=1000),
         "fill": option(0, "its grey level", at_least=0, at_most=255),
@@ -216,9 +237,12 @@ STEPS = {
         "aspect": option([0.3, 1 / 0.3], "least and greatest height over width", at_least=0.01, at_most=100,
                          rising=True),
         "tries": option(0, "after so many that don't fit it gives up; 0: an error", at_least=0, at_most=1000),
+        "even_logarithm": option(False, "the aspect's logarithm is drawn evenly, not the aspect"),
+        "before_normalise": option(False, "fill is that of the image in [0, 1], not of the normalised one"),
     }, normalised=True),
     "exchange": Step("CAJ's channel exchange: all channels become one of them", exchange, {
         "grey": option(False, "or their grey"),
+        "p": option(1.0, "probability", at_least=0, at_most=1),
     }, normalised=True),
     "adapt": Step("CAJ's channel adaption with grey, for infrared images", lambda: adapt, normalised=True),
 }

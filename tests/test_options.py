@@ -119,7 +119,7 @@ def steps_inside(name):
 def views_inside(draw):
     views = []
     for _ in range(draw(st.integers(1, 3))):
-        before = draw(st.lists(st.sampled_from(["jitter", "grey", "flip", "pad", "jitter_or_blur"]), max_size=3))
+        before = draw(st.lists(st.sampled_from(["jitter", "hue", "grey", "flip", "pad", "jitter_or_blur"]), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt"]), max_size=2))
         back = [draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []
         names = [*before, *back, "normalise", *after]
