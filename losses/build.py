@@ -11,6 +11,7 @@ TOTALS = classes_of("losses.totals", {
     "deen": "deen.DEENTotal",
     "mpanet": "mpanet.MPANetTotal",
     "pmt": "pmt.PMTTotal",
+    "dns": "dns.DNSTotal",
 })
 
 

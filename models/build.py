@@ -12,6 +12,7 @@ MODELS = classes_of("models", {
     "deen": "deen.DEEN",
     "mpanet": "mpanet.MPANet",
     "pmt": "pmt.PMT",
+    "dns": "dns.DNS",
 })
 
 
