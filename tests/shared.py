@@ -35,6 +35,7 @@ METHODS = {  # file of configs/ -> what is to be seen of it
     "quickstart_deen": Method("DEEN", ["equal", "neck"], 2),
     "quickstart_mpanet": Method("MPANet", ["neck"], 2),
     "quickstart_pmt": Method("PMT", ["neck"], 2),
+    "quickstart_dns": Method("DNS", ["neck", "pooled"], 2),
     "quickstart": Method("CMFN", ["equal", "neck"], 2),
 }
 SMALL = [

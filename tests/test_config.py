@@ -422,7 +422,7 @@ def test_the_program_explains_a_method_and_knows_no_other():
     assert "LOSS.TRIPLET" not in done.stdout and "SOLVER.EPOCHS: 151" in done.stdout
     done = run("train.py", "--explain", "resnet", check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, mpanet, pmt\n"
+    assert done.stderr == "error: there is no method 'resnet'; there are agw, caj, cmfn, deen, dns, mpanet, pmt\n"
 
 
 # --- Short options of the pipelines -----------------------------------------------------------------------------------

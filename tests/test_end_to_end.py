@@ -208,6 +208,7 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     ("deen", "keys_deen_sysu.json", {("equal", True), ("neck", True)}),
     ("mpanet", "keys_mpanet.json", {("neck", False)}),
     ("pmt", "keys_pmt.json", {("neck", False)}),
+    ("dns", "keys_dns.json", {("neck", True), ("pooled", True)}),
 ])
 def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, expected, data, tmp_path):
     weights = state_of(json.loads((DATA / keys).read_text()))

@@ -201,7 +201,7 @@ def test_rereading_memory_in_another_order_mixes_tokens_and_channels():
 
 
 def test_an_unknown_method_or_part_is_refused_with_those_that_there_are(unwritten):
-    with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen, mpanet, pmt"):
+    with pytest.raises(MethodError, match="MODEL.NAME is 'adw'; known are cmfn, agw, caj, deen, mpanet, pmt, dns"):
         build("MODEL.NAME", "adw")
     with pytest.raises(MethodError, match="MODEL.RECOMPUTE has hce; the parts of agw are early, last"):
         build("MODEL.NAME", "agw", "MODEL.RECOMPUTE", "['hce', 'last']")

@@ -201,7 +201,7 @@ def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
 @pytest.mark.parametrize("key", SHORTHANDS)
 def test_any_allowed_value_of_a_short_option_leaves_pipelines(key, whole):
     @settings(max_examples=300 if whole else 10)
-    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet", "pmt"]))
+    @given(inside(SHORTHANDS[key].option), st.sampled_from(["agw", "caj", "cmfn", "deen", "mpanet", "pmt", "dns"]))
     def taken(value, method):
         cfg = load_config(f"configs/methods/{method}.yaml").clone()
         cfg.defrost()

@@ -61,7 +61,7 @@ def test_a_signal_ends_every_program_in_one_line_while_it_still_imports():
 
 def test_no_room_asks_for_a_methods_name():
     """But for the lists of methods, and what belongs to one: its files, its literal form, its ablation."""
-    methods = {"cmfn", "agw", "caj", "deen", "mpanet", "pmt"}
+    methods = {"cmfn", "agw", "caj", "deen", "mpanet", "pmt", "dns"}
     own = {"models/build.py", "losses/build.py", "scripts/ablation.py", "scripts/benchmark_training.py"}
     for room in ("assembly", "common", "configs", "data", "losses", "models", "utils", "scripts"):
         for file in (ROOT / room).rglob("*.py"):

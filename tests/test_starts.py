@@ -59,7 +59,7 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"(backbone\.(\w+_stem|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
+RESNET = r"(backbone\.(\w+_stem(\.stem|\.stages\.\d\.\d)?|stages\.\d(\.blocks)?\.\d)|stem|stages\.\d\.\d)\."
 NON_LOCAL = r"(mfa\.\d\.(channel|position)|backbone\.stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
@@ -117,6 +117,11 @@ RULES = {
     r"trunk\.(blocks\.\d+\.norm\d|norm)\.weight": constant(1),
     r"trunk\..+\.bias": constant(0),
     r"identity_classifier\.weight": normal(0, 0.001),
+    # DNS
+    r"shift\d\.(reduce\.0|rows|columns)\.weight": default,
+    r"(shift\d\.reduce\.1|css\.mlp\.0)\.weight": constant(1),
+    r"(shift\d\.reduce\.1|css\.mlp\.0)\.bias": constant(0),
+    r"css\.mlp\.[14]\.(weight|bias)": default,
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
