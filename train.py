@@ -38,7 +38,7 @@ from utils.reporting.report import only_a_warning, write_curves
 from utils.training.checkpoint import CheckpointError, load_weights
 from utils.training.distributed import Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
-from utils.training.optimizer import kept_per_parameter
+from utils.training.optimizer import kept_per_parameter, part_of_epoch
 from utils.training.run import LOG, Metrics, memory_advice, select_algorithms, select_device, start_log
 from utils.training.saving import Saving
 
@@ -155,6 +155,7 @@ class Trainer:
             disable=None if self.ranks.first else True,  # None: where there is no terminal
         )
         for step in steps:
+            self.update.set_rate(epoch, part_of_epoch(step, self.announced(epoch), self.cfg.SOLVER))
             with memory_advice(advice):
                 batches = [next(loader) for _ in range(min(each, left))]
                 terms, stopping = self.step(batches, epoch, step, bool(stop))
@@ -220,6 +221,10 @@ class Trainer:
 
     def updates(self, epoch: int) -> int:
         return -(-self.batches.length(epoch) // self.cfg.SOLVER.ACCUMULATION)
+
+    def announced(self, epoch: int) -> int:
+        """Updates by which a schedule divides an epoch."""
+        return -(-self.batches.sampler.announced(epoch) // self.cfg.SOLVER.ACCUMULATION)
 
     def draw_curves(self) -> None:
         if self.ranks.first:

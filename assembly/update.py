@@ -46,11 +46,14 @@ class Update:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
-    def set_rate(self, epoch: int) -> float:
-        """Sets all groups' rates; returns that of SOLVER.BASE_LR."""
+    def set_rate(self, epoch: int, part: float = 0.0) -> float:
+        """Sets all groups' rates; returns that of SOLVER.BASE_LR.
+
+        part   how far on the way to the next epoch's (`part_of_epoch`)
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(group["base_lr"], epoch, self.cfg.SOLVER)
-        return rate_at(self.cfg.SOLVER.BASE_LR, epoch, self.cfg.SOLVER)
+            group["lr"] = rate_at(group["base_lr"], epoch, self.cfg.SOLVER, part)
+        return rate_at(self.cfg.SOLVER.BASE_LR, epoch, self.cfg.SOLVER, part)
 
     def __call__(self, batches: list[Batch], epoch: int, step: int, stop: bool) -> tuple[dict[str, float], bool]:
         """

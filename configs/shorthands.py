@@ -32,11 +32,11 @@ def without(view: list, name: str) -> list:
 
 
 def with_step(view: list, name: str, after: str, **numbers) -> list:
-    """The view with other numbers of a step, which comes after another one (or first) where it isn't there yet."""
+    """The view with other numbers of a step, each time it is there; else it comes after another one (or first)."""
     names = [read_step(step)[0] for step in view]
     if name in names:
-        place = names.index(name)
-        return [*view[:place], {name: given(view[place]) | numbers} if numbers else name, *view[place + 1:]]
+        changed = [{name: given(step) | numbers} if numbers else name for step in view]
+        return [new if found == name else step for found, new, step in zip(names, changed, view)]
     place = names.index(after) + 1 if after in names else 0
     return [*view[:place], {name: numbers} if numbers else name, *view[place:]]
 

@@ -39,6 +39,8 @@ class Sampler:
     sampler.blind           whether the K images are of both modalities together
     sampler.plan(epoch)     the batches of an epoch, in their order
     sampler.length(epoch)   how many they are
+    sampler.announced(epoch)
+                            as how many a schedule by update counts them
     """
 
     blind = False
@@ -63,6 +65,9 @@ class Sampler:
     def length(self, epoch: int) -> int:
         raise NotImplementedError
 
+    def announced(self, epoch: int) -> int:
+        return self.length(epoch)
+
     def batch(self, epoch: int, step: int) -> Draw:
         raise NotImplementedError
 
@@ -77,6 +82,10 @@ class WithReplacement(Sampler):
     def length(self, epoch: int) -> int:
         largest = max(sum(map(len, self.visible)), sum(map(len, self.infrared)))
         return largest // (self.count * self.images) + 1
+
+    def announced(self, epoch: int) -> int:
+        """Without the last one, which the authors' loaders make but don't count."""
+        return max(1, self.length(epoch) - 1)
 
     def batch(self, epoch: int, step: int) -> Draw:
         generator = np.random.default_rng((self.seed, epoch, step))

@@ -76,16 +76,21 @@ class RandomErasing:
     area      smallest and largest part of the image's area
     fill      by channel
     aspect    smallest and largest aspect ratio
+    before_normalise
+              the fill is that of an image in [0, 1], erased before it is normalised
     tries     after so many the image stays as it is; 0: after a thousand, an error
     even_log  draw the ratio's logarithm uniformly
     raises    DataError for an area that no image has, and where nothing fits in a thousand tries
     """
 
     def __init__(
-        self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int, even_log: bool = False
+        self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int, even_log: bool = False,
+        before_normalise: bool = False,
     ):
         self.p, self.area, self.fill, self.tries = p, area, fill, tries
         self.aspect, self.even_log = (np.log(aspect).tolist() if even_log else aspect), even_log
+        if before_normalise:  # no level of uint8 is such a fill, so its value after normalisation is left
+            self.fill = [(value - mean) / std for value, mean, std in zip(fill, MEAN, STD)]
         if not 0 < area[0] <= area[1] < 1:
             raise DataError(f"erase has the area {list(area)}; it needs 0 < smallest <= largest < 1")
 
@@ -231,9 +236,10 @@ def to_network(image: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def exchange(grey: bool) -> "Change":
+def exchange(grey: bool, p: float) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        exchange_channels(image, grey)
+        if p == 1 or chance(p):
+            exchange_channels(image, grey)
         return image
 
     return change
@@ -354,9 +360,11 @@ STEPS = {
                          rising=True),
         "tries": option(0, "after so many that don't fit it gives up; 0: an error", at_least=0, at_most=1000),
         "even_log": option(False, "the ratio's logarithm is drawn evenly, as torchvision does, not the ratio"),
+        "before_normalise": option(False, "fill is that of the image in [0, 1], not of the normalised one"),
     }, normalised=True),
     "exchange": Step("CAJ's channel exchange: all channels become one of them", exchange, {
         "grey": option(False, "or their grey"),
+        "p": option(1.0, "probability", at_least=0, at_most=1),
     }, normalised=True),
     "adapt": Step("CAJ's channel adaption with grey, for infrared images", lambda: adapt, normalised=True),
     "green": Step("all channels become the second one", green, {

@@ -13,6 +13,7 @@ TOTALS = classes_of("losses.totals", {
     "pmt": "pmt.PMTTotal",
     "mscmnet": "mscmnet.MSCMNetTotal",
     "mcja": "mcja.MCJATotal",
+    "dns": "dns.DNSTotal",
 })
 
 

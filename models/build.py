@@ -14,6 +14,7 @@ MODELS = classes_of("models", {
     "pmt": "pmt.PMT",
     "mscmnet": "mscmnet.MSCMNet",
     "mcja": "mcja.MCJA",
+    "dns": "dns.DNS",
 })
 
 

@@ -38,11 +38,12 @@ class TwoStreamNetwork(Network):
     unit_after_flip = False  # whether the sum of an image's and its mirror image's features is normalised again
     parts = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
     reads_modality = True
+    own_stages = 0  # how many stages each modality has for itself, before those that are shared
     halves = 0  # how many stages have an MFA that cuts their positions in halves
 
     def __init__(self, options, classes: int):
         super().__init__(options, classes)
-        self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED)
+        self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED, self.own_stages)
         self.pool = options.POOL
 
     @classmethod

@@ -50,6 +50,11 @@ MSCMNET = {
 MCJA = {
     "DATA.ONE_OF": ["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"], "LOSS.MCJA.RETRIEVAL_WEIGHT": 1.0,
 }  # the number of masks is the configuration's
+DNS = {
+    "MODEL.DNS.HSS": True, "MODEL.DNS.CSS": True, "MODEL.DNS.NECK_BIAS": True, "MODEL.DNS.STAGE3_LR_FACTOR": 0.2,
+    "MODEL.DNS.STAGE4_LR_FACTOR": 0.25, "LOSS.CIRCLE_MARGIN": 0.45, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.2,
+    "LOSS.DNS.DISTILLATION_WEIGHT": 1.0, "LOSS.DNS.CIRCLE_MEAN": "twice", "SOLVER.RATE_BY": "update_before",
+}
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -118,6 +123,24 @@ VARIANTS = {
         "mda": ("+ MDA", MCJA | {"DATA.ONE_OF": [], "LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
         "augmentation": ("+ one of four augmentations", MCJA | {"LOSS.MCJA.RETRIEVAL_WEIGHT": 0.0}),
         "full": ("+ cross-modality retrieval (full)", MCJA),
+    },
+    "dns": {
+        "backbone": ("ID and circle loss", DNS | {
+            "MODEL.DNS.HSS": False, "MODEL.DNS.CSS": False, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.0,
+            "LOSS.DNS.DISTILLATION_WEIGHT": 0.0,
+        }),
+        "hss": ("+ HSS", DNS | {
+            "MODEL.DNS.CSS": False, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.0, "LOSS.DNS.DISTILLATION_WEIGHT": 0.0,
+        }),
+        "css": ("+ CSS and domain alignment", DNS | {"LOSS.DNS.DISTILLATION_WEIGHT": 0.0}),
+        "full": ("+ domain distillation (full)", DNS),
+        "rates": ("full, shared stages at a tenth of the rate", DNS | {
+            "MODEL.DNS.STAGE3_LR_FACTOR": 0.1, "MODEL.DNS.STAGE4_LR_FACTOR": 0.1,
+        }),
+        "margin": ("full, circle loss with margin 0.5", DNS | {"LOSS.CIRCLE_MARGIN": 0.5}),
+        "once": ("full, circle loss a mean over rows", DNS | {"LOSS.DNS.CIRCLE_MEAN": "once"}),
+        "bias": ("full, the neck's bias not trained", DNS | {"MODEL.DNS.NECK_BIAS": False}),
+        "update": ("full, each update at its own rate", DNS | {"SOLVER.RATE_BY": "update"}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -138,17 +138,21 @@ def watch_stages(model: nn.Module) -> dict[str, Tensor]:
 
 
 @drawn_once
-def baseline_state(keys: str, last_stage: str) -> dict[str, Tensor]:
+def baseline_state(keys: str, last_stage: str, only: str = "") -> dict[str, Tensor]:
     """A compared method's whole state dict by the rule: what the network never uses has values too.
 
     keys         file of its entries in tests/data
     last_stage   of the network; its residual branches are made weak, so that features lie where losses are sensitive
+    only         a flag of the file's entries: those without it are 0, which takes no time
     """
     state = {}
     for entry in json.loads((DATA / keys).read_text()):
         key, shape = entry["key"], tuple(entry["shape"])
         if "int" in entry["dtype"]:
             state[key] = torch.zeros(shape, dtype=torch.long)
+            continue
+        if only and not entry[only]:
+            state[key] = torch.zeros(()).expand(shape)
             continue
         value = weight(key, shape)
         weak = any(f".{part}." in key for part in ("bn3", "downsample.1")) and key.endswith((".weight", ".bias"))

@@ -37,6 +37,7 @@ METHODS = {  # file of configs/ -> what is to be seen of it
     "quickstart_pmt": Method("PMT", ["neck"], 2),
     "quickstart_mscmnet": Method("MSCMNet", ["neck"], 4),
     "quickstart_mcja": Method("MCJA", ["neck"], 1),
+    "quickstart_dns": Method("DNS", ["neck", "pooled"], 2),
     "quickstart": Method("CMFN", ["equal", "neck"], 2),
 }
 SMALL = [

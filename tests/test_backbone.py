@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+from thin import thin
 
 from models.parts.backbone import Backbone, PretrainedError
 
@@ -22,6 +23,19 @@ def test_stage_four_keeps_the_resolution():
         e = width // 512
         assert sizes == [(64, 16, 8), (64 * e, 16, 8), (128 * e, 8, 4), (256 * e, 4, 2), (512 * e, 4, 2)]
         assert backbone.channels == [64 * e, 128 * e, 256 * e, 512 * e]
+
+
+def test_stages_of_a_modalitys_own_are_a_part_of_its_stem(tmp_path):
+    with thin():
+        state, path = imagenet_file(tmp_path)
+        backbone = Backbone("resnet18", pretrained=path, own=2)
+    stems = backbone.visible_stem, backbone.infrared_stem
+    for stem in stems:
+        assert stem(torch.randn(1, 3, 64, 32)).shape == (1, 64, 8, 4)
+        torch.testing.assert_close(stem.stages[1][1].conv2.weight, state["layer2.1.conv2.weight"])
+    assert stems[0].stages[1][1].conv2.weight is not stems[1].stages[1][1].conv2.weight
+    assert (backbone.stem_channels, backbone.channels, len(backbone.stages)) == (64, [128, 192], 2)
+    torch.testing.assert_close(backbone.stages[0][1].conv2.weight, state["layer3.1.conv2.weight"])
 
 
 def test_both_stems_and_all_stages_start_from_the_file(tmp_path):

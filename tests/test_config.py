@@ -493,6 +493,12 @@ def test_short_options_keep_what_a_step_says_besides():
     assert views_of("sysu_cmfn", *words)[0] == [["normalise", {"erase": {"p": 0.2, "area": [0.1, 0.3]}}]]
 
 
+def test_a_short_option_changes_a_step_each_time_it_is_there():
+    words = ["DATA.VISIBLE", "[['normalise', 'erase', 'exchange', {'erase': {'tries': 9}}]]", "DATA.ERASING", "0.2"]
+    steps = ["normalise", {"erase": {"p": 0.2}}, "exchange", {"erase": {"p": 0.2, "tries": 9}}]
+    assert views_of("sysu_cmfn", *words)[0] == [steps]
+
+
 def test_the_exchange_makes_and_takes_away_a_second_view():
     erase = {"erase": {"area": SMALL, "fill": [0.4914, 0.4822, 0.4465]}}
     plain = ["pad", "crop", "flip", "normalise", erase]

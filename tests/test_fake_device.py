@@ -44,6 +44,7 @@ USUAL = {  # those that are tested in any case, in one precision
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16",
     "sysu_pmt": "float16", "sysu_mscmnet": "float16", "sysu_mcja": "float16",
+    "sysu_dns": "float16",
 }
 
 
@@ -265,7 +266,7 @@ def copies(monkeypatch):
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
     ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"), ("mscmnet", "cuda", "float16"),
-    ("mcja", "cuda", "float16"),
+    ("mcja", "cuda", "float16"), ("dns", "cuda", "bfloat16"),
 ]
 ALL_STEPS = sorted({*product(MODELS, ["cuda"], AUTOCAST), *product(MODELS, ["cpu"], ["float32", "bfloat16"])})
 

@@ -120,8 +120,8 @@ def steps_inside(name):
 def views_inside(draw):
     views = []
     for _ in range(draw(st.integers(1, 3))):
-        before = draw(st.lists(st.sampled_from(["jitter", "brightness", "grey", "flip", "pad", "jitter_or_blur"]),
-                               max_size=3))
+        names = ["jitter", "hue", "brightness", "grey", "flip", "pad", "jitter_or_blur"]
+        before = draw(st.lists(st.sampled_from(names), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt", "green", "dim"]), max_size=2))
         back = [draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []
         names = [*before, *back, "normalise", *after]

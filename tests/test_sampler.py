@@ -69,6 +69,12 @@ def test_an_epoch_is_the_larger_modality_over_the_batch_plus_one(visible, infrar
     assert sampler.length(0) == sampler.length(7) == len(sampler.plan(0)) == batches
 
 
+def test_the_last_batch_is_not_announced():
+    few, many = ([1, 1], [1, 1]), ([10, 10], [3, 3])
+    announced = [WithReplacement(records(*images), 2, 2, 0).announced(0) for images in (many, few)]
+    assert announced == [5, 1]
+
+
 def test_distinct_images_are_drawn_again_only_where_there_are_too_few():
     people = records([9, 4, 3, 1], [4, 2, 5, 3])
     sampler = Distinct(people, identities=4, images=4, seed=0)

@@ -63,7 +63,7 @@ def offsets(window: int) -> Tensor:
     ])
 
 
-RESNET = r"(backbone\.\w+_stem|(backbone\.)?stages\.\d(\.blocks)?\.\d|stem|\w+_stems\.\d)\."
+RESNET = r"(backbone\.\w+_stem(\.stem|\.stages\.\d\.\d)?|(backbone\.)?stages\.\d(\.blocks)?\.\d|stem|\w+_stems\.\d)\."
 NON_LOCAL = r"(mfa\.\d\.(channel|position)|(backbone\.)?stages\.\d\.non_local\.\d)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
@@ -131,6 +131,11 @@ RULES = {
     r"stages\.\d\.mda\.\d\.(masks|mix)\.(weight|bias)": default,
     r"stages\.\d\.mda\.\d\.(gate_norm\.weight)": constant(1),
     r"stages\.\d\.mda\.\d\.(gate_norm\.bias|norm\.(weight|bias))": constant(0),
+    # DNS
+    r"shift\d\.(reduce\.0|rows|columns)\.weight": default,
+    r"(shift\d\.reduce\.1|css\.mlp\.0)\.weight": constant(1),
+    r"(shift\d\.reduce\.1|css\.mlp\.0)\.bias": constant(0),
+    r"css\.mlp\.[14]\.(weight|bias)": default,
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),

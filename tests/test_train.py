@@ -10,8 +10,9 @@ import torch
 from assembly.recipe import build_loss, build_network
 from assembly.update import Update
 from configs.load import load_config
+from train import Trainer
 from utils.stop import StopRequest, fail_clearly
-from utils.training.optimizer import build_optimizer, kept_per_parameter, rate_at
+from utils.training.optimizer import build_optimizer, kept_per_parameter, part_of_epoch, rate_at
 from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
 from utils.training.saving import Saving
 
@@ -69,6 +70,45 @@ def test_a_cosine_without_a_warm_up_and_a_lowest_rate():
     solver = solver_of(SCHEDULE="cosine", EPOCHS=4, WARMUP_EPOCHS=0)
     rates = [rate_at(2.0, epoch, solver) for epoch in range(4)]
     assert rates == pytest.approx([1 + 0.5 ** 0.5, 1, 1 - 0.5 ** 0.5, 0], abs=1e-12)
+
+
+def test_a_line_through_points_by_hand():
+    solver = solver_of(SCHEDULE="line", LR_POINTS="[[0, 0.1], [4, 0.5], [6, 0.0]]")
+    rates = [rate_at(2.0, epoch, solver) for epoch in range(8)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.5, 0, 0])
+
+
+def test_the_rate_of_an_update_is_on_its_way_to_the_next_epochs():
+    """Of three announced updates a fourth is made; looked up one update back, the first has that of the third."""
+    places = {by: [part_of_epoch(i, 3, solver_of(RATE_BY=by)) for i in range(4)]
+              for by in ("epoch", "update", "update_before")}
+    assert places == {
+        "epoch": [0, 0, 0, 0], "update": pytest.approx([0, 1 / 3, 2 / 3, 1]),
+        "update_before": pytest.approx([2 / 3, 0, 1 / 3, 2 / 3]),
+    }
+    line = solver_of(SCHEDULE="line", LR_POINTS="[[0, 0.0], [2, 1.0]]")
+    assert [rate_at(6.0, 0, line, part) for part in (0, 1 / 3, 1)] == pytest.approx([0, 1, 3])
+    cosine = solver_of(SCHEDULE="cosine", EPOCHS=4, WARMUP_EPOCHS=0, LOWEST_LR=0.1)
+    assert rate_at(1.0, 3, cosine, 0.5) == pytest.approx(0.1)  # nothing comes after the last epoch
+
+
+def test_a_training_sets_the_rate_before_each_update(shared_data, tmp_path, thin, monkeypatch):
+    """An update has three batches; they are as many as the loader announces, which is one batch less than it has."""
+    words = [
+        "DATA.ROOT", str(shared_data), "OUTPUT", str(tmp_path), "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2",
+        "SOLVER.IMAGES", "1", "DEVICE", "cpu", "DATA.WORKERS", "0", "SOLVER.SCHEDULE", "line", "SOLVER.BASE_LR", "1",
+        "SOLVER.LR_POINTS", "[[0, 0.0], [1, 1.0]]", "SOLVER.RATE_BY", "update", "SOLVER.ACCUMULATION", "3",
+    ]
+    trainer = Trainer(load_config("configs/quickstart_agw.yaml", words), False, torch.device("cpu"))
+    rates = []
+
+    def noted(batches, epoch, step, stop):
+        rates.append(trainer.update.optimizer.param_groups[0]["lr"])
+        return {"total": 0.0}, False
+
+    monkeypatch.setattr(trainer, "step", noted)
+    trainer.run()
+    assert trainer.batches.length(0) == 9 and rates == pytest.approx([0, 1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize("name, kind, step", [

@@ -115,8 +115,8 @@ def unerased(jitter: bool) -> Pipeline:
     return Pipeline([*(["jitter"] if jitter else []), *UNERASED])
 
 
-def erasing(p=0.5, area=(0.2, 0.8), fill=MEAN, aspect=(0.3, 1 / 0.3), tries=0) -> RandomErasing:
-    return RandomErasing(p, [*area], [*fill], [*aspect], tries)
+def erasing(p=0.5, area=(0.2, 0.8), fill=MEAN, aspect=(0.3, 1 / 0.3), tries=0, **numbers) -> RandomErasing:
+    return RandomErasing(p, [*area], [*fill], [*aspect], tries, **numbers)
 
 
 def test_the_same_random_numbers_give_the_image_of_torchvision_pixel_for_pixel():
@@ -266,6 +266,20 @@ def test_erased_area_and_ratio_are_uniform():
     assert area.mean() == pytest.approx(0.035, abs=0.002)
     assert ratio.mean() == pytest.approx((0.3 + 1 / 0.3) / 2, abs=0.1)  # log-uniform would give 1.26
     assert 0.25 < ratio.min() < 0.45 and 2.8 < ratio.max() < 4
+
+
+def test_torchvisions_shapes_are_even_in_their_logarithm():
+    erase = erasing(area=(0.01, 0.01), aspect=(0.25, 4.0), even_log=True)
+    ratios = [height / width for _, _, height, width in (erase.place(1000, 1000) for _ in range(1000))]
+    assert 0.24 < min(ratios) < 0.27 and 3.7 < max(ratios) < 4.1
+    assert np.quantile(ratios, [0.25, 0.5, 0.75]) == pytest.approx([0.5, 1, 2], rel=0.1)
+
+
+def test_a_fill_of_before_the_normalisation_is_left_normalised():
+    image = np.zeros((20, 20, 3), np.float32)
+    erasing(1.0, (0.2, 0.3), fill=(0.4914, 0.4822, 0.4465), before_normalise=True)(image, image)
+    found = image[image.any(axis=2)] * STD + MEAN
+    assert len(found) > 60 and np.abs(found - [0.4914, 0.4822, 0.4465]).max() < 1e-6
 
 
 def test_erased_rectangles_always_fit():
@@ -485,6 +499,25 @@ def test_exchange_and_adapt_change_the_normalised_image_in_its_place():
         assert least <= without_colours <= most  # adapt leaves an eighth as it is
 
 
+def test_an_exchange_of_some_probability_leaves_the_rest():
+    step, original, left = {"exchange": {"p": 0.3}}, normalised(photograph(4, 3)), 0
+    for _ in range(400):
+        left += bool((after(step, original.copy()) == original).all())
+    assert 240 < left < 320
+
+
+def test_hues_turn_as_far_as_they_may_and_grey_has_none():
+    turn = {"hue": {"p": 1.0, "most": 0.5}}
+    red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
+    seen = np.array([after(turn, red)[0, 0] for _ in range(300)])
+    assert (seen.max(1) >= 199).all() and (seen.min(1) <= 1).all()  # as bright and as full as before
+    assert min((seen[:, channel] > 190).mean() for channel in range(3)) > 0.2  # each third of the circle
+    near = np.array([after({"hue": {"p": 1.0, "most": 0.05}}, red)[0, 0] for _ in range(50)])
+    assert (near[:, 0] > 190).all() and 20 < near[:, 1:].max() < 70
+    grey = np.full((2, 2, 3), 77, np.uint8)
+    assert all((after(turn, grey) == grey).all() for _ in range(20))
+
+
 def test_erasing_gives_up_after_its_tries():
     image = np.zeros((10, 10, 3), np.float32)
     never = erasing(1.0, (0.98, 0.99), tries=10)
@@ -506,8 +539,8 @@ def test_erased_shapes_keep_to_their_aspect():
     ("flip", {"p": 0.5}), ({"flip": 0.3}, {"p": 0.3}), ({"flip": {"p": 0.3}}, {"p": 0.3}), ({"flip": 1}, {"p": 1.0}),
     ("jitter", {}), ({"grey": {"p": 1.0, "until": 6}}, {"p": 1.0, "until": 6}),
     ({"erase": {"area": (0.1, 0.2), "from": 3}}, {
-        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0,
-        "even_log": False, "from": 3,
+        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0, "from": 3,
+        "even_log": False, "before_normalise": False,
     }),
     ({"pad": {"fill": 127}}, {"pixels": 10, "fill": 127}),
 ])

@@ -26,15 +26,18 @@ class Backbone(nn.Module):
     """Stems for visible and infrared images and the shared stages after them.
 
     name         one of BACKBONES, torchvision's layouts
-    stages       how many shared stages to build: 4, or 3 for the shorter network of RegDB
+    stages       how many stages to build: 4, or 3 for the shorter network of RegDB
+    own          how many of them each modality has for itself, as a part of its stem
     pretrained   "imagenet" (torchvision's IMAGENET1K_V1), "none", or the path of a torchvision state dict
     last_stride  of stage 4: 1, or 2 as in torchvision
 
-    visible_stem, infrared_stem   (B, 3, H, W) -> (B, 64, H/4, W/4)
-    stages[i]                     (B, C, h, w) -> (B, channels[i], h', w')
+    visible_stem, infrared_stem   (B, 3, H, W) -> (B, stem_channels, h, w): 64, H/4 and W/4 without stages of their own
+    stages[i]                     (B, C, h, w) -> (B, channels[i], h', w'), of the shared ones
     """
 
-    def __init__(self, name: str = "resnet50", stages: int = 4, pretrained: str = "imagenet", last_stride: int = 1):
+    def __init__(
+        self, name: str = "resnet50", stages: int = 4, pretrained: str = "imagenet", last_stride: int = 1, own: int = 0
+    ):
         super().__init__()
         if name not in BACKBONES:
             raise ValueError(f"MODEL.BACKBONE is {name!r}; known are {', '.join(BACKBONES)}")
@@ -49,9 +52,13 @@ class Backbone(nn.Module):
             resnet.load_state_dict(weights, strict=False)  # the classifier, which is used nowhere, keeps its own
             infrared.load_state_dict(weights, strict=False)
         self.visible_stem, self.infrared_stem = stem_of(resnet), stem_of(infrared)
-        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
-        self.stem_channels = resnet.conv1.out_channels
-        self.channels = [output_channels(stage) for stage in self.stages]
+        every, of_infrared = stages_of(resnet)[:stages], stages_of(infrared)
+        if own:
+            self.visible_stem = LongStem(self.visible_stem, every[:own])
+            self.infrared_stem = LongStem(self.infrared_stem, of_infrared[:own])
+        self.stages = nn.ModuleList(every[own:])
+        channels = [resnet.conv1.out_channels, *map(output_channels, every)]
+        self.stem_channels, self.channels = channels[own], channels[own + 1:]
 
 
 class EitherStem(nn.Module):
@@ -85,6 +92,29 @@ def after_last(blocks: nn.Sequential, added: nn.ModuleList, x: Tensor) -> Tensor
     for block, module in zip(blocks[plain:], added):
         x = module(block(x))
     return x
+
+
+class LongStem(nn.Module):
+    """A stem and the stages that its modality has for itself.
+
+    x         (B, 3, H, W)
+    returns   (B, C, h, w); the stem is never in half precision: what is lost there, every stage amplifies
+    """
+
+    def __init__(self, stem: nn.Sequential, stages: list[nn.Sequential]):
+        super().__init__()
+        self.stem, self.stages = stem, nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+def stages_of(resnet: nn.Module) -> list[nn.Sequential]:
+    return [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
 
 
 def stem_of(resnet: nn.Module) -> nn.Sequential:

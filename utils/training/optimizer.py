@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -30,18 +31,39 @@ def steps(base: float, epoch: int, solver) -> float:
 
 def cosine(base: float, epoch: int, solver) -> float:
     """Linear warm-up from SOLVER.LOWEST_LR, then half a cosine, over all epochs, that ends there."""
-    low, now = solver.LOWEST_LR, epoch + 1
+    low, now = solver.LOWEST_LR, min(epoch + 1, solver.EPOCHS)
     if now < solver.WARMUP_EPOCHS:
         return low + now * (base - low) / solver.WARMUP_EPOCHS
     return low + (base - low) * (1 + math.cos(math.pi * now / solver.EPOCHS)) / 2
 
 
-SCHEDULES = {"steps": steps, "cosine": cosine}
+def line(base: float, epoch: int, solver) -> float:
+    """The factors of SOLVER.LR_POINTS, joined by straight lines; the last one holds from its epoch on."""
+    epochs, factors = zip(*solver.LR_POINTS)
+    return float(np.interp(epoch, epochs, factors)) * base
 
 
-def rate_at(base: float, epoch: int, solver) -> float:
+SCHEDULES = {"steps": steps, "cosine": cosine, "line": line}
+
+
+def rate_at(base: float, epoch: int, solver, part: float = 0.0) -> float:
     """The rate of a parameter group in an epoch, from 0, by SOLVER.SCHEDULE.
 
     base   the group's "base_lr"
+    part   how far an update is on the straight line to the next epoch's rate (`part_of_epoch`)
     """
-    return SCHEDULES[solver.SCHEDULE](base, epoch, solver)
+    schedule = SCHEDULES[solver.SCHEDULE]
+    now = schedule(base, epoch, solver)
+    return now + part * (schedule(base, epoch + 1, solver) - now) if part else now
+
+
+def part_of_epoch(update: int, announced: int, solver) -> float:
+    """By SOLVER.RATE_BY, how far the rate of an update is on its way to the next epoch's, from 0 to 1.
+
+    update      of the epoch, from 0
+    announced   updates that an epoch is said to have; it may have one more
+    """
+    if solver.RATE_BY == "epoch":
+        return 0.0
+    place = update if solver.RATE_BY == "update" else (update - 1) % announced  # that of the first is -1: the last
+    return place / announced
