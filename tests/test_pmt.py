@@ -233,9 +233,10 @@ def test_weights_that_cannot_be_had_are_named_with_where_to_get_them(tmp_path, m
     torch.save({key: value for key, value in timms().items() if not key.startswith("blocks.1")}, path)
     with pytest.raises(PretrainedError, match=r"is not a state dict of timm's ViT-B/16.*blocks\.1\.norm1\.weight"):
         small("MODEL.PRETRAINED", path)
-    torch.save(timms(positions=10), path)
-    with pytest.raises(PretrainedError, match="has 10 positions beside the class token, which make no square grid"):
-        small("MODEL.PRETRAINED", path)
+    for wrong in (torch.zeros(1, 11, 16), torch.zeros(1, 10, 32), torch.zeros(160), torch.zeros(1, 1, 16)):
+        torch.save(timms() | {"pos_embed": wrong}, path)
+        with pytest.raises(PretrainedError, match="which is no class token and a square grid, 16 numbers each: name"):
+            small("MODEL.PRETRAINED", path)
 
     def no_network(*_args, **_kwargs):
         raise OSError("no route to host")

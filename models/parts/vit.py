@@ -100,13 +100,14 @@ def load(transformer: nn.Module, source: str) -> None:
     state = read_pretrained(
         source, IMAGENET, name, f"timm's {name}", transformer.state_dict(), resized=("pos_embed",)
     )
-    positions = state["pos_embed"].shape[1] - 1
-    if state["pos_embed"].ndim != 3 or math.isqrt(positions) ** 2 != positions:
+    positions = state["pos_embed"]
+    width, number = transformer.pos_embed.shape[2], positions.numel() // transformer.pos_embed.shape[2] - 1
+    if positions.shape != (1, number + 1, width) or number < 1 or math.isqrt(number) ** 2 != number:
         raise PretrainedError(
-            f"MODEL.PRETRAINED: {source} has {positions} positions beside the class token, which make no square grid: "
-            f"name a state dict of timm's {name}"
+            f"MODEL.PRETRAINED: {source} has a pos_embed of {[*positions.shape]}, which is no class token and a square "
+            f"grid, {width} numbers each: name a state dict of timm's {name}"
         )
-    state["pos_embed"] = resize_positions(state["pos_embed"], transformer.patch_embed.grid)
+    state["pos_embed"] = resize_positions(positions, transformer.patch_embed.grid)
     transformer.load_state_dict(state)
 
 
