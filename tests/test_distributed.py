@@ -78,11 +78,15 @@ METHODS = {
         "MODEL.NAME": "caj", "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference",
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
     },
+    "mcja": {  # streams that differ in size between the processes
+        "MODEL.NAME": "mcja", "MODEL.STAGES": None, "SOLVER.SAMPLER": "blind_chunks", "SOLVER.IMAGES": "3", "SEED": "1",
+    },
 }
 
 
 def options_of(method):
-    return load_config(overrides=[part for pair in (OPTIONS | METHODS[method]).items() for part in pair])
+    chosen = OPTIONS | METHODS[method]
+    return load_config(overrides=[part for pair in chosen.items() if pair[1] is not None for part in pair])
 
 
 def gradients(options, world, batch):
@@ -148,6 +152,9 @@ def test_ranks_share_a_batch_without_overlap_and_with_the_same_augmentation(data
         assert torch.equal(torch.cat([part.streams[i].images for part in parts]), stream.images)
         assert torch.equal(torch.cat([part.streams[i].labels for part in parts]), stream.labels)
     assert not set(parts[0].rows.labels.tolist()) & set(parts[1].rows.labels.tolist())
+    uneven = [batch_of(options_of("mcja"), data, rank, 2) for rank in range(2)]
+    assert uneven[0].shares == uneven[1].shares == [part.rows.sizes for part in uneven]
+    assert uneven[0].rows.sizes != uneven[1].rows.sizes and len(uneven[0]) == len(uneven[1]) == 6
     with pytest.raises(DataError, match="SOLVER.IDENTITIES is 4, which 3 processes cannot share evenly"):
         batch_of(options, data, 0, 3)
 
