@@ -60,3 +60,29 @@ def test_a_batch_goes_to_a_device_in_channels_last_memory():
     moved = batch().to(torch.device("cpu"))
     assert all(stream.images.is_contiguous(memory_format=torch.channels_last) for stream in moved.streams)
     assert torch.equal(moved.images(), batch().images()) and moved.streams[1].kind == Kind(False, 1)
+
+
+def test_processes_whose_streams_differ_in_size_are_gathered_whole():
+    """One with two visible rows and an infrared one, one with two infrared rows alone."""
+    shares, kinds = [[2, 1], [0, 2]], [Kind(False), Kind(True)]
+    outputs = []
+    for number, sizes in enumerate(shares):
+        streams = [
+            Stream(torch.zeros(size, 3, 1, 1), torch.arange(size) + 100 * number + 10 * kind.infrared, kind)
+            for size, kind in zip(sizes, kinds)
+        ]
+        rows = Batch(streams, shares).to(torch.device("cpu")).rows
+        outputs.append(Output(rows, pooled=rows.labels[None, :, None].float()))
+    sent = []
+    outputs[1].gathered(lambda x, dim: (sent.append(x), x.repeat(2, *[1] * (x.ndim - 1)))[1])  # its labels, filled up
+
+    def gather(x, dim):
+        assert x.shape[dim] == 3
+        other = sent[0] if x.ndim == 1 else sent[0].float()[None, :, None]
+        return torch.cat([x, other], dim)
+
+    whole = outputs[0].gathered(gather)
+    assert whole.labels.tolist() == [0, 1, 10, 110, 111] and whole.infrared.tolist() == [False, False, True, True, True]
+    assert whole.pooled[0, :, 0].tolist() == whole.labels.tolist()
+    assert whole.where(infrared=True).labels.tolist() == [10, 110, 111]
+    assert whole.where(infrared=True).pooled[0, :, 0].tolist() == [10, 110, 111]

@@ -80,6 +80,9 @@ METHODS = {
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
     },
     "mscmnet": {"MODEL.NAME": "mscmnet", "DATA.HEIGHT": "48", "DATA.WIDTH": "48", **TWO_VIEWS},
+    "mcja": {  # streams that differ in size between the processes
+        "MODEL.NAME": "mcja", "SOLVER.SAMPLER": "blind_chunks", "SOLVER.IMAGES": "3", "SEED": "1",
+    },
 }
 
 
@@ -151,6 +154,9 @@ def test_ranks_share_a_batch_without_overlap_and_with_the_same_augmentation(data
         assert torch.equal(torch.cat([part.streams[i].images for part in parts]), stream.images)
         assert torch.equal(torch.cat([part.streams[i].labels for part in parts]), stream.labels)
     assert not set(parts[0].rows.labels.tolist()) & set(parts[1].rows.labels.tolist())
+    uneven = [batch_of(options_of("mcja"), data, rank, 2) for rank in range(2)]
+    assert uneven[0].shares == uneven[1].shares == [part.rows.sizes for part in uneven]
+    assert uneven[0].rows.sizes != uneven[1].rows.sizes and len(uneven[0]) == len(uneven[1]) == 6
     with pytest.raises(DataError, match="SOLVER.IDENTITIES is 4, which 3 processes cannot share evenly"):
         batch_of(options, data, 0, 3)
 

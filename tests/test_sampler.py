@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.records import DataError, Record
-from data.sampler import Chunks, Distinct, Sampler, WithReplacement
+from data.sampler import BlindChunks, Chunks, Distinct, Sampler, WithReplacement
 
 
 def records(visible, infrared):
@@ -199,6 +199,49 @@ def test_a_regdb_of_ten_images_each_has_the_epoch_that_the_authors_run():
     people = records([10] * 206, [10] * 206)
     lengths = [Chunks(people, 12, 5, seed).length(0) for seed in range(20)]
     assert np.median(lengths) == 34 and max(lengths) == 34 and min(lengths) >= 32
+
+
+# --- BlindChunks ------------------------------------------------------------------------------------------------------
+
+def blind(counts=COUNTS, identities=3, images=4, seed=0) -> BlindChunks:
+    return BlindChunks(records(*counts), identities, images, seed)
+
+
+def test_a_batch_of_blind_chunks_is_k_images_of_p_identities_whatever_their_modality():
+    people, sampler, mixes = records(*COUNTS), blind(), set()
+    for epoch in range(5):
+        for drawn in sampler.plan(epoch):
+            both = np.concatenate([drawn.visible.labels, drawn.infrared.labels])
+            assert sorted(np.bincount(both, minlength=6).tolist()) == [0, 0, 0, 4, 4, 4]
+            assert {*drawn.identities.tolist()} == {*both.tolist()} and len(drawn.identities) == 3
+            for (rows, labels), night in ((drawn.visible, False), (drawn.infrared, True)):
+                assert [people[row].identity for row in rows] == [sampler.identities[label] for label in labels]
+                assert all(people[row].infrared == night for row in rows)
+            mixes.add(len(drawn.visible.rows))
+    assert len(mixes) > 3
+
+
+def test_no_image_is_shown_twice_in_an_epoch_of_blind_chunks_and_it_ends_where_fewer_than_p_are_left():
+    chunks_of = np.add(*map(np.array, COUNTS)) // 4
+    for epoch in range(5):
+        plan = blind().plan(epoch)
+        rows = np.concatenate([part.rows for drawn in plan for part in drawn])
+        assert len({*rows.tolist()}) == len(rows) == 12 * len(plan)
+        given = np.bincount(np.concatenate([part.labels for drawn in plan for part in drawn]), minlength=6) // 4
+        assert (given <= chunks_of).all() and ((chunks_of - given) > 0).sum() < 3
+
+
+def test_an_identity_with_few_images_of_both_modalities_gives_one_blind_chunk():
+    sampler = blind(([1, 8], [1, 8]), identities=1)
+    mine = [drawn for drawn in sampler.plan(0) if drawn.identities.tolist() == [0]]
+    assert len(mine) == 1 and sampler.length(0) == 5
+    assert len(mine[0].visible.rows) + len(mine[0].infrared.rows) == 4
+
+
+def test_a_blind_batch_may_be_of_one_modality():
+    sampler = blind(([4, 4, 0], [0, 0, 4]), identities=2, images=4)
+    sizes = {tuple(len(part.rows) for part in sampler.batch(epoch, 0)) for epoch in range(20)}
+    assert sizes == {(8, 0), (4, 4)}
 
 
 def test_a_sampler_must_say_its_batches():

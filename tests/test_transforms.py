@@ -667,3 +667,93 @@ def test_a_resize_is_that_of_pillow(tmp_path, resize, kind):
     assert (open_image(str(tmp_path / "a.png"), 24, 12, resize) == expected).all()
     others = [open_image(str(tmp_path / "a.png"), 24, 12, other) for other in RESIZES if other != resize]
     assert others and all((other != expected).any() for other in others)
+
+
+# --- Steps that change channels ---------------------------------------------------------------------------------------
+
+def change(step: object, image: np.ndarray, seed: int = 0) -> np.ndarray:
+    torch.manual_seed(seed)
+    name, numbers = read_step(step)
+    return STEPS[name].make(**{key: value for key, value in numbers.items() if key not in EPOCHS})(image, None)
+
+
+def test_weighted_grey_is_a_mean_of_the_channels_with_weights_that_sum_to_one():
+    image = photograph()
+    for seed in range(5):
+        grey = change({"weighted_grey": 1.0}, image, seed)
+        assert (grey == grey[:, :, :1]).all()
+        solved, *_ = np.linalg.lstsq(image.reshape(-1, 3).astype(float), grey[:, :, 0].ravel().astype(float), rcond=None)
+        assert solved.sum() == pytest.approx(1, abs=0.01) and (solved > -0.01).all()
+
+
+def test_hue_moves_by_a_fifth_of_the_circle_at_most_and_leaves_grey_alone():
+    image, grey = photograph(), np.full((4, 4, 3), 77, np.uint8)
+    expected = [functional.adjust_hue(Image.fromarray(image), turn) for turn in (-0.2, 0.2)]
+    with pytest.MonkeyPatch.context() as patch:
+        for drawn, wanted in zip((0.0, 1.0), expected):
+            patch.setattr(transforms, "between", lambda low, high, drawn=drawn: low + drawn * (high - low))
+            difference = np.abs(change({"hue": 1.0}, image).astype(int) - np.asarray(wanted).astype(int))
+            assert difference.mean() < 3
+    assert (change({"hue": 1.0}, grey) == 77).all()
+
+
+def test_spectrum_jitter_is_between_the_image_and_one_of_its_channels():
+    image, channels = photograph(), set()
+    for seed in range(12):
+        found = change({"spectrum_jitter": 1.0}, image, seed).astype(float)
+        torch.manual_seed(seed)
+        torch.rand(1)
+        channel, kept = torch.randint(3, (1,)).item(), torch.rand(1).item()
+        assert np.abs(found - (kept * image + (1 - kept) * image[:, :, channel, None])).max() <= 1
+        channels.add(channel)
+    assert channels == {0, 1, 2}
+
+
+@pytest.mark.parametrize("swapped, below", [(True, 0), (False, 1)])
+def test_channel_cutmix_pastes_a_rectangle_of_one_channel_into_another(swapped, below):
+    """Swapped, an upright image has it in its first rows, as many as the image has columns, at times beside it."""
+    image = np.broadcast_to(np.array([10, 20, 30], np.uint8), (96, 48, 3)).copy()
+    lowest, parts = 0, []
+    for seed in range(60):
+        found = change({"channel_cutmix": {"p": 1.0, "swapped": swapped}}, image, seed)
+        assert (found == found[:, :, :1]).all()
+        values, counts = np.unique(found[:, :, 0], return_counts=True)
+        assert len(values) <= 2 and {*values} <= {10, 20, 30}
+        if len(values) == 2:
+            rare = values[counts.argmin()]
+            rows, columns = np.nonzero(found[:, :, 0] == rare)
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert height * width == counts.min()
+            lowest = max(lowest, rows.max())
+            parts.append(height * width / found[:, :, 0].size)
+    assert (lowest >= 48) == below and (min(parts) < 0.02) == swapped and max(parts) < 0.34
+
+
+def test_one_of_takes_each_step_alike_and_its_own_numbers():
+    step = {"one_of": [{"grey": 1.0}, {"flip": 1.0}]}
+    image = photograph()
+    grey = [bool((change(step, image, seed) == change({"grey": 1.0}, image)).all()) for seed in range(100)]
+    assert 30 < sum(grey) < 70
+    assert read_step("one_of")[1]["steps"] == ["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"]
+    assert shortest([[{"one_of": {"steps": [{"hue": {"most": 0.2}}, {"grey": 0.5}]}}, "normalise"]]) == [
+        [{"one_of": {"steps": ["hue", "grey"]}}, "normalise"]
+    ]
+
+
+@pytest.mark.parametrize("steps, message", [
+    ([], "has steps \\[\\]; it is a list of steps that come before normalise and leave the size as it is"),
+    ("hue", "has steps 'hue'; it is a list"), (["hues"], "'hues' is no step"), (["pad"], "pad is none of those"),
+    (["normalise"], "normalise is none of those"), ([{"hue": {"p": 2.0}}], "hue has p 2.0; it is 0 at least and 1"),
+    ([{"hue": {"until": 3}}], "hue has epochs of its own; set those of the whole"),
+])
+def test_what_one_of_cannot_choose_from_is_refused(steps, message):
+    with pytest.raises(ValueError, match=message):
+        read_step({"one_of": {"steps": steps}})
+
+
+def test_an_aspect_even_in_its_logarithm_is_as_often_upright_as_lying():
+    torch.manual_seed(0)
+    erase = RandomErasing(1.0, [0.02, 0.02], [0, 0, 0], [0.25, 4.0], tries=10, even_log=True)
+    places = [erase.place(400, 400) for _ in range(400)]
+    ratios = np.array([height / width for _, _, height, width in places])
+    assert 0.44 < (ratios > 1).mean() < 0.56 and ratios.min() < 0.3 and ratios.max() > 3.4

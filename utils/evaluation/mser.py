@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from utils.evaluation.metrics import ranking_keys
 from utils.evaluation.rerank import (
-    BYTES_PER_DISTANCE, CHUNK_BYTES, average, chunks, overlaps, reciprocal_sets, squared_distances,
+    BYTES_PER_DISTANCE, CHUNK_BYTES, average, check_settings, chunks, largest_of, overlaps, reciprocal_sets,
+    squared_distances,
 )
 
 
@@ -32,8 +33,7 @@ def mser_distance(
     returns          (Q, G), smaller is better
     raises           ValueError where a setting is out of range or a distance is nan
     """
-    if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0 <= weight <= 1:
-        raise ValueError(f"re-ranking needs k1 >= 1, 1 <= k2 <= k1 + 1, 0 <= weight <= 1; not {k1}, {k2}, {weight}")
+    check_settings(k1, k2, weight)
     (asked, number, _), (shown, size, _) = query.shape, gallery.shape
     queries = asked * number
     features = F.normalize(torch.cat([query.flatten(0, 1), gallery.flatten(0, 1)]), dim=1)
@@ -43,10 +43,7 @@ def mser_distance(
     nearest, near = [], []
     for i in chunks(len(features), BYTES_PER_DISTANCE * len(features), chunk_bytes):
         original = squared_distances(features, squares, i)                        # (C, N)
-        largest = original.amax(dim=1, keepdim=True)
-        if largest.isnan().any():
-            raise ValueError(f"a distance of image {i.start + int(largest.isnan().int().argmax())} is nan")
-        original /= largest.clamp(min=1e-30)
+        original /= largest_of(original, i.start)[:, None]
         found = ranking_keys(-original[:, :queries]).topk(min(k1 + 1, queries), largest=False).indices
         nearest.append(found)
         of_queries = original[:max(0, queries - i.start)]
@@ -59,9 +56,9 @@ def mser_distance(
     encoding = (-near).exp() * member
     encoding /= encoding.sum(dim=1, keepdim=True).clamp(min=1e-30)
     row, slot = member.nonzero(as_tuple=True)
-    row, column, value = row, nearest[row, slot], encoding[row, slot]
+    column, value = nearest[row, slot], encoding[row, slot]
     if k2 > 1:
-        row, column, value = average(row, column, value, nearest[:, :k2])
+        row, column, value = average(row, column, value, nearest[:, :k2], chunk_bytes)
     for i, shared in overlaps(row, column, value, queries, shown * size, chunk_bytes):
         jaccard = (1 - shared / (2 - shared)).unflatten(1, (shown, size)).mean(dim=1)
         result.index_add_(0, place[i], jaccard, alpha=(1 - weight) / asked)

@@ -33,8 +33,7 @@ def reranked_distance(
     returns          (Q, G) float32, smaller is better
     raises           ValueError where a setting is out of range or a distance is nan
     """
-    if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0 <= weight <= 1:
-        raise ValueError(f"re-ranking needs k1 >= 1, 1 <= k2 <= k1 + 1, 0 <= weight <= 1; not {k1}, {k2}, {weight}")
+    check_settings(k1, k2, weight)
     features = torch.cat([query, gallery])
     in_chunks = chunks(len(features), 8 * features.shape[1], chunk_bytes)
     squares = torch.cat([features[i].square().sum(dim=1) for i in in_chunks])
@@ -56,10 +55,29 @@ def reranked_distance(
         rows.append(row + i.start)
         columns.append(column)
         values.append(encoding[row, column])
-    row, column, value = average(torch.cat(rows), torch.cat(columns), torch.cat(values), nearest[:, :k2])
+    row, column, value = average(torch.cat(rows), torch.cat(columns), torch.cat(values), nearest[:, :k2], chunk_bytes)
     for i, shared in overlaps(row, column, value, len(query), len(gallery), chunk_bytes):
         distance[i].mul_(weight).add_(1 - shared / (2 - shared), alpha=1 - weight)
     return distance
+
+
+def check_settings(k1: int, k2: int, weight: float) -> None:
+    """
+    raises   ValueError where one is out of range
+    """
+    if k1 < 1 or not 1 <= k2 <= k1 + 1 or not 0 <= weight <= 1:
+        raise ValueError(f"re-ranking needs k1 >= 1, 1 <= k2 <= k1 + 1, 0 <= weight <= 1; not {k1}, {k2}, {weight}")
+
+
+def largest_of(distance: Tensor, first: int) -> Tensor:
+    """(C, N) distances of the images from number `first` on -> (C,) the largest, to divide by.
+
+    raises   ValueError where one is nan
+    """
+    greatest = distance.amax(dim=1)  # amax passes nan on
+    if greatest.isnan().any():
+        raise ValueError(f"a distance of image {first + int(greatest.isnan().int().argmax())} is nan")
+    return greatest.clamp(min=1e-30)
 
 
 def chunks(number: int, bytes_per_row: int, chunk_bytes: int) -> Iterator[slice]:
@@ -80,10 +98,7 @@ def nearest_neighbours(features: Tensor, squares: Tensor, k: int, chunk_bytes: i
     nearest, largest = [], []
     for i in chunks(len(features), BYTES_PER_DISTANCE * len(features), chunk_bytes):
         distance = squared_distances(features, squares, i)
-        greatest = distance.amax(dim=1)  # amax passes nan on
-        if greatest.isnan().any():
-            raise ValueError(f"a distance of image {i.start + int(greatest.isnan().int().argmax())} is nan")
-        largest.append(greatest.clamp(min=1e-30))
+        largest.append(largest_of(distance, i.start))
         nearest.append(ranking_keys(-distance).topk(min(k, len(features)), largest=False).indices)
     return torch.cat(nearest), torch.cat(largest)
 
@@ -119,7 +134,9 @@ def runs(start: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     return owner, start[owner] + torch.arange(len(owner), device=size.device) - first[owner]
 
 
-def average(row: Tensor, column: Tensor, value: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def average(
+    row: Tensor, column: Tensor, value: Tensor, nearest: Tensor, chunk_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Local query expansion: each row of the sparse encodings becomes the mean over its neighbours.
 
     row, column, value   the entries of (N, N) encodings, sorted by row
@@ -129,11 +146,14 @@ def average(row: Tensor, column: Tensor, value: Tensor, nearest: Tensor) -> tupl
     number, k2 = nearest.shape
     size = torch.bincount(row, minlength=number)
     start = size.cumsum(0) - size
-    neighbour = nearest.flatten()
-    owner, entry = runs(start[neighbour], size[neighbour])
-    place, slot = (owner // k2 * number + column[entry]).unique(return_inverse=True)
-    mean = torch.zeros(len(place), device=value.device).index_add_(0, slot, value[entry] / k2)
-    return place // number, place % number, mean
+    means = []
+    for i in chunks(number, 64 * k2 * max(1, int(size.max())), chunk_bytes):
+        neighbour = nearest[i].flatten()
+        owner, entry = runs(start[neighbour], size[neighbour])
+        place, slot = (owner // k2 * number + column[entry]).unique(return_inverse=True)
+        mean = torch.zeros(len(place), device=value.device).index_add_(0, slot, value[entry] / k2)
+        means.append((place // number + i.start, place % number, mean))
+    return tuple(map(torch.cat, zip(*means)))
 
 
 def overlaps(
