@@ -43,7 +43,7 @@ class TwoStreamNetwork(Network):
 
     def __init__(self, options, classes: int):
         super().__init__(options, classes)
-        self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED, self.own_stages)
+        self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED, own=self.own_stages)
         self.pool = options.POOL
 
     @classmethod

@@ -57,6 +57,7 @@ from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
 
 ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
+SCORES = ("cosine", "inner")  # of embeddings; the inner product is that of test.py
 CSV, SHEET = "ranking.csv", "ranking.jpg"  # what a search writes
 SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of a picture, in pixels
 PROGRESS = 60  # seconds between lines that tell it where there is no terminal
@@ -68,15 +69,19 @@ class SearchError(ValueError):
 
 
 class Embedder:
-    """Images (B, 3, H, W) of one modality -> (B, D) float32 rows of length 1, whose inner product is the score.
+    """Images (B, 3, H, W) of one modality -> (B, D) float32 rows, whose inner product is the score.
 
     model        in evaluation mode on the device
     scale        of the embedding's columns; those of 0 are left out
     directions   what compresses the embedding, or None
+    score        of SCORES
     """
 
-    def __init__(self, model: nn.Module, scale: Tensor, directions: Tensor | None, flip: bool, device: torch.device):
-        self.model, self.flip, self.device = model, flip, device
+    def __init__(
+        self, model: nn.Module, scale: Tensor, directions: Tensor | None, flip: bool, device: torch.device,
+        score: str = "cosine",
+    ):
+        self.model, self.flip, self.device, self.score = model, flip, device, score
         columns = scale.nonzero().flatten()  # here, once: a device would be waited for
         self.columns, self.scale = columns.to(device), scale[columns].to(device)
         self.directions = None if directions is None else directions.to(device)
@@ -88,10 +93,10 @@ class Embedder:
         embeddings = self.model.embed(images, infrared, self.flip).float()[:, self.columns] * self.scale
         if self.directions is not None:
             embeddings = project(embeddings, self.directions)
-        return F.normalize(embeddings)
+        return F.normalize(embeddings) if self.score == "cosine" else embeddings
 
 
-def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, dict]:
+def open_embedder(path: Path, overrides: list[str], score: str = "cosine") -> tuple[Embedder, CfgNode, dict]:
     """The checkpoint's network with its reported weighting, the configuration, and what the embeddings depend on."""
     model, cfg, checkpoint = load_run(path, overrides, complete=False)
     require_any_pair(model, "a search")
@@ -109,7 +114,9 @@ def open_embedder(path: Path, overrides: list[str]) -> tuple[Embedder, CfgNode, 
     }
     if cfg.DATA.RESIZE != "lanczos":
         settings["resize"] = cfg.DATA.RESIZE
-    embed = Embedder(model, model.column_scale(weighting), directions, cfg.TEST.FLIP, device)
+    if score != "cosine":
+        settings["score"] = score
+    embed = Embedder(model, model.column_scale(weighting), directions, cfg.TEST.FLIP, device, score)
     return embed, cfg, settings | {"numbers": embed.numbers}
 
 
@@ -327,6 +334,7 @@ def main() -> None:
     parser.add_argument("--index", type=Path, help="the index's folder; default: a folder for each gallery in --output")
     parser.add_argument("--rebuild", action="store_true", help="throw the index away and embed everything anew")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the index's numbers")
+    parser.add_argument("--score", choices=SCORES, default="cosine", help="inner: the inner product, as test.py ranks")
     parser.add_argument("--method", choices=("auto", "exact", "faiss"), default="auto")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the checkpoint's")
     args = parser.parse_intermixed_args()
@@ -337,7 +345,7 @@ def main() -> None:
     folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
     require_files(table, sheet, fix="choose another --output")
     require_folder(folder, fix="choose another --index")
-    embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
+    embed, cfg, settings = open_embedder(args.checkpoint, args.overrides, args.score)
     queries, query_embeddings, left_out = embed_queries(queries, args.query_modality == "ir", embed, cfg)
 
     settings |= {"gallery": str(args.gallery.resolve()), "modality": args.gallery_modality, "dtype": args.dtype}

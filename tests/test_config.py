@@ -137,7 +137,7 @@ def test_mpanets_recipe(name, height, batch, steps):
     assert found == [
         ("flip", {"p": 0.5}), ("pad", {"pixels": 10, "fill": 127}), ("crop", {}), ("normalise", {}),
         ("erase", {"p": 0.5, "area": [0.02, 0.33], "fill": [0, 0, 0], "aspect": [0.3, 3.3], "tries": 10,
-                   "even_log": False}),
+                   "even_log": False, "before_normalise": False}),
     ]
     assert all(numbers.items() >= always.items() for _, numbers in map(read_step, view))
 

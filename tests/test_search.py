@@ -23,7 +23,9 @@ import benchmark_search  # noqa: E402
 import search  # noqa: E402
 import test as evaluation  # noqa: E402
 from assembly.recipe import build_network  # noqa: E402
+from assembly.trained import load_run  # noqa: E402
 from configs.load import load_config  # noqa: E402
+from data.transforms import eval_transform, open_image  # noqa: E402
 from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
 from models.build import MODELS  # noqa: E402
@@ -113,6 +115,27 @@ def test_an_image_finds_itself_first_with_score_one(name, tmp_path):
         assert scores == sorted(scores, reverse=True) and scores[1] < 1 - 1e-4 and len(scores) == 3
     with Image.open(tmp_path / "out" / "ranking.jpg") as sheet:
         assert sheet.width > 4 * search.SHEET_HEIGHT / 2 and sheet.height > 5 * search.SHEET_HEIGHT
+
+
+def test_by_the_inner_product_a_search_ranks_as_the_test_does(cmfn, tmp_path):
+    """Lengths of the gallery's embeddings count; an index of the one score is not taken for the other."""
+    gallery, query = pictures(tmp_path / "gallery", range(5)), pictures(tmp_path / "query", [7])
+    found = find(cmfn, gallery, query, tmp_path / "out", "--score", "inner")["07.png"]
+    model, cfg, _ = load_run(cmfn, [], complete=False)
+    images = torch.stack([
+        eval_transform(open_image(str(path), cfg.DATA.HEIGHT, cfg.DATA.WIDTH))
+        for path in [*sorted(gallery.iterdir()), query / "07.png"]
+    ])
+    scale = model.eval().column_scale("equal")
+    with torch.inference_mode():
+        rows, probe = model.embed(images[:5], infrared=False) * scale, model.embed(images[5:], infrared=True) * scale
+    lengths = rows.norm(dim=1)
+    assert lengths.max() > 1.0001 * lengths.min()
+    expected = {f"{i:02d}.png": score for i, score in enumerate((rows @ probe[0]).tolist())}
+    assert dict(found) == pytest.approx(expected, abs=1e-4)
+    assert [score for _, score in found] == pytest.approx(sorted(expected.values(), reverse=True), abs=1e-4)
+    with pytest.raises(SearchIndexError, match="score"):
+        find(cmfn, gallery, query, tmp_path / "out")
 
 
 def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
