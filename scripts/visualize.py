@@ -124,7 +124,8 @@ def main() -> None:
         features, versions = embed(records), embed_versions(model, records, cfg, device)
         keep(ranking_picture(
             features, records, protocol, weighting=described(weighting, cfg), flip=cfg.TEST.FLIP,
-            rerank=cfg.TEST.RERANK, versions=versions and versions.of(ranked), random=args.queries, seed=args.seed, top=args.top,
+            rerank=cfg.TEST.RERANK, versions=versions and versions.of(ranked), random=args.queries, seed=args.seed,
+            top=args.top,
         ), "ranking")
 
     trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"

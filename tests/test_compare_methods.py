@@ -203,16 +203,17 @@ def test_an_epoch_chosen_on_test_data_is_called_inflated():
     assert "Inflated" not in compare.figures_note({"a": runs["a"]}, [0])
 
 
-def results(weighting="equal", fingerprint="f", protocol="p"):
+def results(weighting="equal", fingerprint="f", protocol="p", rerank=False):
     config = {"OUTPUT": "there", "MODEL": {"NAME": "cmfn"}}
     return {"config": config, "data": {"fingerprint": fingerprint},
-            "results": [{"protocol": protocol, "weighting": weighting}]}
+            "results": [{"protocol": protocol, "weighting": weighting, "rerank": rerank}]}
 
 
 @pytest.mark.parametrize("other, message", [
     (results(fingerprint="g"), r"was tested on other data than there \(by fingerprint\)"),
     (results(protocol="q"), "tested by q; p came before"),
     (results(weighting="neck"), "no figures by 'equal'"),
+    (results(rerank="mser"), "TEST.RERANK: there has the re-ranking mser, there no"),
 ])
 def test_results_that_do_not_belong_together_are_refused(other, message):
     compare.check_comparable(results(), results())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from batches import output_of, two_streams
 from reference import (
-    DATA, baseline_state, check_features, check_trained, image, nothing_drawn, relative, sample, unwritten_state, weight,
+    DATA, baseline_state, check_features, check_trained, image, nothing_drawn, relative, sample, unwritten_state,
+    weight,
 )
 from torch.nn import functional as F
 

@@ -682,7 +682,8 @@ def test_weighted_grey_is_a_mean_of_the_channels_with_weights_that_sum_to_one():
     for seed in range(5):
         grey = change({"weighted_grey": 1.0}, image, seed)
         assert (grey == grey[:, :, :1]).all()
-        solved, *_ = np.linalg.lstsq(image.reshape(-1, 3).astype(float), grey[:, :, 0].ravel().astype(float), rcond=None)
+        channels = image.reshape(-1, 3).astype(float)
+        solved, *_ = np.linalg.lstsq(channels, grey[:, :, 0].ravel().astype(float), rcond=None)
         assert solved.sum() == pytest.approx(1, abs=0.01) and (solved > -0.01).all()
 
 

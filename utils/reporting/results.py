@@ -50,7 +50,8 @@ def check_results(saved: dict) -> None:
 
 def reranking(result: dict) -> str:
     """By what a result is re-ranked, or "no"; older ones say true for k-reciprocal distances."""
-    return {True: "k_reciprocal", False: "no"}.get(result["rerank"], result["rerank"])
+    by = result.get("rerank", False)
+    return {True: "k_reciprocal", False: "no"}.get(by, by)
 
 
 def setting(result: dict) -> tuple:
