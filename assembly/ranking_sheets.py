@@ -46,7 +46,8 @@ def ranking_picture(
             for row in found[query]
         ]))
     title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
-    return ranking_sheet(rows, title + flip * ", mirrored images added" + (rerank != "none") * f", re-ranked by {rerank}", HEIGHT, WIDTH)
+    title += flip * ", mirrored images added" + (rerank != "none") * f", re-ranked by {rerank}"
+    return ranking_sheet(rows, title, HEIGHT, WIDTH)
 
 
 def picture_of(record: Record) -> Image.Image:

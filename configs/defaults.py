@@ -54,7 +54,8 @@ _C.LOSS = Section()
 _C.SOLVER = Section()
 _C.SOLVER.EPOCHS = option(151, "number of epochs", at_least=1, at_most=MOST_EPOCHS)
 _C.SOLVER.IDENTITIES = option(6, "P, identities in a batch", at_least=1, at_most=1000)
-_C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch; of blind_chunks, of each identity", at_least=1, at_most=100)
+_C.SOLVER.IMAGES = option(4, "K, images of each identity and modality in a batch; of blind_chunks, of each identity",
+                          at_least=1, at_most=100)
 _C.SOLVER.SAMPLER = option("replacement", "images drawn with replacement; distinct: different ones in a batch; "
                            "chunks: each once an epoch; blind_chunks: likewise, K whatever their modality",
                            one_of=tuple(SAMPLERS))

@@ -149,7 +149,7 @@ def test_the_importer_takes_the_whole_and_refuses_parts(theirs):
     with pytest.raises(AuthorsCheckpointError, match="missing: MDA_3.2.ca_conv.weight"):
         from_authors(without, model)
     twelve, _ = empty("MODEL.MCJA.MASKS", "12")
-    with pytest.raises(AuthorsCheckpointError, match=r"MDA_2.0.sc_conv.weight is \[2, 512, 1, 1\], not \[12, 512, 1, 1\]"):
+    with pytest.raises(AuthorsCheckpointError, match=r"MDA_2.0.sc_conv.weight is \[2, 512, 1, 1\], not \[12, "):
         from_authors(theirs, twelve)
 
 
@@ -177,8 +177,10 @@ def test_soft_ranks_are_those_of_scipy_whatever_the_lists(strength, spread):
         assert (found[~chosen] == 0).all()
         theta = row[chosen] / strength
         order = np.argsort(-theta)
-        nearest = isotonic_regression(theta[order] - np.arange(len(theta), 0, -1), increasing=False).x if len(theta) else []
-        np.testing.assert_allclose(found[chosen][order], theta[order] - nearest, rtol=1e-9, atol=1e-9 * theta.max(initial=1))
+        wanted = theta[order] - np.arange(len(theta), 0, -1)
+        nearest = isotonic_regression(wanted, increasing=False).x if len(theta) else wanted
+        tolerance = 1e-9 * theta.max(initial=1)
+        np.testing.assert_allclose(found[chosen][order], theta[order] - nearest, rtol=1e-9, atol=tolerance)
 
 
 def test_soft_ranks_become_ranks():
@@ -206,7 +208,7 @@ def test_retrieval_of_any_mix_of_modalities():
     assert retrieval([0, 0, 1, 1], [0, 0, 0, 0]) == 0                # of one modality
     assert retrieval([0, 0, 0, 0], [0, 1, 0, 1]) == 0                # nobody else
     assert retrieval([0, 0, 1, 1], [0, 0, 1, 1]) == 0                # nobody again
-    # Row 0 asks: its list is 0 and ½ away, θ 0 and 1, ranks 1 and 2, as wanted. The others have no list of two people.
+    # Row 0 asks: its list is 0 and ½ away, θ 0 and 1, ranks 1 and 2, as wanted. The others' lists are one row.
     assert retrieval([0, 0, 1], [0, 1, 1]) == 0
     # Both infrared rows ask too: of [0, 1] and [0, 1].
     assert retrieval([0, 1, 0, 1], [0, 0, 1, 1]) == pytest.approx(0)

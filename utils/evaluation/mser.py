@@ -1,7 +1,7 @@
 """MSER, MCJA's re-ranking: the visible images are embedded four times, and queries alone are neighbours.
 
-Liang et al., "Bridging the Gap", TCSVT 2024, as its authors' code computes it, in float32. Its gain comes from the set of
-queries: in the benchmarks some 40 images of each person ask, and bridge the modalities. A search has one query.
+Liang et al., "Bridging the Gap", TCSVT 2024, as its authors' code computes it, in float32. Its gain comes from the set
+of queries: in the benchmarks some 40 images of each person ask, and bridge the modalities. A search has one query.
 
 The visible images are embedded as they are and with all channels set to their red, green and blue one (`versions`); the
 infrared ones once. Distances are squared Euclidean of unit vectors, and those of an image are divided by its largest.
