@@ -236,7 +236,7 @@ def test_overrides_come_last_and_are_read_as_values():
     (["DATA.RESIZE", "nearest"], "it is one of lanczos, bilinear"),
     (["SOLVER.SAMPLER", "all"], "it is one of replacement, distinct, chunks"),
     (["SOLVER.OPTIMIZER", "lion"], "it is one of sgd, adam, adamw"),
-    (["SOLVER.SCHEDULE", "line"], "it is one of steps, cosine"),
+    (["SOLVER.SCHEDULE", "linear"], "it is one of steps, cosine, line"),
     (["BASE", "methods/agw.yaml"], "the command line sets BASE, which is not an option"),
     (["LOSS.DIVERGENCE_WEIGHT", "1"],
      "the command line sets LOSS.DIVERGENCE_WEIGHT, which cmfn does not read; it is an option of caj"),

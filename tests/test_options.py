@@ -55,7 +55,10 @@ def outside(declared):
     """Values that the declaration does not allow, of any type."""
     default = declared.default
     accepted = (int, float) if isinstance(default, float) else (type(default),)
-    wrong = [st.sampled_from([value for value in ANYTHING if type(value) not in accepted])]
+    wrong = [st.sampled_from([
+        value for value in ANYTHING if type(value) not in accepted
+        and not (isinstance(value, bool) and isinstance(declared.read(value), str))  # TEST.RERANK's true and false
+    ])]
     if declared.kind == "views":
         return st.one_of(*wrong, steps_outside().map(lambda step: [["flip", "normalise"], step]), st.sampled_from([
             [], ["normalise"], [[]], [["flip"]], [["normalise", "normalise"]], [["erase", "normalise"]],
@@ -81,8 +84,7 @@ def outside(declared):
         if declared.rising:
             wrong.append(st.just(default[::-1]))
     elif declared.kind == "schedule":
-        first, *_, last = default
-        epoch = last[0]
+        first, epoch = default[0], default[-1][0]
         wrong += [
             numbers_outside(declared, False).map(lambda x: [*default, [epoch + 1, x]]),
             st.integers(max_value=epoch).map(lambda e: [*default, [e, 0.0]]),  # not after the one before
@@ -136,6 +138,8 @@ def inside(declared):
         return views_inside()
     if declared.kind == "bool":
         return st.booleans()
+    if declared.kind == "words" and declared.one_of:
+        return st.lists(st.sampled_from(declared.one_of), unique=True)
     if declared.one_of:
         return st.sampled_from(declared.one_of)
     if declared.kind == "str":

@@ -692,7 +692,7 @@ def test_hue_moves_by_a_fifth_of_the_circle_at_most_and_leaves_grey_alone():
     expected = [functional.adjust_hue(Image.fromarray(image), turn) for turn in (-0.2, 0.2)]
     with pytest.MonkeyPatch.context() as patch:
         for drawn, wanted in zip((0.0, 1.0), expected):
-            patch.setattr(transforms, "between", lambda low, high, drawn=drawn: low + drawn * (high - low))
+            patch.setattr(transforms, "uniform", lambda low, high, drawn=drawn: low + drawn * (high - low))
             difference = np.abs(change({"hue": 1.0}, image).astype(int) - np.asarray(wanted).astype(int))
             assert difference.mean() < 3
     assert (change({"hue": 1.0}, grey) == 77).all()
