@@ -163,6 +163,25 @@ def test_mscmnets_recipe(name):
     assert (step_of(second, "dim")["p"], step_of(second, "dim")["least"]) == (0.5, 0.02)
 
 
+@pytest.mark.parametrize("name, batch, epochs, steps, masks", [
+    ("sysu", (8, 16), 140, [[80, 0.1], [120, 0.01]], 2), ("regdb", (4, 32), 300, [], 12),
+    ("llcm", (8, 16), 140, [[80, 0.1], [120, 0.01]], 2),
+])
+def test_mcjas_recipe(name, batch, epochs, steps, masks):
+    cfg = load_config(CONFIGS / f"{name}_mcja.yaml")
+    solver, (visible,), (infrared,) = cfg.SOLVER, cfg.DATA.VISIBLE, cfg.DATA.INFRARED
+    assert (cfg.DATA.NAME, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.DATA.RESIZE) == (name, 384, 192, "bilinear")
+    assert (solver.IDENTITIES, solver.IMAGES, solver.SAMPLER) == (*batch, "blind_chunks")
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("adam", 3.5e-4, 1.0)
+    assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS, cfg.MODEL.MCJA.MASKS) == (epochs, steps, 0, masks)
+    assert (solver.WEIGHT_DECAY, solver.PRECISION, cfg.TEST.FLIP) == (5e-4, "float16", False)
+    assert visible == ["one_of", *infrared] and read_step("one_of")[1]["steps"] == [
+        "hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"]
+    assert infrared == ["flip", {"pad": {"fill": 127}}, "crop", "normalise", {
+        "erase": {"area": [0.02, 0.3], "fill": [0, 0, 0], "aspect": [0.3, 3.3], "tries": 10, "even_log": True}}]
+    assert load_config(CONFIGS / f"{name}_mcja.yaml", ["DATA.ONE_OF", "[]"]).DATA.VISIBLE == [infrared]
+
+
 def without_area(views):
     steps = [[read_step(step) for step in view] for view in views]
     return [[(n, {k: v for k, v in numbers.items() if k != "area"}) for n, numbers in view] for view in steps]

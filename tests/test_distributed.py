@@ -79,6 +79,7 @@ METHODS = {
         "MODEL.NAME": "caj", "DATA.EXCHANGE": "channels", "LOSS.TRIPLET": "squared_difference",
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
     },
+    "dns": {"MODEL.NAME": "dns", "MODEL.DNS.DROPOUT": "0.0"},  # entries of one and of two features of each row
     "mscmnet": {"MODEL.NAME": "mscmnet", "DATA.HEIGHT": "48", "DATA.WIDTH": "48", **TWO_VIEWS},
     "mcja": {  # streams that differ in size between the processes
         "MODEL.NAME": "mcja", "SOLVER.SAMPLER": "blind_chunks", "SOLVER.IMAGES": "3", "SEED": "1",
