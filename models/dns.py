@@ -35,6 +35,7 @@ class DNS(TwoStreamNetwork):
                                        at_most=100),
         "DNS.STAGE4_LR_FACTOR": option(0.25, "likewise the fourth", at_least=0, at_most=100),
     }
+    paper = "Jiang et al., ECCV 2024"
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     parts = ("early", "last")
     own_stages = 2

@@ -68,6 +68,7 @@ class MCJA(Network):
         "MCJA.MASKS": option(2, "masks of each MDA block; its authors take 12 on RegDB; 0: no such blocks",
                              at_least=0, at_most=100),
     }
+    paper = "Liang et al., TCSVT 2024"
     weightings = {"neck": (1.0,)}
     parts = ("early", "last")
     neck_and_classifiers = ("neck.", "classifier.")

@@ -2,6 +2,7 @@
 
     python scripts/methods_table.py                                       # all methods, as on SYSU-MM01: half an hour
     python scripts/methods_table.py --configs configs/sysu_agw.yaml --device cuda --identities 8 --images 4
+    python scripts/methods_table.py --no-steps                            # no step is timed: a minute
     python scripts/methods_table.py --quick                               # tiny networks, to see it run
 
 Each method's step and its plain trunk's (torchvision's ResNet-50, timm's ViT-B) are measured by
@@ -56,13 +57,7 @@ def step_of(network: str, options: list[str]) -> dict:
     return result | {"seconds": sum(result["seconds"].values())}
 
 
-def embedding_operations(cfg: CfgNode) -> int:
-    """Of one image's test-time embedding, without its mirror image."""
-    model = build_network(cfg, classes=395, pretrained=False).eval()
-    return operations(model.embed, torch.zeros(1, 3, *image_size(cfg)), False, False)
-
-
-def measured(file: str, cfg: CfgNode, options: list[str], asked: dict, kept: Path) -> dict:
+def measured(file: str, options: list[str], asked: dict, kept: Path) -> dict:
     """The method's costs, from the file where they are kept, or measured now."""
     try:
         saved = json.loads(kept.read_text(encoding="utf-8"))
@@ -71,20 +66,30 @@ def measured(file: str, cfg: CfgNode, options: list[str], asked: dict, kept: Pat
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent, cut off, or of another version
     plain, method = (step_of(network, ["--config", file, *options]) for network in ("plain", "method"))
-    saved = {"asked": asked, "plain": plain, "method": method, "embedding": embedding_operations(cfg)}
+    saved = {"asked": asked, "plain": plain, "method": method}
     write_or_keep({kept: json.dumps(saved, indent=1) + "\n"})
     return saved
 
 
-def cells(file: str, cfg: CfgNode, costs: dict) -> dict[str, str]:
-    plain, method = costs["plain"], costs["method"]
-    times = method["seconds"] / plain["seconds"]
-    return {
+def cells(file: str, cfg: CfgNode, costs: dict | None) -> dict[str, str]:
+    """A line of the table.
+
+    costs   what `measured` returns; None for a table without them
+    """
+    model = build_network(cfg, classes=395, pretrained=False).eval()
+    embedding = operations(model.embed, torch.zeros(1, 3, *image_size(cfg)), False, False)
+    line = {
         "Method": method_title(cfg.MODEL),
         "Paper": class_of(cfg.MODEL).paper or "-",
         "Command": f"`python train.py --config {file}`",
-        "Parameters": f"{method['parameters'] / 1e6:.1f} M",
-        "GMACs": f"{costs['embedding'] / 2e9:.1f}",
+        "Parameters": f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M",
+        "GMACs": f"{embedding / 2e9:.1f}",
+    }
+    if costs is None:
+        return line
+    plain, method = costs["plain"], costs["method"]
+    times = method["seconds"] / plain["seconds"]
+    return line | {
         "Step / plain": f"{times:.2f}",
         "per operation": f"{times / (method['operations'] / plain['operations']):.2f}",
     }
@@ -97,6 +102,7 @@ def main() -> None:
     parser.add_argument("--identities", type=count(1), default=2, help="P of a batch")
     parser.add_argument("--images", type=count(1), default=2, help="K of a batch, in each stream of images")
     parser.add_argument("--steps", type=count(1), default=3, help="timed steps, of which the fastest counts")
+    parser.add_argument("--no-steps", action="store_true", help="leave the steps' times out")
     parser.add_argument("--quick", action="store_true", help="tiny networks, which only show that all works")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"), help="the folder")
     args = parser.parse_args()
@@ -111,13 +117,14 @@ def main() -> None:
     table = []
     for file, cfg in configs.items():
         asked = {"config": cfg.dump(), "options": options, "device": device, "torch": torch.__version__}
-        costs = measured(file, cfg, options, asked, args.output / f"{Path(file).stem}.json")
+        kept = args.output / f"{Path(file).stem}.json"
+        costs = None if args.no_steps else measured(file, options, asked, kept)
         table.append(cells(file, cfg, costs))
         print("  ".join(table[-1].values()), flush=True)
-    note = (
-        f"Steps of {args.identities * args.images} images in each stream, float32, on {device}, torch "
-        f"{torch.__version__}; GMACs of an image's embedding, a multiplication with its addition being one."
-    )
+    note = "GMACs: of an image's embedding, a multiplication with its addition being one; parameters with 395 classes."
+    if not args.no_steps:
+        images = args.identities * args.images
+        note += f" Steps of {images} images in each stream, float32, on {device}, torch {torch.__version__}."
     text = markdown_table([*table[0]], [[*row.values()] for row in table])
     write_or_keep({args.output / "methods.md": f"{text}\n{note}\n"})
     print(f"{args.output}/methods.md")
