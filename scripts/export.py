@@ -81,14 +81,14 @@ class Embedder(nn.Module):
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model, self.flip, self.infrared = copy.deepcopy(model, shared), flip, modality == "infrared"
         self.model.keep_for_embedding(modality)
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
+        self.register_buffer("mean_of_images", torch.tensor(MEAN).view(3, 1, 1))
+        self.register_buffer("std_of_images", torch.tensor(STD).view(3, 1, 1))
         self.register_buffer("columns", scale.nonzero().flatten())
         self.register_buffer("scale", scale[self.columns])
         self.register_buffer("directions", directions)
 
     def forward(self, images: Tensor, infrared: Tensor | None = None) -> Tensor:
-        x = (images.float() / 255 - self.mean) / self.std
+        x = (images.float() / 255 - self.mean_of_images) / self.std_of_images
         if infrared is not None and self.model.reads_modality:  # as a channel it goes wherever `embed` takes the image
             x = torch.cat([x, infrared.float()[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
         embeddings = self.model.embed(x, self.infrared, self.flip)[:, self.columns] * self.scale
@@ -131,6 +131,7 @@ def onnx_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str
         program = torch.onnx.export(
             exported_program(embedder, inputs), dynamo=True, input_names=["images", "infrared"][:len(inputs)],
             output_names=["embeddings"], dynamic_shapes=({0: "batch"},) * len(inputs), verbose=False,
+            optimize=False,  # it would take GeM's 1e-12 for 0, by which dead channels pool to 1e-4
         )
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()
