@@ -64,6 +64,8 @@ def outside(declared):
             [], ["normalise"], [[]], [["flip"]], [["normalise", "normalise"]], [["erase", "normalise"]],
             [["normalise", "flip"]], [["pad", "normalise"]], [["normalise"], [["normalise"]]], [3], [None],
         ]))
+    if declared.kind == "steps":
+        return st.one_of(*wrong, st.sampled_from([[], ["word"], ["crop"], ["erase"], [3], [{"hue": {"until": 3}}]]))
     if declared.one_of:
         other = st.integers() if isinstance(default, int) else TEXTS
         wrong.append(other.filter(lambda value: value not in declared.one_of))
@@ -122,7 +124,7 @@ def steps_inside(name):
 def views_inside(draw):
     views = []
     for _ in range(draw(st.integers(1, 3))):
-        names = ["jitter", "hue", "brightness", "grey", "flip", "pad", "jitter_or_blur"]
+        names = ["jitter", "hue", "brightness", "grey", "flip", "pad", "jitter_or_blur", "one_of"]
         before = draw(st.lists(st.sampled_from(names), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt", "green", "dim"]), max_size=2))
         back = [draw(st.sampled_from(["crop", "resize"]))] if "pad" in before else []
@@ -138,6 +140,8 @@ def inside(declared):
         return views_inside()
     if declared.kind == "bool":
         return st.booleans()
+    if declared.kind == "steps":
+        return st.lists(st.sampled_from(["hue", "channel_cutmix", {"grey": 0.3}]), min_size=1, max_size=3)
     if declared.kind == "words" and declared.one_of:
         return st.lists(st.sampled_from(declared.one_of), unique=True)
     if declared.one_of:
