@@ -148,6 +148,7 @@ class Trainer:
         """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
         self.model.train()
         sums, first, updates = self.state["sums"], self.state["step"], self.updates(epoch)
+        announced = self.announced(epoch)
         begun, images, advice = time.perf_counter(), 0, less_memory(self.cfg, self.model.parts)
         each, left = self.cfg.SOLVER.ACCUMULATION, self.batches.length(epoch) - first * self.cfg.SOLVER.ACCUMULATION
         steps = tqdm(
@@ -155,7 +156,7 @@ class Trainer:
             disable=None if self.ranks.first else True,  # None: where there is no terminal
         )
         for step in steps:
-            self.update.set_rate(epoch, part_of_epoch(step, self.announced(epoch), self.cfg.SOLVER))
+            self.update.set_rate(epoch, part_of_epoch(step, announced, self.cfg.SOLVER))
             with memory_advice(advice):
                 batches = [next(loader) for _ in range(min(each, left))]
                 terms, stopping = self.step(batches, epoch, step, bool(stop))

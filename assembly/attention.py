@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data.dataset import EvalImages
 from data.records import Record
-from data.transforms import open_image
+from data.pixels import open_image
 from models.parts.csc_cma import SpatialAttention
 from models.deen import DEEBranch
 from models.parts.hce import HCE, DilatedBottleneck

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.records import Protocol, Record
-from data.transforms import open_image
+from data.pixels import open_image
 from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol, similarities_by
 from utils.evaluation.metrics import IGNORED, ranking_keys
 from utils.reporting.sheets import RIGHT, WRONG, ranking_sheet

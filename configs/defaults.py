@@ -8,7 +8,8 @@ from yacs.config import CfgNode
 
 from common.options import MOST_EPOCHS, Option, Section, defaults_of, option, options_of
 from data.sampler import SAMPLERS
-from data.transforms import RESIZES, Views
+from data.pixels import RESIZES
+from data.transforms import Views
 from losses.build import TOTALS
 from models.build import MODELS
 

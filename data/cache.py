@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.parallel import in_parallel
 from data.records import Benchmark, DataError, Record
-from data.transforms import open_image
+from data.pixels import open_image
 
 VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"
@@ -111,7 +111,7 @@ def prepared(
     base      DATA.CACHE
     workers   processes that decode
     report    gets a sentence that says why a cache is built
-    resize    how images get their size (data/transforms.py)
+    resize    how images get their size (data/pixels.py)
     alone     keeps other processes from building in a folder meanwhile, such as `only_one` of utils/lock.py
     raises    DataError where it cannot be built
     """

@@ -17,7 +17,8 @@ from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
 from data.sampler import Part, Sampler
 from data.sysu import SYSU
-from data.transforms import Pipeline, eval_transform, open_image
+from data.pixels import eval_transform, open_image
+from data.transforms import Pipeline
 
 
 def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:

@@ -1,8 +1,6 @@
-"""From a picture on disk to the network's input: the training and the test pipeline side by side.
+"""What is done to training images: named steps, and pipelines of them, as DATA.VISIBLE and DATA.INFRARED write them.
 
-docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8
-arrays in RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random
-numbers come from torch's default generator, in the order in which torchvision's transforms draw them.
+docs/method.md section 8. What a step does to pixels is in data/pixels.py and data/rectangles.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +9,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
-from torch import Tensor
+from PIL import Image
 
 from common.options import MOST_EPOCHS, Option, option
-from data.records import DataError
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False
-cv2.setNumThreads(0)  # a loader has one process for each core already, and OpenCV's threads do not survive a fork
-RESIZES = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}  # antialiased, both
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD)  # (256, 1, 3)
+from data.pixels import (
+    RESIZES, adapt_channels, adjust_brightness, adjust_hue, chance, exchange_channels, gaussian_blur, grey_level,
+    jitter_colours, jitter_light, mix_channels, normalise, random_crop, to_grey, uniform,
+)
+from data.rectangles import ChannelCutMix, RandomErasing
 
 
 def read_size(data) -> tuple[int, int]:
@@ -31,92 +26,6 @@ def read_size(data) -> tuple[int, int]:
     """
     height, width = data.READ_SIZE
     return height or data.HEIGHT, width or data.WIDTH
-
-
-def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> np.ndarray:
-    """(height, width, 3) uint8: the picture in RGB, resized without keeping its aspect ratio.
-
-    resize   one of RESIZES
-
-    It is turned as its EXIF tag says. Grey values of more than 8 bits (16- or 32-bit integers, floats) are scaled
-    linearly, the picture's least to 0 and its greatest to 255.
-
-    raises   DataError naming a file that is missing, unreadable, empty, truncated or no picture
-    """
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
-            if image.mode.startswith(("I", "F")):
-                image = in_8_bits(np.asarray(image, np.float64))
-            resized = image.convert("RGB").resize((width, height), RESIZES[resize])
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
-    except Exception as error:  # Pillow raises many kinds for broken files
-        if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
-            raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
-        raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
-    return np.asarray(resized)
-
-
-def in_8_bits(values: np.ndarray) -> Image.Image:
-    """(H, W) -> a grey picture, the least value black and the greatest white; black where all are equal."""
-    low, high = values.min(), values.max()
-    if not np.isfinite(high - low):
-        raise ValueError("some of its grey values are not finite")
-    return Image.fromarray(np.uint8(np.rint((values - low) * (255 / ((high - low) or 1)))))
-
-
-class RandomErasing:
-    """Fills a rectangle of the normalised image with a constant per channel.
-
-    Its part of the area and its aspect ratio (height over width) are drawn uniformly, until it fits into the image.
-    (That of torchvision draws the ratio's logarithm uniformly.)
-
-    p         probability that it does
-    area      smallest and largest part of the image's area
-    fill      by channel
-    aspect    smallest and largest aspect ratio
-    before_normalise
-              the fill is that of an image in [0, 1], erased before it is normalised
-    tries     after so many the image stays as it is; 0: after a thousand, an error
-    even_log  draw the ratio's logarithm uniformly
-    raises    DataError for an area that no image has, and where nothing fits in a thousand tries
-    """
-
-    def __init__(
-        self, p: float, area: list[float], fill: list[float], aspect: list[float], tries: int, even_log: bool = False,
-        before_normalise: bool = False,
-    ):
-        self.p, self.area, self.fill, self.tries = p, area, fill, tries
-        self.aspect, self.even_log = (np.log(aspect).tolist() if even_log else aspect), even_log
-        if before_normalise:  # no level of uint8 is such a fill, so its value after normalisation is left
-            self.fill = [(value - mean) / std for value, mean, std in zip(fill, MEAN, STD)]
-        if not 0 < area[0] <= area[1] < 1:
-            raise DataError(f"erase has the area {list(area)}; it needs 0 < smallest <= largest < 1")
-
-    def __call__(self, image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        if chance(self.p):
-            place = self.place(*image.shape[:2])
-            if place is not None:
-                top, left, height, width = place
-                bottom_right = (left + width - 1, top + height - 1)  # inclusive
-                cv2.rectangle(image, (left, top), bottom_right, self.fill, cv2.FILLED)
-        return image
-
-    def place(self, rows: int, columns: int) -> tuple[int, int, int, int] | None:
-        """Top, left, height and width of the rectangle, in an image of so many pixels."""
-        for _ in range(self.tries or 1000):  # six in ten tries fit at the paper's sizes
-            ranges, drawn = (self.area, self.aspect), torch.rand(2).tolist()
-            area, ratio = (low + part * (high - low) for (low, high), part in zip(ranges, drawn))
-            area, ratio = area * rows * columns, np.exp(ratio).item() if self.even_log else ratio
-            height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-            if 0 < height < rows and 0 < width < columns:
-                top = torch.randint(rows - height + 1, (1,)).item()
-                left = torch.randint(columns - width + 1, (1,)).item()
-                return top, left, height, width
-        if self.tries:
-            return None
-        raise DataError(f"erase has the area {self.area}, and no such part fits into {rows}x{columns} pixels")
 
 
 def jitter(image: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -184,30 +93,6 @@ def weighted_grey(p: float) -> "Change":
         return mix_channels(image, torch.rand(3).tolist()) if chance(p) else image
 
     return change
-
-
-class ChannelCutMix:
-    """A rectangle of one channel is pasted into another one, which then is all three (MCJA).
-
-    swapped   as in its authors' code, the rectangle is drawn for an image of exchanged height and width: in an upright
-              one it lies in the upper part, and what is beyond the right edge is cut off
-    """
-
-    def __init__(self, p: float, area: list[float], aspect: list[float], tries: int, swapped: bool):
-        self.p, self.swapped = p, swapped
-        self.rectangle = RandomErasing(1.0, area, [], aspect, tries, even_log=True)
-
-    def __call__(self, image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        if not chance(self.p):
-            return image
-        under, over = torch.randperm(3)[:2].tolist()
-        channel, (rows, columns) = image[:, :, under].copy(), image.shape[:2]
-        place = self.rectangle.place(*((columns, rows) if self.swapped else (rows, columns)))
-        if place is not None:
-            top, left, height, width = place
-            inside = slice(top, top + height), slice(left, left + width)
-            channel[inside] = image[*inside, over]
-        return cv2.cvtColor(channel, cv2.COLOR_GRAY2RGB)
 
 
 def spectrum_jitter(p: float) -> "Change":
@@ -486,117 +371,3 @@ class Pipeline:
         for epochs, change in self.steps:
             if epoch in epochs:
                 image = change(image, out)
-
-
-def eval_transform(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32; the mirrored image is the network's business."""
-    out = torch.empty(image.shape)
-    normalise(image, out.numpy())
-    return out.permute(2, 0, 1)
-
-
-def chance(probability: float) -> bool:
-    return torch.rand(1).item() < probability
-
-
-def uniform(low: float, high: float) -> float:
-    return low + torch.rand(1).item() * (high - low)
-
-
-def normalise(image: np.ndarray, out: np.ndarray) -> None:
-    """uint8 to [0, 1], then ImageNet's normalisation: (H, W, 3) into `out`, float32 of the same shape."""
-    cv2.LUT(image, NORMALISED, dst=out)
-
-
-def to_grey(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (H, W) uint8."""
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-
-def jitter_colours(image: np.ndarray) -> np.ndarray:
-    """Brightness, contrast, saturation and hue in a random order, each by a random factor."""
-    order = torch.randperm(4).tolist()
-    brightness, contrast, saturation, hue = torch.rand(4).tolist()
-    steps = (
-        (adjust_brightness, 0.5 + brightness), (adjust_contrast, 0.5 + contrast), (adjust_saturation, 0.5 + saturation),
-        (adjust_hue, hue - 0.5),
-    )
-    for i in order:
-        adjust, factor = steps[i]
-        image = adjust(image, factor)
-    return image
-
-
-def jitter_light(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
-    """Brightness and contrast in a random order, each by a factor that differs from 1 by so much at most."""
-    steps = (adjust_brightness, brightness), (adjust_contrast, contrast)
-    for i in torch.randperm(2).tolist():
-        adjust, most = steps[i]
-        image = adjust(image, uniform(1 - most, 1 + most))
-    return image
-
-
-def gaussian_blur(image: np.ndarray, radius: int, sigma: float) -> np.ndarray:
-    """(H, W, 3) uint8, mirrored at its border without repeating the outermost pixels."""
-    return cv2.GaussianBlur(image, (2 * radius + 1, 2 * radius + 1), sigma, borderType=cv2.BORDER_REFLECT_101)
-
-
-def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """The image blended with black."""
-    return cv2.addWeighted(image, factor, image, 0, 0)
-
-
-def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """The image blended with the mean of its grey version."""
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * round(cv2.mean(to_grey(image))[0]))
-
-
-def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """The image blended with its grey version."""
-    return cv2.addWeighted(image, factor, cv2.cvtColor(to_grey(image), cv2.COLOR_GRAY2RGB), 1 - factor, 0)
-
-
-def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """The image with all hues moved along their circle, by a part of it."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[:, :, 0] += np.uint8(round(turn * 256) % 256)  # the circle has 256 steps, so uint8 goes round it
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-
-
-def mix_channels(image: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """(H, W, 3) -> (H, W, 3) uint8: all channels become their weighted mean. Not all weights are 0."""
-    mix = np.array([weights]) / max(sum(weights), np.finfo(np.float32).tiny)
-    return cv2.transform(image, np.repeat(mix, 3, axis=0))
-
-
-def random_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top = torch.randint(image.shape[0] - height + 1, (1,)).item()
-    left = torch.randint(image.shape[1] - width + 1, (1,)).item()
-    return image[top:top + height, left:left + width]
-
-
-def exchange_channels(image: np.ndarray, grey: bool = False) -> None:
-    """CAJ's channel exchange: all channels become one of them, drawn evenly, or (where asked for) their grey.
-
-    image   (H, W, 3), is changed
-    """
-    channel = torch.randint(4 if grey else 3, (1,)).item()
-    image[:] = grey_level(image) if channel == 3 else image[:, :, channel, None].copy()
-
-
-def adapt_channels(image: np.ndarray) -> None:
-    """CAJ's channel adaption with grey, for infrared images: each channel or the rest, a quarter each; half of the rest
-    becomes grey, half stays as it is.
-
-    image   (H, W, 3), is changed
-    """
-    channel = torch.randint(4, (1,)).item()
-    if channel < 3:
-        image[:] = image[:, :, channel, None].copy()
-    elif chance(0.5):
-        image[:] = grey_level(image)
-
-
-def grey_level(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (H, W, 1), of values as they are: here of normalised ones, as in CAJ's code."""
-    return image @ np.array([[0.2989], [0.5870], [0.1140]], dtype=image.dtype)

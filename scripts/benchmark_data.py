@@ -32,7 +32,8 @@ from torchvision import transforms
 
 from data.cache import prepared  # noqa: E402
 from data.records import Benchmark, Record  # noqa: E402
-from data.transforms import MEAN, STD, Pipeline, open_image  # noqa: E402
+from data.pixels import MEAN, STD, open_image  # noqa: E402
+from data.transforms import Pipeline  # noqa: E402
 
 BATCH = 24  # images of one modality in the paper's batch
 RECIPES = {  # name: height, width, jitter, erasing area

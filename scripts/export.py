@@ -39,7 +39,7 @@ from yacs.config import CfgNode
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
-from data.transforms import MEAN, STD, eval_transform  # noqa: E402
+from data.pixels import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402

@@ -40,7 +40,7 @@ from yacs.config import CfgNode
 
 from data.dataset import open_benchmark  # noqa: E402
 from data.records import PICTURES, DataError  # noqa: E402
-from data.transforms import eval_transform, open_image  # noqa: E402
+from data.pixels import eval_transform, open_image  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402

@@ -25,7 +25,8 @@ from data.cache import StaleCache, build_cache, cache_folder, open_cache, prepar
 from data.dataset import TrainBatches, open_benchmark
 from data.records import DataError
 from data.sampler import WithReplacement
-from data.transforms import Pipeline, open_image
+from data.pixels import open_image
+from data.transforms import Pipeline
 from scripts import prepare as prepare_script
 from utils.lock import only_one
 

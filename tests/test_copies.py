@@ -20,7 +20,7 @@ from data.records import DataError, Record
 from data.regdb import RegDB
 from data.sampler import Chunks, WithReplacement
 from data.sysu import SYSU
-from data.transforms import open_image
+from data.pixels import open_image
 from train import Trainer
 from utils.training.checkpoint import CheckpointError, save_checkpoint
 

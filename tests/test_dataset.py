@@ -10,7 +10,8 @@ from configs.load import ConfigError, load_config
 from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
 from data.records import DataError
 from data.sampler import Chunks, WithReplacement
-from data.transforms import MEAN, STD, Pipeline
+from data.pixels import MEAN, STD
+from data.transforms import Pipeline
 
 RECIPE = Pipeline(["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [0.02, 0.4]}}])
 

@@ -23,7 +23,7 @@ from trees import picture  # noqa: E402
 
 from assembly.recipe import build_network, image_size  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
-from data.transforms import eval_transform, open_image  # noqa: E402
+from data.pixels import eval_transform, open_image  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from models.parts.head import GeM  # noqa: E402
 from utils.training.checkpoint import save_checkpoint  # noqa: E402

@@ -26,7 +26,7 @@ from data.llcm import LLCM
 from data.records import DataError, LayoutError, PartAbsent
 from data.synthetic import write_synthetic
 from data.sysu import SYSU
-from data.transforms import in_8_bits
+from data.pixels import in_8_bits
 from common.checksum import read_sealed_json
 from common.weights import WeightsFileError, dtype, read_weights_file, save_sealed
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors

@@ -25,7 +25,7 @@ import test as evaluation  # noqa: E402
 from assembly.recipe import build_network  # noqa: E402
 from assembly.trained import load_run  # noqa: E402
 from configs.load import load_config  # noqa: E402
-from data.transforms import eval_transform, open_image  # noqa: E402
+from data.pixels import eval_transform, open_image  # noqa: E402
 from indices import SETTINGS, fill, numbered  # noqa: E402
 from locks import can_lock  # noqa: E402
 from models.build import MODELS  # noqa: E402

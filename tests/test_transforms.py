@@ -1,84 +1,20 @@
+"""The steps of pipelines, each alone and in their order."""
+
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import functional
 
 from configs.load import load_config
-from data import transforms
+from data import pixels, transforms
 from data.records import DataError
-from data.transforms import (
-    EPOCHS, MEAN, RESIZES, STD, STEPS, Pipeline, RandomErasing, Views, adapt_channels, check_pipeline, eval_transform,
-    exchange_channels, open_image, read_step, shortest,
-)
-
-
-def test_images_are_resized_by_lanczos_without_their_aspect_ratio(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    expected = np.asarray(Image.fromarray(pixels).resize((12, 24), Image.Resampling.LANCZOS))
-    image = open_image(str(tmp_path / "a.png"), 24, 12)
-    assert image.dtype == np.uint8 and image.shape == (24, 12, 3) and (image == expected).all()
-
-
-def test_a_grey_picture_becomes_three_equal_channels(tmp_path):
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.jpg")
-    image = open_image(str(tmp_path / "grey.jpg"), 8, 8)
-    assert image.shape == (8, 8, 3) and (image == image[:, :, :1]).all()
-
-
-@pytest.mark.parametrize("dtype, name", [
-    (np.uint16, "a.png"), (np.uint16, "a.tif"), (np.int32, "a.tif"), (np.float32, "a.tif"),
-])
-def test_more_than_8_bits_go_from_the_least_to_the_greatest_value(tmp_path, dtype, name):
-    values = np.array([[1000, 1051], [1102, 1255]])  # 255 steps apart at most
-    Image.fromarray(values.astype(dtype)).save(tmp_path / name)
-    image = open_image(str(tmp_path / name), 2, 2)
-    assert (image == (values - 1000)[:, :, None]).all() and image.dtype == np.uint8 and image.shape == (2, 2, 3)
-
-
-def test_one_grey_value_is_black_and_one_that_is_no_number_an_error(tmp_path):
-    Image.fromarray(np.full((2, 2), 700, dtype=np.uint16)).save(tmp_path / "even.png")
-    assert (open_image(str(tmp_path / "even.png"), 2, 2) == 0).all()
-    Image.fromarray(np.array([[0, np.nan]], dtype=np.float32)).save(tmp_path / "nan.tif")
-    with pytest.raises(DataError, match="nan.tif is broken .*some of its grey values are not finite"):
-        open_image(str(tmp_path / "nan.tif"), 2, 2)
-
-
-@pytest.mark.parametrize("orientation, turned", [
-    (1, [[1, 2], [3, 4]]), (2, [[2, 1], [4, 3]]), (3, [[4, 3], [2, 1]]), (4, [[3, 4], [1, 2]]), (5, [[1, 3], [2, 4]]),
-    (6, [[3, 1], [4, 2]]), (7, [[4, 2], [3, 1]]), (8, [[2, 4], [1, 3]]),
-])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pictures_are_turned_as_their_tag_says(tmp_path, orientation, turned, dtype):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    Image.fromarray((85 * np.array([[0, 1], [2, 3]])).astype(dtype)).save(tmp_path / "a.png", exif=exif)
-    assert (open_image(str(tmp_path / "a.png"), 2, 2)[:, :, 0] == 85 * (np.array(turned) - 1)).all()
-
-
-def test_broken_pictures_are_named(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "whole.jpg")
-    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
-    (tmp_path / "words.jpg").write_text("not a picture")
-    for name in ("cut.jpg", "words.jpg"):
-        with pytest.raises(DataError, match=f"{name} is broken or no image"):
-            open_image(str(tmp_path / name), 8, 8)
-    with pytest.raises(DataError, match="there is no image .*absent.jpg, although the data set lists it"):
-        open_image(str(tmp_path / "absent.jpg"), 8, 8)
-
-
-def test_the_test_pipeline_normalises_and_nothing_else():
-    image = np.full((2, 2, 3), 255, dtype=np.uint8)
-    out = eval_transform(image)
-    torch.testing.assert_close(out[:, 0, 0], (1 - torch.tensor(MEAN)) / torch.tensor(STD))
-    every = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)  # 256 is no multiple of 3: each value in each channel
-    expected = v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])(every)
-    assert torch.equal(eval_transform(every), expected)
+from data.pixels import MEAN, STD, adapt_channels, eval_transform, exchange_channels
+from data.rectangles import RandomErasing
+from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline, read_step, shortest
 
 
 def photograph(height=96, width=48) -> np.ndarray:
@@ -152,7 +88,7 @@ def test_the_same_random_numbers_give_the_image_of_torchvision_with_jitter():
 def test_brightness_contrast_and_saturation_are_within_a_grey_level_of_torchvision(what, factor):
     image = photograph()
     expected = np.asarray(getattr(functional, f"adjust_{what}")(Image.fromarray(image), factor))
-    found = getattr(transforms, f"adjust_{what}")(image, factor)
+    found = getattr(pixels, f"adjust_{what}")(image, factor)
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert factor == 1 or (found != image).mean() > 0.5
 
@@ -164,7 +100,7 @@ def test_hue_is_within_a_level_of_the_exact_one_and_two_of_pillow_on_average(tur
     exact = functional.adjust_hue(torch.from_numpy(image.copy()).permute(2, 0, 1).double() / 255, turn)
     exact = 255 * exact.permute(1, 2, 0).numpy()
     pillow = np.asarray(functional.adjust_hue(Image.fromarray(image), turn))
-    found = transforms.adjust_hue(image, turn)
+    found = pixels.adjust_hue(image, turn)
     assert np.abs(found - exact).mean() < 1
     assert turn <= 0 or np.abs(found - exact).mean() < np.abs(pillow - exact).mean()
     assert np.abs(found.astype(int) - pillow).mean() < 2
@@ -176,7 +112,7 @@ def test_jitter_leaves_its_input_alone_and_has_the_spread_of_torchvision():
     before, jitter = image.copy(), v1.ColorJitter(0.5, 0.5, 0.5, 0.5)
     found, expected = [], []
     for _ in range(600):
-        found.append(transforms.jitter_colours(image).reshape(-1, 3))
+        found.append(pixels.jitter_colours(image).reshape(-1, 3))
         expected.append(np.asarray(jitter(Image.fromarray(image))).reshape(-1, 3))
     assert (image == before).all()
     for figure in (np.mean, np.std):
@@ -239,7 +175,7 @@ def test_training_images_by_statistics():
 
 def test_crop_offsets_are_uniform_in_both_directions():
     marked = np.arange(60 * 44).reshape(60, 44)
-    corners = [divmod(int(transforms.random_crop(marked, 40, 24)[0, 0]), 44) for _ in range(4200)]
+    corners = [divmod(int(pixels.random_crop(marked, 40, 24)[0, 0]), 44) for _ in range(4200)]
     for offsets in zip(*corners):
         counts = np.bincount(offsets, minlength=21)
         assert len(counts) == 21 and 130 < counts.min() and counts.max() < 270  # 200 each, ±14
@@ -535,78 +471,6 @@ def test_erased_shapes_keep_to_their_aspect():
             assert low < hit.any(1).sum() / hit.any(0).sum() < high
 
 
-@pytest.mark.parametrize("step, numbers", [
-    ("flip", {"p": 0.5}), ({"flip": 0.3}, {"p": 0.3}), ({"flip": {"p": 0.3}}, {"p": 0.3}), ({"flip": 1}, {"p": 1.0}),
-    ("jitter", {}), ({"grey": {"p": 1.0, "until": 6}}, {"p": 1.0, "until": 6}),
-    ({"erase": {"area": (0.1, 0.2), "from": 3}}, {
-        "p": 0.5, "area": [0.1, 0.2], "fill": [0.485, 0.456, 0.406], "aspect": [0.3, 1 / 0.3], "tries": 0, "from": 3,
-        "even_log": False, "before_normalise": False,
-    }),
-    ({"pad": {"fill": 127}}, {"pixels": 10, "fill": 127}),
-])
-def test_a_step_is_read_with_all_its_numbers(step, numbers):
-    usual = {key: number.default for key, number in EPOCHS.items()}
-    name = step if isinstance(step, str) else next(iter(step))
-    assert read_step(step) == (name, usual | numbers)
-
-
-@pytest.mark.parametrize("step, complaint", [
-    ("blur", "'blur' is no step; steps are jitter, pad, grey,"),
-    (3, "3 is no step"), (None, "None is no step"), ({}, "{} is no step"), (["flip"], r"\['flip'\] is no step"),
-    ({"flip": 0.3, "grey": 0.3}, "is no step"), ({3: 4}, "is no step"),
-    ({"flip": {"q": 0.3}}, "flip has no q; it has p, from, until"),
-    ({"jitter": {"p": 0.3}}, "jitter has no p; it has from, until"),
-    ({"flip": 1.5}, "flip has p 1.5; it is 0 at least and 1 at most"),
-    ({"flip": True}, "flip has p True, bool where float is wanted"),
-    ({"flip": None}, "flip has p None, NoneType where float is wanted"),
-    ({"flip": float("nan")}, "flip has p nan; it is 0 at least"),
-    ({"pad": 2.5}, "pad has pixels 2.5, float where int is wanted"),
-    ({"pad": {"fill": 256}}, "pad has fill 256; it is 0 at least and 255 at most"),
-    ({"erase": {"area": [0.4, 0.2]}}, r"erase has area \[0.4, 0.2\]; it is 2 numbers, ascending, each above 0 and"),
-    ({"erase": {"area": [0.0, 0.2]}}, r"erase has area \[0.0, 0.2\]; it is 2 numbers"),
-    ({"erase": {"fill": [1, 1]}}, r"erase has fill \[1, 1\], where \[0.485, 0.456, 0.406\] would do"),
-    ({"erase": {"aspect": [0, 1]}}, r"erase has aspect \[0, 1\]; it is"),
-    ({"erase": {"tries": -1}}, "erase has tries -1; it is 0 at least and 1000 at most"),
-    ({"exchange": 1}, "exchange has grey 1, int where bool is wanted"),
-    ({"grey": {"from": -1}}, "grey has from -1; it is 0 at least and 100000 at most"),
-    ({"grey": {"until": 2.5}}, "grey has until 2.5, float where int is wanted"),
-    ({"grey": {"from": 3, "until": 3}}, "grey acts from epoch 3 until 3, which is never"),
-    ({"grey": {"from": 100_000}}, "grey acts from epoch 100000 until 100000, which is never"),
-])
-def test_what_is_no_step_is_refused(step, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        read_step(step)
-
-
-@pytest.mark.parametrize("steps, complaint", [
-    ("flip", "'flip' is no list of steps"), ([], "a view needs normalise once"),
-    (["flip"], "a view needs normalise once"),
-    (["normalise", "normalise"], "a view needs normalise once"),
-    (["erase", "normalise"], "erase comes after normalise"),
-    (["exchange", "normalise"], "exchange comes after normalise"),
-    (["adapt", "normalise"], "adapt comes after normalise"), (["normalise", "flip"], "flip comes before normalise"),
-    (["normalise", "jitter"], "jitter comes before normalise"), (["normalise", "crop"], "crop comes before normalise"),
-    (["pad", "normalise"], "after pad comes crop"), (["crop", "pad", "normalise"], "after pad comes crop"),
-    (["normalise", "blur"], "'blur' is no step"),
-    (["pad", "crop", "pad", "normalise"], "after pad comes crop or resize"),
-    ([{"resize": {"from": 1}}, "normalise"], "resize acts in every epoch"),
-    ([{"normalise": {"from": 3}}], "normalise acts in every epoch: without it there is no image of the network's size"),
-    ([{"normalise": 3}], "normalise acts in every epoch"),
-    (["pad", {"crop": {"until": 3}}, "normalise"], "crop acts in every epoch"),
-])
-def test_what_is_no_pipeline_is_refused(steps, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        check_pipeline(steps)
-
-
-def test_pipelines_in_any_order_that_makes_sense_are_taken():
-    check_pipeline(["normalise"])
-    check_pipeline(["pad", "crop", "pad", "crop", "normalise"])
-    check_pipeline([{"pad": {"until": 3}}, "crop", "normalise"])
-    check_pipeline(["flip", {"pad": {"fill": 127}}, "crop", "normalise", {"erase": {"tries": 10}}])
-    check_pipeline(["crop", "jitter", "normalise", "adapt", "erase"])
-
-
 def test_a_step_acts_in_its_epochs_alone():
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, :2] = 200
@@ -618,6 +482,7 @@ def test_a_step_acts_in_its_epochs_alone():
     assert torch.equal(ours(image, Pipeline([{"flip": {"p": 1, "from": 2}}, "normalise"]), 99_999), mirrored)
 
 
+
 def test_a_pipeline_is_the_same_in_another_process():
     image, steps = photograph(40, 24), ["jitter", *UNERASED, {"erase": {"p": 1, "until": 2}}, "exchange"]
     original, copied = Pipeline(steps), pickle.loads(pickle.dumps(Pipeline(steps)))
@@ -626,47 +491,6 @@ def test_a_pipeline_is_the_same_in_another_process():
         expected = ours(image, original, epoch)
         torch.manual_seed(3)
         assert torch.equal(ours(image, copied, epoch), expected) and expected.isfinite().all()
-
-
-# --- Views ------------------------------------------------------------------------------------------------------------
-
-VIEWS = Views([["flip", "normalise"]], "what is done to an image")
-
-
-def test_views_are_written_as_short_as_they_can_be():
-    written = [[{"flip": 0.5}, {"grey": 0.3}, ("normalise"), {"erase": {"p": 0.5, "area": (0.2, 0.3)}}], ["normalise"]]
-    short = [["flip", {"grey": {"p": 0.3}}, "normalise", {"erase": {"area": [0.2, 0.3]}}], ["normalise"]]
-    assert VIEWS.read(written) == short == shortest(short) == VIEWS.read(short)
-    assert VIEWS.read(tuple(map(tuple, written))) == short  # as a command line may write them
-    assert VIEWS.refusal(short) == "" and VIEWS.kind == "views"
-
-
-@pytest.mark.parametrize("value, complaint", [
-    ([], "; it is a list of views, each a list of the steps jitter, pad, grey,"), ("flip", "; it is a list of views"),
-    (3, "; it is a list of views"), (None, "; it is a list of views"), ({"flip": 0.3}, "; it is a list of views"),
-    (["flip", "normalise"], ": 'flip' is no list of steps"),
-    ([["normalise"], ["flip"]], ": a view needs normalise once"),
-    ([["normalise", {"erase": {"p": 2}}]], ": erase has p 2"), ([["blur", "normalise"]], ": 'blur' is no step"),
-    ([3], ": 3 is no list of steps"),
-    ([{"flip": 0.3, "normalise": {}}], ": {'flip': 0.3, 'normalise': {}} is no list of steps"),
-    ([{"normalise": {}}], ": {'normalise': {}} is no list of steps"),
-])
-def test_what_are_no_views_is_refused(value, complaint):
-    assert VIEWS.refusal(VIEWS.read(value)).startswith(complaint)
-
-
-# --- Sizes ------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("resize, kind", [
-    ("bilinear", Image.Resampling.BILINEAR), ("lanczos", Image.Resampling.LANCZOS),
-])
-def test_a_resize_is_that_of_pillow(tmp_path, resize, kind):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    expected = np.asarray(Image.fromarray(pixels).resize((12, 24), kind))
-    assert (open_image(str(tmp_path / "a.png"), 24, 12, resize) == expected).all()
-    others = [open_image(str(tmp_path / "a.png"), 24, 12, other) for other in RESIZES if other != resize]
-    assert others and all((other != expected).any() for other in others)
 
 
 # --- Steps that change channels ---------------------------------------------------------------------------------------
@@ -739,17 +563,6 @@ def test_one_of_takes_each_step_alike_and_its_own_numbers():
     assert shortest([[{"one_of": {"steps": [{"hue": {"most": 0.2}}, {"grey": 0.5}]}}, "normalise"]]) == [
         [{"one_of": {"steps": ["hue", "grey"]}}, "normalise"]
     ]
-
-
-@pytest.mark.parametrize("steps, message", [
-    ([], "has steps \\[\\]; it is a list of steps that come before normalise and leave the size as it is"),
-    ("hue", "has steps 'hue'; it is a list"), (["hues"], "'hues' is no step"), (["pad"], "pad is none of those"),
-    (["normalise"], "normalise is none of those"), ([{"hue": {"p": 2.0}}], "hue has p 2.0; it is 0 at least and 1"),
-    ([{"hue": {"until": 3}}], "hue has epochs of its own; set those of the whole"),
-])
-def test_what_one_of_cannot_choose_from_is_refused(steps, message):
-    with pytest.raises(ValueError, match=message):
-        read_step({"one_of": {"steps": steps}})
 
 
 def test_an_aspect_even_in_its_logarithm_is_as_often_upright_as_lying():

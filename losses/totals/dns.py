@@ -7,7 +7,7 @@ from common.options import option
 from losses.circle import CircleLoss
 from losses.domain_alignment import DomainAlignmentLoss
 from losses.domain_distillation import DomainDistillationLoss
-from losses.totals.terms import identity
+from losses.totals.terms import identity, weighted
 
 
 class DNSTotal(nn.Module):
@@ -40,8 +40,10 @@ class DNSTotal(nn.Module):
         )
         return {
             "id": identity(output),
-            "circle": self.weights.CIRCLE_WEIGHT / share * self.circle(output.neck[0], *rows),
-            "alignment": self.weights.ALIGNMENT_WEIGHT
-            * self.alignment(visible.pooled[0], infrared.pooled[0], *visible.shifted, *infrared.shifted),
+            "circle": weighted(self.weights.CIRCLE_WEIGHT / share, self.circle, output.neck[0], *rows),
+            "alignment": weighted(
+                self.weights.ALIGNMENT_WEIGHT, self.alignment,
+                visible.pooled[0], infrared.pooled[0], *visible.shifted, *infrared.shifted,
+            ),
             "distillation": self.weights.DISTILLATION_WEIGHT * distillation,
         }
