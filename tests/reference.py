@@ -131,6 +131,11 @@ def watch_stages(model: nn.Module) -> dict[str, Tensor]:
     named["mbue"] = model.mbue
     for name, modules in [("layer", model.backbone.stages), ("hce", model.context), ("mfa", model.mfa)]:
         named |= {f"{name}{i}": module for i, module in enumerate(modules, start=1)}
+    return recorded(named)
+
+
+def recorded(named: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """A dict that each forward pass fills with what the modules return, by their names."""
     seen = {}
     for name, module in named.items():
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))

@@ -9,7 +9,7 @@ import torch
 from batches import batch_of
 from reference import (
     DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained, image,
-    nothing_drawn, relative, unwritten_state,
+    nothing_drawn, recorded, relative, unwritten_state,
 )
 from thin import thin
 from torch import nn
@@ -43,15 +43,13 @@ def filled(method, *overrides):
 
 def watch(model):
     """The maps that the reference has samples of; a stage's is that after its last non-local block."""
-    seen, stages = {}, model.backbone.stages
+    stages = model.backbone.stages
     named = {"stem_visible": model.backbone.visible_stem, "stem_infrared": model.backbone.infrared_stem}
     named |= {f"layer{i}": stage for i, stage in enumerate(stages, start=1)}
     if hasattr(stages[1], "non_local"):
         named |= {f"layer2.{i}": stages[1].blocks[i] for i in (2, 3)} | {"nonlocal2_1": stages[1].non_local[0]}
         named |= {f"nonlocal3_{i + 1}": stages[2].non_local[i] for i in (0, 1)}
-    for name, module in named.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    return seen
+    return recorded(named)
 
 
 @pytest.mark.parametrize("method", ["agw", BASE])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from batches import output_of, two_streams
 from reference import (
-    DATA, baseline_state, check_features, check_trained, image, nothing_drawn, relative, sample, unwritten_state,
-    weight,
+    DATA, baseline_state, check_features, check_trained, image, nothing_drawn, recorded, relative, sample,
+    unwritten_state, weight,
 )
 from torch.nn import functional as F
 
@@ -47,14 +47,12 @@ def filled(theirs):
 
 
 def watch(model):
-    seen, trunk = {}, model.backbone
+    trunk = model.backbone
     named = {
         "layer2_visible": trunk.visible_stem, "layer2_infrared": trunk.infrared_stem, "layer3": trunk.stages[0],
         "hss3": model.shift3, "layer4": trunk.stages[1], "hss4": model.shift4,
     }
-    for name, module in named.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    return seen
+    return recorded(named)
 
 
 def check_maps(stored, seen, names):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from batches import output_of
-from reference import DATA, baseline_state, check_after_backward, check_trained, image, nothing_drawn, relative, sample
+from reference import (
+    DATA, baseline_state, check_after_backward, check_trained, image, nothing_drawn, recorded, relative, sample,
+)
 from scipy.optimize import isotonic_regression
 from torch.nn import functional as F
 
@@ -58,12 +60,10 @@ def shape_of(key, shape):
 
 
 def watch(model):
-    seen, stages = {}, model.stages
+    stages = model.stages
     named = {"layer1": stages[0], "mda2_1": stages[1].mda[0], "mda2_2": stages[1].mda[1], "mda3_3": stages[2].mda[2],
              "layer4": stages[3]}
-    for name, module in named.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    return seen
+    return recorded(named)
 
 
 @pytest.mark.parametrize("masks", [2, pytest.param(12, marks=pytest.mark.long)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from batches import two_streams
 from programs import run
-from reference import DATA, baseline_state, check_trained, image, nothing_drawn, relative, sample, weight
+from reference import DATA, baseline_state, check_trained, image, nothing_drawn, recorded, relative, sample, weight
 from torch import nn
 
 from assembly.recipe import build_loss
@@ -43,11 +43,9 @@ def filled(theirs):
 
 
 def watch(model):
-    seen, named = {}, {"stem": model.stem, "mam3": model.alleviate3, "mam4": model.alleviate4}
+    named = {"stem": model.stem, "mam3": model.alleviate3, "mam4": model.alleviate4}
     named |= {f"layer{i}": stage for i, stage in enumerate(model.stages, start=1)}
-    for name, module in named.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    return seen
+    return recorded(named)
 
 
 def check_stages(stored, seen):

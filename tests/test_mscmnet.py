@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from reference import (
-    DATA, check_features, check_trained, drawn_once, image, nothing_drawn, relative, sample, unwritten_state, weight,
+    DATA, check_features, check_trained, drawn_once, image, nothing_drawn, recorded, relative, sample,
+    unwritten_state, weight,
 )
 from thin import thin
 from torch import nn
@@ -73,10 +74,7 @@ def watch(model):
     for stage, block in ((2, 1), (2, 2), (3, 1), (3, 3)):
         named[f"nonlocal{stage}_{block}"] = model.stages[stage - 1].non_local[block - 1]
     named |= {f"compensation{i}": block for i, block in enumerate(model.mimb)}
-    seen = {}
-    for name, module in named.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    return seen
+    return recorded(named)
 
 
 def check_stages(stored, seen):
