@@ -5,11 +5,14 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 
 from tqdm import tqdm
 
 from data.records import DataError
+
+STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def in_parallel(function: Callable, items: list, workers: int, name: str, chunk: int, fewer: str) -> Iterator:
@@ -29,7 +32,9 @@ def in_parallel(function: Callable, items: list, workers: int, name: str, chunk:
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(workers, context, only_the_caller_stops) as pool:
-            yield from progress(pool.map(function, items, chunksize=chunk))
+            with signals_later():  # while they start, one would end them with a trace
+                results = pool.map(function, items, chunksize=chunk)
+            yield from progress(results)
     except BrokenProcessPool:
         raise DataError(
             f"one of {workers} processes that work on {name} died, perhaps for lack of memory; try fewer ({fewer})"
@@ -38,6 +43,18 @@ def in_parallel(function: Callable, items: list, workers: int, name: str, chunk:
 
 def only_the_caller_stops() -> None:
     """Ctrl-C, and a signal to the whole group, reach the caller, which ends its processes after a chunk."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """What stops a program reaches it after this; processes that start inside are out of reach, where there are masks."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

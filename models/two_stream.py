@@ -43,7 +43,8 @@ class TwoStreamNetwork(Network):
 
     def __init__(self, options, classes: int):
         super().__init__(options, classes)
-        self.backbone = Backbone(options.BACKBONE, options.STAGES, options.PRETRAINED, own=self.own_stages)
+        stages = options.STAGES if "STAGES" in self.options else 4
+        self.backbone = Backbone(options.BACKBONE, stages, options.PRETRAINED, own=self.own_stages)
         self.pool = options.POOL
 
     @classmethod

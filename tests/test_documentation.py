@@ -101,7 +101,8 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
     apart = re.compile(rf"{EXTERNAL.pattern}|run_tests")
     here = [line for line in commands() if not apart.search(line)]
     assert len(here) >= 10
-    here = [line for line in here if "onnx" not in line]  # it takes long, and tests/test_export.py has it
+    if not whole:
+        here = [line for line in here if "onnx" not in line]  # it takes long, and tests/test_export.py has it
     for command in here:
         # The whole training takes minutes; one epoch leaves the same files.
         small = " SOLVER.EPOCHS 1 SOLVER.IDENTITIES 2"
