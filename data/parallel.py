@@ -49,7 +49,7 @@ def only_the_caller_stops() -> None:
 
 @contextmanager
 def signals_later() -> Iterator[None]:
-    """What stops a program reaches it after this; processes that start inside are out of reach, where there are masks."""
+    """What stops a program reaches it after this. Processes that start inside are out of its reach, but on Windows."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
