@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from thin import is_thin, thin
 def context():
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["train", "processes"])
+    forkserver.ensure_running()  # now, with the signals as they are: a test may ask for processes while some wait
     return forking
 
 
