@@ -21,7 +21,7 @@ from utils.reporting.drawing import plain_matplotlib
 from utils.reporting.sheets import Cell, sheet
 
 GRAD_CAM = "Grad-CAM"
-HEIGHT, WIDTH, BETWEEN = 160, 80, 4  # of a picture on the sheet, and between the two of a pair; in pixels
+HEIGHT, WIDTH, BETWEEN = 160, 80, 4  # of an image on the sheet, and between the two of a pair; in pixels
 
 
 def energy(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -163,16 +163,16 @@ def attention_picture(
     """
     rows, columns = [], []
     for pair in pairs:
-        pictures = [Image.fromarray(open_image(record.path, HEIGHT, WIDTH)) for record in pair]
+        images = [Image.fromarray(open_image(record.path, HEIGHT, WIDTH)) for record in pair]
         shown = []
         for i, record in enumerate(pair):
             image, _ = EvalImages(pair, [i], height, width, resize)[0]
             shown.append(attention_maps(model, image[None].to(device), record.infrared))
         columns = [*shown[0][0]]
-        cells = [Cell(side_by_side(pictures), "VIS | IR")]
+        cells = [Cell(side_by_side(images), "VIS | IR")]
         for column in columns:
             maps = [maps[column][0].cpu() for maps, _ in shown]
-            overlays = [overlay(picture, values) for picture, values in zip(pictures, maps)]
+            overlays = [overlay(image, values) for image, values in zip(images, maps)]
             caption = " | ".join(map(extent, maps))
             if column == GRAD_CAM:
                 people = [trained_on[int(predicted)] for _, predicted in shown]
@@ -188,18 +188,18 @@ def extent(values: Tensor) -> str:
     return f"{values.min():.3g}-{values.max():.3g}" if values.any() else "zero everywhere"
 
 
-def overlay(picture: Image.Image, values: Tensor) -> Image.Image:
-    """The picture in grey under the map (h, w): purple where that is least, yellow where it is greatest."""
+def overlay(image: Image.Image, values: Tensor) -> Image.Image:
+    """The image in grey under the map (h, w): purple where that is least, yellow where it is greatest."""
     low, high = values.min(), values.max()
     values = (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
-    size = picture.height, picture.width
+    size = image.height, image.width
     values = F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     colours = Image.fromarray(plain_matplotlib().colormaps["viridis"](values.numpy(), bytes=True)).convert("RGB")
-    return Image.blend(picture.convert("L").convert("RGB"), colours, 0.6)
+    return Image.blend(image.convert("L").convert("RGB"), colours, 0.6)
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    canvas = Image.new("RGB", (len(pictures) * (WIDTH + BETWEEN) - BETWEEN, HEIGHT), "white")
-    for i, picture in enumerate(pictures):
-        canvas.paste(picture, (i * (WIDTH + BETWEEN), 0))
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    canvas = Image.new("RGB", (len(images) * (WIDTH + BETWEEN) - BETWEEN, HEIGHT), "white")
+    for i, image in enumerate(images):
+        canvas.paste(image, (i * (WIDTH + BETWEEN), 0))
     return canvas

@@ -14,7 +14,7 @@ from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol,
 from utils.evaluation.metrics import IGNORED, ranking_keys
 from utils.reporting.sheets import RIGHT, WRONG, ranking_sheet
 
-HEIGHT, WIDTH = 128, 64  # of a picture on the sheet, in pixels
+HEIGHT, WIDTH = 128, 64  # of an image on the sheet, in pixels
 
 
 def ranking_picture(
@@ -41,8 +41,8 @@ def ranking_picture(
     for label, i in chosen:
         query = queries["rows"][i]
         caption = f"{label}\n{place_of(records[query])}\nAP {100 * queries['ap'][i]:.1f} %\nrank {queries['rank'][i]}"
-        rows.append((picture_of(records[query]), caption, [
-            (picture_of(records[row]), place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
+        rows.append((image_of(records[query]), caption, [
+            (image_of(records[row]), place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
             for row in found[query]
         ]))
     title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
@@ -50,7 +50,7 @@ def ranking_picture(
     return ranking_sheet(rows, title, HEIGHT, WIDTH)
 
 
-def picture_of(record: Record) -> Image.Image:
+def image_of(record: Record) -> Image.Image:
     return Image.fromarray(open_image(record.path, HEIGHT, WIDTH))
 
 

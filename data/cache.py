@@ -1,7 +1,7 @@
 """Resized training images in one memory-mapped file: made once (scripts/prepare.py), shared by all workers and ranks.
 
 A cache is a folder with two files. `images.bin` holds (N, H, W, 3) uint8, as `open_image` gives them. `manifest.json`
-says what that was made of: of each picture its path, size and time of change, and the CRC-32 of its pixels in the
+says what that was made of: of each image file its path, size and time of change, and the CRC-32 of its pixels in the
 cache. The manifest is written last and carries a digest of itself, so an interrupted build never looks whole.
 """
 
@@ -25,7 +25,7 @@ from data.pixels import open_image
 
 VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"
-AT_ONCE = {"name": "pictures", "chunk": 32, "fewer": "--workers of scripts/prepare.py, or DATA.WORKERS"}
+AT_ONCE = {"name": "images", "chunk": 32, "fewer": "--workers of scripts/prepare.py, or DATA.WORKERS"}
 
 
 class StaleCache(DataError):
@@ -33,7 +33,7 @@ class StaleCache(DataError):
 
 
 class ImageCache:
-    """The images of a cache by the absolute paths of their pictures; `prepared` or `open_cache` give one.
+    """The images of a cache by the absolute paths of their files; `prepared` or `open_cache` give one.
 
     A process maps the file when it first reads from it. A copy for another process carries no image.
     """
@@ -54,7 +54,7 @@ class ImageCache:
     def read(self, path: str) -> np.ndarray:
         """(H, W, 3) uint8, read-only.
 
-        raises   DataError where the cache doesn't have the picture, or its pixels are no longer those written
+        raises   DataError where the cache doesn't have the image, or its pixels are no longer those written
         """
         if self.images is None:
             self.images = self.map_images()
@@ -79,7 +79,7 @@ class ImageCache:
             ) from None
 
     def problems(self, workers: int = 1) -> list[str]:
-        """Compare every image with its checksum and with its picture, decoded again; a sentence for each difference."""
+        """Compare every image with its checksum and with its file, decoded again; a sentence for each difference."""
         found = []
         for path in tqdm(self.rows, "checksums", disable=None):
             try:
@@ -90,7 +90,7 @@ class ImageCache:
         again = in_parallel(decode, [*self.rows], workers, **AT_ONCE)
         for path, checksum, decoded in zip(self.rows, self.checksums, again):
             if decoded != checksum:
-                found.append(f"{path} holds another picture than the cache {self.folder}; remove that folder")
+                found.append(f"{path} holds another image than the cache {self.folder}; remove that folder")
         return found
 
 
@@ -139,7 +139,7 @@ def open_cache(
 ) -> ImageCache:
     """The cache in the folder, after a check of everything but the pixels, which `read` checks.
 
-    raises   StaleCache where it is missing, cut off, or made of other pictures than the records now name
+    raises   StaleCache where it is missing, cut off, or made of other files than the records now name
     """
     manifest = read_manifest(folder)
     for name, value in settings(height, width, resize).items():
@@ -148,7 +148,7 @@ def open_cache(
     paths, cached = relative_paths(records, root), [path for path, *_ in manifest["images"]]
     if paths != cached:
         added, removed = len({*paths} - {*cached}), len({*cached} - {*paths})
-        raise StaleCache(f"the cache {folder} is of another list of pictures ({added} are new, {removed} are gone)")
+        raise StaleCache(f"the cache {folder} is of another list of images ({added} are new, {removed} are gone)")
     size, expected = size_and_time(folder / IMAGES)[0], len(paths) * height * width * 3
     if size != expected:
         raise StaleCache(f"{folder / IMAGES} has {size} bytes, not {expected}")
@@ -162,11 +162,11 @@ def build_cache(
     folder: Path, records: Sequence[Record], root: Path, height: int, width: int, workers: int = 1,
     resize: str = "lanczos",
 ) -> None:
-    """Decode and resize all pictures of the records into the folder; an older cache there stays until all is done.
+    """Decode and resize all images of the records into the folder; an older cache there stays until all is done.
 
     Whoever else might build there at the same time must be kept out (`locked`).
 
-    raises   DataError naming a broken picture, or the folder where the disk is full or not writable
+    raises   DataError naming a broken image, or the folder where the disk is full or not writable
     """
     paths = relative_paths(records, root)
     needed = len(paths) * height * width * 3
@@ -203,7 +203,7 @@ def build_cache(
 
 
 def settings(height: int, width: int, resize: str) -> dict:
-    """What the pixels depend on beside the pictures."""
+    """What the pixels depend on beside the files."""
     return {"version": VERSION, "Pillow": PIL.__version__, "height": height, "width": width, "resize": resize}
 
 
@@ -225,7 +225,7 @@ def digest(content: dict) -> str:
 
 
 def relative_paths(records: Sequence[Record], root: Path) -> list[str]:
-    """Each picture once, in the order of the records."""
+    """Each file once, in the order of the records."""
     return list(dict.fromkeys(record.path.removeprefix(f"{root.as_posix()}/") for record in records))
 
 
@@ -239,10 +239,10 @@ def size_and_time(path: Path) -> list[int | None]:
 
 
 def write_image(
-    file: Path, root: Path, height: int, width: int, resize: str, picture: tuple[int, str]
+    file: Path, root: Path, height: int, width: int, resize: str, numbered: tuple[int, str]
 ) -> tuple[int, int, int]:
-    """Write one image to its place in the file; returns the picture's size and time of change, and a checksum."""
-    row, path = picture
+    """Write one image to its place in the file; returns the file's size and time of change, and a checksum."""
+    row, path = numbered
     state = size_and_time(root / path)  # before it is read: what changes meanwhile will be noticed
     image = open_image(f"{root}/{path}", height, width, resize)
     with open(file, "r+b") as opened:

@@ -1,8 +1,8 @@
-"""Drawn people for the embedded data set: who a person is, and where they show in a picture.
+"""Drawn people for the embedded data set: who a person is, and where they show in an image.
 
 A person is shape (build, hair, garments, bag) and materials. A material has a colour for visible cameras and a
 reflectance for infrared ones, drawn independently of each other, so what both modalities show is shape and pattern.
-data/photograph.py takes the pictures.
+data/photograph.py takes the images.
 
 Points of the body are in heights of the body: y from the top of the head down, x from the middle to the right.
 """
@@ -47,7 +47,7 @@ PERIODS = (0.11, 0.20)
 
 
 class Person:
-    """What an identity keeps through all pictures.
+    """What an identity keeps through all images.
 
     colors        (7, 2, 3) of its materials in visible light, 0 to 1, by region
     reflectances  (7, 2) of the same in infrared light, 0 to 1; independent of the colours
@@ -87,9 +87,9 @@ def color(rng: np.random.Generator, level: float, strongest: float = 0.6) -> np.
 
 @dataclass(frozen=True)
 class View:
-    """Where a picture shows the points of the body."""
+    """Where an image shows the points of the body."""
 
-    shape: tuple[int, int]  # height and width of the picture, in pixels
+    shape: tuple[int, int]  # height and width of the image, in pixels
     size: float             # of the body, in pixels
     left: float             # of the body's middle, in pixels
     top: float              # of its head, in pixels
@@ -101,7 +101,7 @@ class View:
         """How wide things of width 1 are shown at that height of the body."""
         return self.squeeze * (1 + self.taper * (0.5 - y))
 
-    def to_picture(self, points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    def to_image(self, points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [
             (self.left + self.size * (x * self.scale(y) + self.lean * (y - 0.5)), self.top + self.size * y)
             for x, y in points
@@ -116,7 +116,7 @@ class View:
 
 
 class Pen:
-    """Draws regions of the body into a picture of region numbers."""
+    """Draws regions of the body into an image of region numbers."""
 
     def __init__(self, view: View):
         self.view = view
@@ -124,7 +124,7 @@ class Pen:
         self.draw = ImageDraw.Draw(self.image)
 
     def polygon(self, points: Iterable[tuple[float, float]], region: int) -> None:
-        self.draw.polygon(self.view.to_picture(points), fill=region)
+        self.draw.polygon(self.view.to_image(points), fill=region)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, region: int) -> None:
         angles = np.linspace(0, 2 * np.pi, 24)

@@ -97,7 +97,7 @@ def names_in(folder: str | Path) -> list[str]:
         raise DataError(f"{folder} should be a readable folder, but: {error.strerror}") from None
 
 
-def list_pictures(folder: str | Path) -> list[str]:
+def list_images(folder: str | Path) -> list[str]:
     """The names of the images in a folder, sorted; [] if there is no such folder.
 
     Other files, such as the Thumbs.db of a file manager, would change the galleries that are drawn.
@@ -113,7 +113,7 @@ def list_pictures(folder: str | Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(f"{folder} should be a readable folder of pictures, but: {error.strerror}") from None
+        raise DataError(f"{folder} should be a readable folder of images, but: {error.strerror}") from None
     for name, is_file in files.items():
         if not is_file:
             raise DataError(f"{folder}/{name} should be an image, and is a folder or a broken link")
@@ -142,7 +142,7 @@ def numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
         if match is None:
             continue
         if not os.path.isdir(folder / name):
-            raise DataError(f"{folder / name} should be a readable folder of pictures, and is a file or a broken link")
+            raise DataError(f"{folder / name} should be a readable folder of images, and is a file or a broken link")
         number = int(match[1])
         if number in found:
             raise DataError(
@@ -156,7 +156,7 @@ def numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
 def images_by_camera(folder: Path, ids: Collection[int]) -> dict[tuple[int, int], list[str]]:
     """Paths of the images in the folder's cam1/0001 and so on, by (camera, identity), sorted by file name."""
     return {
-        (camera, identity): [f"{place.as_posix()}/{name}" for name in list_pictures(place)]
+        (camera, identity): [f"{place.as_posix()}/{name}" for name in list_images(place)]
         for camera, people in numbered(folder, "cam").items()
         for identity, place in numbered(people).items() if identity in ids
     }
@@ -194,23 +194,23 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
             words = line.rsplit(maxsplit=1)
             if len(words) != 2 or not words[1].isdecimal():
                 raise DataError(f"{index}, line {number}: {line!r} is not 'relative/path label'")
-            picture, label = f"{root.as_posix()}/{posixpath.normpath(words[0])}", int(words[1])
-            folder, _, base = picture.rpartition("/")
+            image, label = f"{root.as_posix()}/{posixpath.normpath(words[0])}", int(words[1])
+            folder, _, base = image.rpartition("/")
             if folder not in present:
-                present[folder] = set(list_pictures(folder))
+                present[folder] = set(list_images(folder))
             if base not in present[folder]:
                 missing.append((index, number, words[0]))
-            if labels.setdefault(picture, label) != label:
-                other = labels[picture]
-                raise DataError(f"{index}, line {number}: {picture} is listed with label {label}, and with {other} too")
-            read[-1].append((picture, label))
+            if labels.setdefault(image, label) != label:
+                other = labels[image]
+                raise DataError(f"{index}, line {number}: {image} is listed with label {label}, and with {other} too")
+            read[-1].append((image, label))
     if missing:
         index, number, name = missing[0]
         found = meant(root, name)
         if len(missing) == sum(map(len, read)) and not found:
             raise PartAbsent(f"none of the {len(missing)} images that {' and '.join(map(str, indices))} list is there")
         hint = f" There is {found}: the line should say {found.relative_to(root).as_posix()}" if found else ""
-        raise DataError(f"{index}, line {number}: there is no picture {root}/{name}; is the copy complete?{hint}")
+        raise DataError(f"{index}, line {number}: there is no image {root}/{name}; is the copy complete?{hint}")
     return read
 
 

@@ -1,6 +1,6 @@
 """Photographs of drawn people: how a camera of the embedded data set sees a person (data/figure.py) once.
 
-Position, distance, pose, view, background, light, mirroring and noise are drawn anew for every picture, by a generator
+Position, distance, pose, view, background, light, mirroring and noise are drawn anew for every image, by a generator
 that knows nothing of the person, so none of them tells who it is.
 """
 
@@ -13,7 +13,7 @@ SUPERSAMPLING = 3
 
 
 class Camera:
-    """What a camera keeps through all pictures: its light, its place, and how far people walk by."""
+    """What a camera keeps through all images: its light, its place, and how far people walk by."""
 
     def __init__(self, rng: np.random.Generator):
         self.light = rng.uniform(0.85, 1.1, 3)
@@ -25,7 +25,7 @@ class Camera:
 
 
 def take_view(person: Person, camera: Camera, rng: np.random.Generator, height: int, width: int) -> View:
-    """Somewhere in the picture, near or far."""
+    """Somewhere in the image, near or far."""
     size = height * person.stature * camera.distance * rng.uniform(0.80, 1.06)
     return View(
         shape=(height, width),
@@ -51,7 +51,7 @@ def draw_backdrop(camera: Camera, view: View, rng: np.random.Generator) -> np.nd
         box = (x, y, x + width * rng.uniform(0.1, 0.6), y + height * rng.uniform(0.05, 0.4))
         shape = draw.rectangle if rng.random() < 0.6 else draw.ellipse
         shape(box, fill=as_bytes(color(rng, rng.uniform(0.1, 0.9), 0.3)))
-    (x, y), = view.to_picture([(0, 0.97)])
+    (x, y), = view.to_image([(0, 0.97)])
     draw.ellipse((x - 0.2 * view.size, y - 0.03 * view.size, x + 0.2 * view.size, y + 0.03 * view.size),
                  fill=as_bytes(0.6 * floor))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(SUPERSAMPLING)), dtype=np.float32) / 255
@@ -64,30 +64,30 @@ def as_bytes(rgb: np.ndarray) -> tuple[int, ...]:
 def render(
     person: Person, camera: Camera, infrared: bool, rng: np.random.Generator, height: int, width: int
 ) -> Image.Image:
-    """One picture, (height, width) in RGB; infrared ones have three equal channels, as SYSU-MM01's have."""
+    """One image, (height, width) in RGB; infrared ones have three equal channels, as SYSU-MM01's have."""
     view = take_view(person, camera, rng, SUPERSAMPLING * height, SUPERSAMPLING * width)
     regions = draw_body(person, view, rng)
     second = second_material(person, view, regions, rng)
     x, y = view.to_body()
     backdrop = draw_backdrop(camera, view, rng)
     if infrared:
-        picture = person.reflectances[regions, second][..., None]
+        values = person.reflectances[regions, second][..., None]
         backdrop = backdrop.mean(axis=2, keepdims=True)
     else:
-        picture = person.colors[regions, second]
-    picture = picture * (1.05 - 4 * np.minimum(np.abs(x), 0.3) ** 2)[..., None]  # a body is round: darker to its sides
-    picture = np.where((regions == BACKGROUND)[..., None], backdrop, picture)
+        values = person.colors[regions, second]
+    values = values * (1.05 - 4 * np.minimum(np.abs(x), 0.3) ** 2)[..., None]  # a body is round: darker to its sides
+    values = np.where((regions == BACKGROUND)[..., None], backdrop, values)
 
     # Light comes from somewhere: one side is brighter, or the head, or the feet. Without that, brightness alone would
     # tell people apart: half of those who are pale above and dark below by day happen to be so by night.
     slope = rng.uniform(-1.4, 1.4, 2)
-    picture = picture * np.maximum(0.25, 1 + slope[0] * x + slope[1] * (y - 0.5))[..., None]
+    values = values * np.maximum(0.25, 1 + slope[0] * x + slope[1] * (y - 0.5))[..., None]
     if infrared:  # a lamp beside the lens: bright in the middle
-        picture = picture * (1 - rng.uniform(0.1, 0.5) * ((y - 0.45) ** 2 + x**2))[..., None] * rng.uniform(0.75, 1.15)
-        picture = np.repeat(picture, 3, axis=2)
+        values = values * (1 - rng.uniform(0.1, 0.5) * ((y - 0.45) ** 2 + x**2))[..., None] * rng.uniform(0.75, 1.15)
+        values = np.repeat(values, 3, axis=2)
     else:
-        picture = picture * camera.light * rng.uniform(0.75, 1.2)
-    image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8))
+        values = values * camera.light * rng.uniform(0.75, 1.2)
+    image = Image.fromarray((255 * np.clip(values, 0, 1)).astype(np.uint8))
     blur = SUPERSAMPLING * camera.blur * rng.uniform(0.5, 1.5) * (1.3 if infrared else 1)
     image = image.filter(ImageFilter.GaussianBlur(blur)).resize((width, height), Image.Resampling.BOX)
     noise = rng.normal(0, rng.uniform(2, 6), (height, width, 1 if infrared else 3))

@@ -1,6 +1,6 @@
-"""From a picture on disk to the network's input, and what is done to pixels on the way.
+"""From an image on disk to the network's input, and what is done to pixels on the way.
 
-docs/method.md section 8. Pictures are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8
+docs/method.md section 8. Images are resized by Pillow (Lanczos, as a rule); from there on they are (H, W, 3) uint8
 arrays in RGB, on which OpenCV is several times faster than Pillow, until one table lookup normalises them. Random
 numbers come from torch's default generator, in the order in which torchvision's transforms draw them.
 """
@@ -23,14 +23,14 @@ NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32
 
 
 def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> np.ndarray:
-    """(height, width, 3) uint8: the picture in RGB, resized without keeping its aspect ratio.
+    """(height, width, 3) uint8: the image in RGB, resized without keeping its aspect ratio.
 
     resize   one of RESIZES
 
     It is turned as its EXIF tag says. Grey values of more than 8 bits (16- or 32-bit integers, floats) are scaled
-    linearly, the picture's least to 0 and its greatest to 255.
+    linearly, the image's least to 0 and its greatest to 255.
 
-    raises   DataError naming a file that is missing, unreadable, empty, truncated or no picture
+    raises   DataError naming a file that is missing, unreadable, empty, truncated or no image
     """
     try:
         with Image.open(path) as image:
@@ -48,7 +48,7 @@ def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> n
 
 
 def in_8_bits(values: np.ndarray) -> Image.Image:
-    """(H, W) -> a grey picture, the least value black and the greatest white; black where all are equal."""
+    """(H, W) -> a grey image, the least value black and the greatest white; black where all are equal."""
     low, high = values.min(), values.max()
     if not np.isfinite(high - low):
         raise ValueError("some of its grey values are not finite")

@@ -24,7 +24,7 @@ from data.records import DataError
 
 CAMERAS = (1, 2, 3, 4, 5, 6)
 INFRARED = (3, 6)
-VERSION = 1            # of the drawings: raise it when the same seed gives other pictures
+VERSION = 1            # of the drawings: raise it when the same seed gives other images
 MANIFEST = "synthetic.json"
 LIMITS = {             # of the arguments; a folder's name holds four digits
     "seed": (0, 2**32 - 1), "train_identities": (2, 9000), "test_identities": (1, 999), "images_per_camera": (1, 9999),
@@ -63,8 +63,8 @@ def write_synthetic(
     if root.is_symlink() or os.path.ismount(root):  # the rename would fail, after all was drawn
         raise DataError(f"{root} is a link or a mounted disk, which cannot be replaced: name a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
-    pictures = (train_identities + test_identities) * len(CAMERAS) * images_per_camera
-    room = pictures * (2.5 * height * width + 1024)  # the size of a picture's file at most: `draw_jpeg`
+    images = (train_identities + test_identities) * len(CAMERAS) * images_per_camera
+    room = images * (2.5 * height * width + 1024)  # the size of an image's file at most: `draw_jpeg`
     free = shutil.disk_usage(root.parent).free
     if free < room:
         raise DataError(
@@ -73,7 +73,7 @@ def write_synthetic(
         )
     unfinished = Path(tempfile.mkdtemp(prefix=f"{root.name}.unfinished-", dir=root.parent))
     try:
-        write_pictures(unfinished, manifest, workers)
+        write_images(unfinished, manifest, workers)
         write_lists(unfinished / "exp", train_identities, test_identities)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         os.chmod(unfinished, 0o755)  # mkdtemp's is for its owner only
@@ -98,7 +98,7 @@ def check_manifest(root: Path, manifest: dict) -> None:
         )
 
 
-def write_pictures(root: Path, manifest: dict, workers: int) -> None:
+def write_images(root: Path, manifest: dict, workers: int) -> None:
     identities = range(1, manifest["train_identities"] + manifest["test_identities"] + 1)
     write = partial(write_identity, root, manifest)
     for _ in in_parallel(write, [*identities], workers, name="people", chunk=4, fewer="--workers"):
@@ -110,8 +110,8 @@ def write_identity(root: Path, manifest: dict, identity: int) -> None:
         folder = root / f"cam{camera}" / f"{identity:04d}"
         folder.mkdir(parents=True)
         for number in range(1, manifest["images_per_camera"] + 1):
-            picture = draw_jpeg(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
-            (folder / f"{number:04d}.jpg").write_bytes(picture)
+            image = draw_jpeg(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
+            (folder / f"{number:04d}.jpg").write_bytes(image)
 
 
 def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
@@ -129,15 +129,15 @@ def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
 
 
 def draw_jpeg(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> bytes:
-    """One picture's file, a function of its arguments alone."""
+    """One image's file, a function of its arguments alone."""
     person = Person(np.random.default_rng((seed, 0, identity)))
     place = Camera(np.random.default_rng((seed, 1, camera)))
     moment = np.random.default_rng((seed, 2, identity, camera, number))
     image = render(person, place, camera in INFRARED, moment, height, width)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
-    # A checked coat makes a larger file than a plain one, in both modalities. Readers ignore what follows the picture's
-    # end: zeros, up to a size that knows nothing of the picture.
+    # A checked coat makes a larger file than a plain one, in both modalities. Readers ignore what follows the image's
+    # end: zeros, up to a size that knows nothing of the image.
     size = height * width * moment.uniform(2, 2.5) + 1024
     return file.getvalue().ljust(int(size), b"\0")
 

@@ -120,7 +120,7 @@ def augmentation(recipe: tuple, rounds: int) -> dict[str, float]:
 
 
 class JPEGs(Benchmark):
-    """Drawn pictures of 384 x 160 pixels in a folder."""
+    """Drawn images of 384 x 160 pixels in a folder."""
 
     name = "jpegs"
 

@@ -4,7 +4,7 @@
     python scripts/benchmark_search.py --rows 5000 --numbers 768 --dims 64 128     # seconds, to see it run
     python scripts/benchmark_search.py --checkpoint runs/quickstart --dims 32 128  # mAP, by the run's own data set
 
-The gallery is drawn: people and pictures of them, in directions whose spread decays, plus noise. Costs for `--target`
+The gallery is drawn: people and images of them, in directions whose spread decays, plus noise. Costs for `--target`
 entries are what was measured, times target / rows. Every ratio is to exact search of the whole embedding, measured in
 the same run, by turns. "With the check" is what the first search with an index of FAISS's takes, but for building it.
 All files lie in a temporary folder (--folder says where) and are removed.
@@ -49,7 +49,7 @@ from utils.output import OutputError, require_folder  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings
-FACTORS = 1024            # directions in which people and pictures differ
+FACTORS = 1024            # directions in which people and images differ
 IMAGES = 20               # of each person
 LEARN_FROM = 4096         # drawn training images, of other people
 BLOCK = 4096              # rows drawn at once
@@ -124,7 +124,7 @@ def draw(args, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]
         for kind, index in indices.items():
             index.append([(str(first + i), (0, 0)) for i in range(len(rows))], rows_of(kind, rows).numpy())
     queries = torch.cat(queries)[: args.queries]
-    queries = F.normalize(queries + 0.5 * torch.randn_like(queries) / args.numbers**0.5)  # other pictures of the same
+    queries = F.normalize(queries + 0.5 * torch.randn_like(queries) / args.numbers**0.5)  # other images of the same
     device = select_device(args.device)
     return indices, {kind: rows_of(kind, queries).to(device) for kind in indices}
 

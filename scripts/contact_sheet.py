@@ -25,11 +25,11 @@ from utils.reporting.sheets import SheetError, format_of, save  # noqa: E402
 VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
 CAMERAS = VISIBLE + INFRARED
 BLOCKS = 2                # people beside each other
-GAP, MARGIN = 4, 22       # between pictures, and above them for the labels; in pixels
+GAP, MARGIN = 4, 22       # between images, and above them for the labels; in pixels
 
 
 def contact_sheet(root: Path, people: list[int], height: int, width: int) -> Image.Image:
-    """One picture of each person and camera, each (height, width) pixels; blank where there is none."""
+    """One image of each person and camera, each (height, width) pixels; blank where there is none."""
     block = len(CAMERAS) * (width + GAP) + 4 * GAP
     rows = -(-len(people) // BLOCKS)
     sheet = Image.new("RGB", (BLOCKS * block, MARGIN + rows * (height + GAP)), "white")
@@ -41,10 +41,10 @@ def contact_sheet(root: Path, people: list[int], height: int, width: int) -> Ima
             if i < BLOCKS:
                 label = f"{'IR' if camera in INFRARED else 'VIS'} {camera}"
                 draw.text((x + width / 2, MARGIN / 2), label, fill="black", anchor="mm")
-            pictures = sorted((root / f"cam{camera}" / f"{identity:04d}").glob("*.jpg"))
-            if pictures:
-                with Image.open(pictures[0]) as picture:
-                    sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
+            images = sorted((root / f"cam{camera}" / f"{identity:04d}").glob("*.jpg"))
+            if images:
+                with Image.open(images[0]) as image:
+                    sheet.paste(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
             x += width + GAP
     return sheet
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with cam1 to cam6 and exp")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--identities", type=count(1), default=12, help="how many test identities to show")
-    parser.add_argument("--height", type=count(2), default=144, help="of each picture, in pixels; twice its width")
+    parser.add_argument("--height", type=count(2), default=144, help="of each image, in pixels; twice its width")
     args = parser.parse_args()
     index = args.root / "exp" / "test_id.txt"
     if not index.is_file():

@@ -5,7 +5,7 @@
     python scripts/export.py --authors-checkpoint sysu.t --config configs/sysu_cmfn.yaml --format torchscript \\
         --output sysu.ts
 
-The file takes pictures as they are; normalisation, mirrored images and weighting are inside, so that inner products of
+The file takes images as they are; normalisation, mirrored images and weighting are inside, so that inner products of
 what it returns are the similarities of test.py. Before it is kept, its own runtime reads it and it is compared with the
 network. docs/export.md says how to use it.
 """

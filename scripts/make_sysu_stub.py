@@ -1,10 +1,10 @@
-"""A tree of SYSU-MM01's true shape with one tiny picture for each image, from one's own split files.
+"""A tree of SYSU-MM01's true shape with a tiny stand-in for each image, from one's own split files.
 
     python scripts/make_sysu_stub.py --split SYSU-MM01/exp --output datasets/sysu_stub
 
-To check protocols and readers without the pictures: galleries, queries and counts are those of the real data set.
+To check protocols and readers without the images: galleries, queries and counts are those of the real data set.
 --split is a folder with rand_perm_cam.mat, train_id.txt and test_id.txt. The permutations tell how many images each
-camera has of each identity; all of them share one picture by hard links. Without a val_id.txt, the identities that
+camera has of each identity; all of them share one image by hard links. Without a val_id.txt, the identities that
 both modalities show and no list names are taken for it: with the original files, these are just its 99.
 """
 
@@ -84,13 +84,13 @@ def write_tree(split: Path, output: Path) -> int:
         ids = validation_ids(counts, train | test) or train  # the reader joins train and val, and wants no empty list
         (exp / "val_id.txt").write_text(",".join(map(str, sorted(ids))) + "\n")
 
-    picture = output / "stub.jpg"
-    Image.new("RGB", (8, 16), (96, 96, 96)).save(picture)
+    image = output / "stub.jpg"
+    Image.new("RGB", (8, 16), (96, 96, 96)).save(image)
     for (camera, identity), count in counts.items():
         folder = output / f"cam{camera}" / f"{identity:04d}"
         folder.mkdir(parents=True)
         for number in range(1, count + 1):
-            os.link(picture, folder / f"{number:04d}.jpg")
+            os.link(image, folder / f"{number:04d}.jpg")
     return sum(counts.values())
 
 

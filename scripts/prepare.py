@@ -1,9 +1,9 @@
-"""Decode and resize the training images once, into DATA.CACHE; training then reads no pictures.
+"""Decode and resize the training images once, into DATA.CACHE; training then reads no images.
 
     python scripts/prepare.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 DATA.CACHE cache
     python scripts/prepare.py --config configs/sysu_cmfn.yaml DATA.ROOT datasets/SYSU-MM01 DATA.CACHE cache --verify
 
-Run again, it keeps what is valid. --verify also compares every image with its checksum and with its picture. Training
+Run again, it keeps what is valid. --verify also compares every image with its checksum and with its file. Training
 makes a missing or outdated cache itself; this script does it ahead, on a machine without a GPU for instance.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a yaml file of configs/")
     parser.add_argument("--workers", type=count(1), default=os.cpu_count() or 1, help="processes that decode")
-    parser.add_argument("--verify", action="store_true", help="compare the cache with the pictures, one by one")
+    parser.add_argument("--verify", action="store_true", help="compare the cache with the images, one by one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
     args = parser.parse_intermixed_args()
     cfg = load_config(args.config, args.overrides)
@@ -64,7 +64,7 @@ def main() -> None:
         problems = cache.problems(args.workers)
         if problems:
             raise DataError(f"{len(problems)} images are not as they should be; the first: {problems[0]}")
-        print("every image is that of its picture")
+        print("every image is that of its file")
     print(f"next: {shlex.join(['python', 'train.py', '--config', args.config, *args.overrides])}")
 
 

@@ -133,7 +133,7 @@ def check_complete(path: Path, result: dict, queries: int) -> None:
         raise ResultsError(
             f"{path}: {result['protocol']} has {len(result['trials'])} trials with "
             f"{' or '.join(map(str, sorted(found)))} valid queries, the complete SYSU-MM01 {TRIALS} with {queries}; "
-            "figures of another set of pictures cannot stand beside published ones"
+            "figures of another set of images cannot stand beside published ones"
         )
 
 

@@ -1,4 +1,4 @@
-"""Search images of one's own: which pictures of a folder show the person of a query.
+"""Search images of one's own: which images of a folder show the person of a query.
 
     python scripts/search.py --checkpoint runs/sysu_cmfn --gallery photos --query night.jpg --output runs/search
     python scripts/search.py --checkpoint runs/sysu_cmfn --gallery photos --query nights/ --output runs/search --top 20
@@ -6,7 +6,7 @@
         EMBEDDING.DIM 256
 
 The gallery is embedded once, into an index; later calls embed what is new or changed. Ranked names and scores are
-printed and written to ranking.csv and, as pictures, to ranking.jpg. docs/search.md explains scores, sizes and methods.
+printed and written to ranking.csv and, as images, to ranking.jpg. docs/search.md explains scores, sizes and methods.
 """
 
 import argparse
@@ -59,13 +59,13 @@ ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
 SCORES = ("cosine", "inner")  # of embeddings; the inner product is that of test.py
 CSV, SHEET = "ranking.csv", "ranking.jpg"  # what a search writes
-SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of a picture, in pixels
+SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of an image, in pixels
 PROGRESS = 60  # seconds between lines that tell it where there is no terminal
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, bytes not in UTF-8
 
 
 class SearchError(ValueError):
-    """There is nothing to search, a picture was moved meanwhile, or the search was stopped."""
+    """There is nothing to search, an image was moved meanwhile, or the search was stopped."""
 
 
 class Embedder:
@@ -120,8 +120,8 @@ def open_embedder(path: Path, overrides: list[str], score: str = "cosine") -> tu
     return embed, cfg, settings | {"numbers": embed.numbers}
 
 
-class Pictures(Dataset):
-    """(number, image (3, H, W), ""), or for a picture that cannot be read (number, None, why)."""
+class Images(Dataset):
+    """(number, image (3, H, W), ""), or for an image that cannot be read (number, None, why)."""
 
     def __init__(self, paths: list[Path], height: int, width: int, resize: str):
         self.paths, self.size = paths, (height, width, resize)
@@ -152,9 +152,9 @@ def embedded(
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Batches of (numbers of paths, their embeddings (B, D), {number: why} of those left out), telling its progress.
     """
-    pictures = Pictures(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.DATA.RESIZE)
+    images = Images(paths, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.DATA.RESIZE)
     loader = DataLoader(
-        pictures, cfg.TEST.BATCH, num_workers=cfg.DATA.WORKERS, collate_fn=collate,
+        images, cfg.TEST.BATCH, num_workers=cfg.DATA.WORKERS, collate_fn=collate,
         pin_memory=embed.device.type == "cuda", worker_init_fn=start_worker,
     )
     done, told = 0, time.monotonic()
@@ -177,7 +177,7 @@ def embedded(
 
 
 def list_images(root: Path) -> dict[str, Stamp]:
-    """Names of the pictures in a folder and the folders in it, relative to it, in a fixed order.
+    """Names of the images in a folder and the folders in it, relative to it, in a fixed order.
 
     Hidden files and folders are left out, and links to folders; a link to a file is that file. A file that is reached
     twice comes once, by its first name. The sheet of a search, which lies beside its table, is left out.
@@ -203,7 +203,7 @@ def list_images(root: Path) -> dict[str, Stamp]:
 def add_missing(
     index: SearchIndex, root: Path, files: dict[str, Stamp], infrared: bool, embed: Embedder, cfg
 ) -> dict[str, str]:
-    """Embed what the index lacks, a batch at a time; returns {name: why} of pictures that had to be left out.
+    """Embed what the index lacks, a batch at a time; returns {name: why} of images that had to be left out.
 
     raises   SearchError where a signal asked to stop; what is embedded stays
     """
@@ -290,21 +290,21 @@ def write_ranking(path: Path, ranking: list[tuple[Path, list[tuple[float, Path]]
 def draw_ranking(
     ranking: list[tuple[Path, list[tuple[float, Path]]]], gallery: Path, height: int, width: int
 ) -> Image.Image:
-    """A sheet of the first queries; height and width are the network's, of which the pictures get the shape.
+    """A sheet of the first queries; height and width are the network's, of which the images get the shape.
 
-    raises   SearchError for a picture that is gone
+    raises   SearchError for an image that is gone
     """
     height, width = SHEET_HEIGHT, max(1, round(SHEET_HEIGHT * width / height))
 
-    def picture(path: Path) -> Image.Image:
+    def opened(path: Path) -> Image.Image:
         try:
             return Image.fromarray(open_image(str(path), height, width))
         except DataError as error:
             raise SearchError(f"{reason(error)}; was it moved since it was searched?") from None
 
     rows = [
-        (picture(query), shortened(query.name), [
-            (picture(image), f"{score:.3f}\n{shortened(image.relative_to(gallery))}", None)
+        (opened(query), shortened(query.name), [
+            (opened(image), f"{score:.3f}\n{shortened(image.relative_to(gallery))}", None)
             for score, image in results[:SHEET_RESULTS]
         ])
         for query, results in ranking[:SHEET_QUERIES]

@@ -1,4 +1,4 @@
-"""Pictures of what a trained network finds, where it looks, and how it arranges people.
+"""Images of what a trained network finds, where it looks, and how it arranges people.
 
     python scripts/visualize.py runs/sysu_cmfn
     python scripts/visualize.py runs/sysu_cmfn --parts ranking --protocol sysu/indoor/single-shot/random --queries 8
@@ -53,8 +53,8 @@ def people(records: Sequence[Record], number: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(both)[:number].tolist())
 
 
-def pictures_of(records: Sequence[Record], identity: int, infrared: bool, number: int, seed: int) -> list[int]:
-    """Rows of some pictures of a person in one modality, drawn with the seed, ascending."""
+def images_of(records: Sequence[Record], identity: int, infrared: bool, number: int, seed: int) -> list[int]:
+    """Rows of some images of a person in one modality, drawn with the seed, ascending."""
     rows = [row for row, r in enumerate(records) if (r.identity, r.infrared) == (identity, infrared)]
     return sorted(np.random.default_rng((seed, identity)).permutation(rows)[:number].tolist())
 
@@ -106,9 +106,9 @@ def main() -> None:
         learned = learned_directions(model, [weighting], lambda: benchmark.train, cfg, checkpoint, device)
         directions = learned[weighting].to(device)
 
-    def keep(picture, name: str) -> None:
+    def keep(image, name: str) -> None:
         path = folder / f"{name}.{args.format}"
-        save(picture, path)
+        save(image, path)
         print(path)
 
     def ranked(features: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def main() -> None:
         if absent:
             print(f"{method_title(cfg.MODEL)} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
         pairs = [
-            [records[pictures_of(records, identity, infrared, 1, args.seed)[0]] for infrared in (False, True)]
+            [records[images_of(records, identity, infrared, 1, args.seed)[0]] for infrared in (False, True)]
             for identity in people(records, args.identities, args.seed)
         ]
         title = f"{trained}: yellow is much, purple is little; below each map its least and its greatest value"
@@ -146,7 +146,7 @@ def main() -> None:
     if "map" in args.parts:
         rows = [
             row for identity in people(records, args.map_identities, args.seed) for infrared in (False, True)
-            for row in pictures_of(records, identity, infrared, args.map_images, args.seed)
+            for row in images_of(records, identity, infrared, args.map_images, args.seed)
         ]
         chosen = [records[row] for row in rows]
         after = features[rows] if features is not None else embed(chosen)

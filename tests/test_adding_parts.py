@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trees import picture
+from trees import write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("assembly", "common", "configs", "data", "docs", "losses", "models", "scripts", "tests", "utils")
@@ -68,7 +68,7 @@ def test_the_page_on_data_sets(tmp_path):
             for identity in people:
                 for number in range(2):
                     name = data / split / modality / f"{identity:04d}" / f"{camera}_{number:04d}.jpg"
-                    picture(name, seed=100 * identity + 10 * camera + number)
+                    write_image(name, seed=100 * identity + 10 * camera + number)
     run = tmp_path / "run"
     printed = call(repository, """
         import os

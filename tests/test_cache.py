@@ -81,7 +81,7 @@ def test_batches_are_the_same_with_and_without_a_cache(benchmark, base):
             assert equal(ours, theirs)
 
 
-def test_with_a_cache_no_picture_is_read(benchmark, base):
+def test_with_a_cache_no_image_is_read(benchmark, base):
     cache, _ = prepare(base, benchmark)
     expected = batches_of(benchmark)[1, 2]
     shutil.rmtree(benchmark.root)
@@ -118,11 +118,11 @@ def edit_manifest(folder, change):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def replace_picture(folder, benchmark):
+def replace_image(folder, benchmark):
     Image.new("RGB", (6, 12), "red").save(benchmark.train[3].path)
 
 
-def touch_picture(folder, benchmark):
+def touch_image(folder, benchmark):
     os.utime(benchmark.train[3].path, (1, 1))
 
 
@@ -133,11 +133,11 @@ STALE = {
     "half a manifest": (lambda f, b: os.truncate(f / "manifest.json", 500), "manifest.json is no whole manifest"),
     "no object": (lambda f, b: (f / "manifest.json").write_text("[]"), "manifest.json is no whole manifest"),
     "one wrong sum": (lambda f, b: edit_manifest(f, lambda m: m["images"][0].__setitem__(3, 7)), "no whole manifest"),
-    "picture replaced": (replace_picture, "0002.jpg has changed since"),
-    "picture touched": (touch_picture, "0002.jpg has changed since"),
-    "picture added": (lambda f, b: b.train.append(b.test[0]), r"another list of pictures \(1 are new, 0 are gone\)"),
-    "picture removed": (lambda f, b: b.train.pop(), r"another list of pictures \(0 are new, 1 are gone\)"),
-    "order changed": (lambda f, b: b.train.reverse(), r"another list of pictures \(0 are new, 0 are gone\)"),
+    "image replaced": (replace_image, "0002.jpg has changed since"),
+    "image touched": (touch_image, "0002.jpg has changed since"),
+    "image added": (lambda f, b: b.train.append(b.test[0]), r"another list of images \(1 are new, 0 are gone\)"),
+    "image removed": (lambda f, b: b.train.pop(), r"another list of images \(0 are new, 1 are gone\)"),
+    "order changed": (lambda f, b: b.train.reverse(), r"another list of images \(0 are new, 0 are gone\)"),
 }
 
 
@@ -207,13 +207,13 @@ def test_truncation_after_opening_is_an_error_and_no_crash(benchmark, base):
         cache.read(benchmark.train[0].path)
 
 
-def test_verification_finds_a_picture_that_kept_its_size_and_time(benchmark, base):
+def test_verification_finds_an_image_that_kept_its_size_and_time(benchmark, base):
     cache, _ = prepare(base, benchmark)
     path = benchmark.train[7].path
     state = os.stat(path)
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     with open(path, "r+b") as file:
-        file.truncate(state.st_size)  # zeros after the end, or an end that is cut: another picture in either case
+        file.truncate(state.st_size)  # zeros after the end, or an end that is cut: another image in either case
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     cache = reopen(base, benchmark)
     try:
@@ -224,7 +224,7 @@ def test_verification_finds_a_picture_that_kept_its_size_and_time(benchmark, bas
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_broken_picture_is_named_and_leaves_no_cache(benchmark, base, workers, monkeypatch):
+def test_a_broken_image_is_named_and_leaves_no_cache(benchmark, base, workers, monkeypatch):
     forking = context()  # which starts processes sooner than an interpreter that imports everything
     monkeypatch.setattr(multiprocessing, "get_context", lambda _method: forking)
     Path(benchmark.train[40].path).write_text("broken")
@@ -268,7 +268,7 @@ def test_a_build_that_fails_near_its_end_keeps_the_older_cache(benchmark, base, 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_build_killed_while_it_renames_leaves_what_is_whole_or_nothing(benchmark, base, monkeypatch, renames):
     cache, _ = prepare(base, benchmark)
-    replace_picture(None, benchmark)
+    replace_image(None, benchmark)
     done = []
 
     def replace(source, target):
@@ -329,7 +329,7 @@ def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):
     first = run_prepare("--verify", "--workers", "1", *overrides)
     assert first.returncode == 0, first.stderr
     assert "there is no cache in" in first.stdout and "48 images, 0.00 GB" in first.stdout
-    assert "every image is that of its picture" in first.stdout
+    assert "every image is that of its file" in first.stdout
     assert f"next: python train.py --config configs/quickstart.yaml DATA.ROOT {benchmark.root}" in first.stdout
     damage(base / "synthetic-64x32" / "images.bin", 5)
     second = run_prepare("--verify", "--workers", "1", *overrides)
@@ -353,7 +353,7 @@ def build_slowly(base, root):
 
 
 def test_a_killed_build_does_not_look_whole(benchmark, base):
-    """Killed between its first picture and its last."""
+    """Killed between its first image and its last."""
     process = context().Process(target=build_slowly, args=(base, benchmark.root))
     process.start()
     unfinished, end = base / "synthetic-24x12" / "images.bin.unfinished", time.monotonic() + 60

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from programs import run
-from trees import llcm_tree, picture, regdb_tree, sysu_tree, text
+from trees import llcm_tree, regdb_tree, sysu_tree, text, write_image
 
 from assembly.embedding import learned_directions
 from assembly.trained import check_same_run, load_run
 from configs.load import load_config
 from data.dataset import hold_out, open_benchmark
-from data.files import list_pictures, read_ids
+from data.files import list_images, read_ids
 from data.llcm import LLCM
 from data.records import DataError, Record
 from data.regdb import RegDB
@@ -297,7 +297,7 @@ def test_cameras_and_people_by_other_names_of_the_same_number_change_no_gallery(
 
 @pytest.mark.parametrize("twin", ["Cam1", "cam01", "cam1/1", "cam1/00001"])
 def test_two_folders_of_one_number_are_named(tmp_path, twin):
-    picture(sysu_tree(tmp_path) / twin / "0001" / "0001.jpg")
+    write_image(sysu_tree(tmp_path) / twin / "0001" / "0001.jpg")
     assert re.search("has both .* and .*: join them", complaint("sysu", tmp_path))
 
 
@@ -326,7 +326,7 @@ def test_lines_of_an_index_from_elsewhere_are_told_how_to_be(tmp_path, how, want
     index = regdb_tree(tmp_path) / "idx" / "train_visible_1.txt"
     text(index, "".join(how(line) for line in index.read_text().splitlines(keepends=True)))
     said = complaint("regdb", tmp_path)
-    assert f"{index}, line 1: there is no picture" in said and said.endswith(f"the line should say {wanted}")
+    assert f"{index}, line 1: there is no image" in said and said.endswith(f"the line should say {wanted}")
 
 
 def test_dots_in_an_index_change_nothing(tmp_path):
@@ -384,7 +384,7 @@ def test_what_systems_leave_beside_images_is_left_out(tmp_path):
     beside = ("Thumbs.db", ".DS_Store", "._0001.jpg", "desktop.ini", "0001.jpg.part")
     for name in (*beside, "0002.JPG", "0001.jpeg", "3.png"):
         text(tmp_path / name, "")
-    assert list_pictures(tmp_path) == ["0001.jpeg", "0002.JPG", "3.png"]
+    assert list_images(tmp_path) == ["0001.jpeg", "0002.JPG", "3.png"]
 
 
 def test_links_to_images_and_folders_are_followed(tmp_path):
@@ -416,7 +416,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
-        assert "0001 should be a readable folder of pictures, but: Permission denied" in complaint("sysu", tmp_path)
+        assert "0001 should be a readable folder of images, but: Permission denied" in complaint("sysu", tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert f"the folder {tmp_path} may not be read" in complaint("sysu", tmp_path)
 

@@ -130,7 +130,7 @@ def test_evaluation_shows_every_image_once_by_modality(benchmark):
     assert row == 7 and image.shape == (3, 24, 12)
 
 
-def test_a_broken_picture_is_named_from_a_worker_too(benchmark):
+def test_a_broken_image_is_named_from_a_worker_too(benchmark):
     path = benchmark.test[0].path
     with open(path, "w") as file:
         file.write("broken")

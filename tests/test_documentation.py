@@ -10,7 +10,7 @@ import pytest
 from programs import run
 from shells import Shell
 from thin import SHORT
-from trees import picture
+from trees import write_image
 
 from configs.defaults import get_defaults
 from configs.load import flatten
@@ -96,8 +96,8 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
         if not person.exists():
             shutil.copytree(person.with_name("0005"), person)
 
-    picture(repository / "photos" / "day.jpg", seed=1)
-    picture(repository / "night.jpg", seed=2)
+    write_image(repository / "photos" / "day.jpg", seed=1)
+    write_image(repository / "night.jpg", seed=2)
     apart = re.compile(rf"{EXTERNAL.pattern}|run_tests")
     here = [line for line in commands() if not apart.search(line)]
     assert len(here) >= 10

@@ -132,8 +132,8 @@ def test_its_pictures(run, method, tmp_path):
     absent = "has no HCE, no window attention, no spatial attention"
     assert (absent in done.stdout) == (method != "quickstart")
     for name in ("ranking", "attention", "map"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert min(picture.size) > 100
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 100
 
 
 def test_a_search(run, shared_data, tmp_path):

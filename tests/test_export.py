@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import export as script  # noqa: E402
 from thin import shortest  # noqa: E402
-from trees import picture  # noqa: E402
+from trees import write_image  # noqa: E402
 
 from assembly.recipe import build_network, image_size  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
@@ -213,22 +213,22 @@ def test_missing_packages_and_old_versions_are_named(monkeypatch):
     file for file in FILES if file[1] == "onnx" or file[0] == "deen"  # onnxruntime starts faster than torch
 ]))
 def test_the_example_runs_without_this_repository(name, kind, modality, written, tmp_path):
-    pictures = ("day.png", "night.png")
-    for i, picture_name in enumerate(pictures):
-        picture(tmp_path / picture_name, seed=i)
+    images = ("day.png", "night.png")
+    for i, image in enumerate(images):
+        write_image(tmp_path / image, seed=i)
     example = "onnx_example.py" if kind == "onnx" else "torch_example.py"
     (tmp_path / example).write_text(EXAMPLES[example])
     file, _ = written(name, kind, modality)
-    done = subprocess.run([sys.executable, "-I", example, str(file), *pictures], cwd=tmp_path, capture_output=True,
+    done = subprocess.run([sys.executable, "-I", example, str(file), *images], cwd=tmp_path, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
     model, cfg = network(name)
     which = (False, True) if modality == "both" else (modality == "infrared",) * 2
     scale = model.column_scale(next(iter(model.weightings)))
-    images = [eval_transform(open_image(str(tmp_path / name), *image_size(cfg)))[None] for name in pictures]
+    pixels = [eval_transform(open_image(str(tmp_path / image), *image_size(cfg)))[None] for image in images]
     with torch.inference_mode():
         day, night = (nn.functional.normalize(model.embed(x, infrared, cfg.TEST.FLIP) * scale)
-                      for x, infrared in zip(images, which))
+                      for x, infrared in zip(pixels, which))
     assert float(done.stdout.removeprefix("similarity: ")) == pytest.approx((day @ night.T).item(), abs=2e-4)
 
 

@@ -124,7 +124,7 @@ def test_a_run_is_tested_with_it(options, trained, tmp_path):
     assert refused.returncode == 1
 
 
-def test_pictures_are_of_the_same_ranking(trained, tmp_path):
+def test_images_are_of_the_same_ranking(trained, tmp_path):
     run("scripts/visualize.py", trained("quickstart_mcja"), "--parts", "ranking", "--top", "2", "--output", tmp_path,
         "TEST.RERANK", "mser")
     assert (tmp_path / "ranking.png").stat().st_size > 1000

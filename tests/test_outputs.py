@@ -176,7 +176,7 @@ def test_a_sheet_that_a_full_disk_refuses_is_kept(tmp_path, monkeypatch):
         sheets.save(Image.new("RGB", (2, 3)), tmp_path / "sheet.png")
     kept, = tmp_path.rglob("sheet.png")
     assert Image.open(kept).size == (2, 3)
-    with pytest.raises(sheets.SheetError, match="no format of pictures has its suffix"):
+    with pytest.raises(sheets.SheetError, match="no format of images has its suffix"):
         sheets.save(Image.new("RGB", (2, 3)), tmp_path / "sheet.text")
 
 
@@ -196,7 +196,7 @@ def test_an_exported_file_that_a_full_disk_refuses_is_kept(tmp_path, monkeypatch
     (lambda root: root.symlink_to("."), "is no embedded data set"),
 ])
 def test_the_embedded_data_set_is_not_drawn_where_it_cannot_stand(make, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "write_pictures", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(synthetic, "write_images", lambda *_: pytest.fail("drawn"))
     make(tmp_path / "root")
     with pytest.raises(DataError, match=said):
         synthetic.write_synthetic(tmp_path / "root")

@@ -1,4 +1,4 @@
-"""A picture on disk becomes the network's input."""
+"""An image on disk becomes the network's input."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_images_are_resized_by_lanczos_without_their_aspect_ratio(tmp_path):
 
 
 
-def test_a_grey_picture_becomes_three_equal_channels(tmp_path):
+def test_a_grey_image_becomes_three_equal_channels(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.jpg")
     image = open_image(str(tmp_path / "grey.jpg"), 8, 8)
     assert image.shape == (8, 8, 3) and (image == image[:, :, :1]).all()
@@ -51,7 +51,7 @@ def test_one_grey_value_is_black_and_one_that_is_no_number_an_error(tmp_path):
     (6, [[3, 1], [4, 2]]), (7, [[4, 2], [3, 1]]), (8, [[2, 4], [1, 3]]),
 ])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pictures_are_turned_as_their_tag_says(tmp_path, orientation, turned, dtype):
+def test_images_are_turned_as_their_tag_says(tmp_path, orientation, turned, dtype):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     Image.fromarray((85 * np.array([[0, 1], [2, 3]])).astype(dtype)).save(tmp_path / "a.png", exif=exif)
@@ -59,11 +59,11 @@ def test_pictures_are_turned_as_their_tag_says(tmp_path, orientation, turned, dt
 
 
 
-def test_broken_pictures_are_named(tmp_path):
+def test_broken_images_are_named(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
-    (tmp_path / "words.jpg").write_text("not a picture")
+    (tmp_path / "words.jpg").write_text("not an image")
     for name in ("cut.jpg", "words.jpg"):
         with pytest.raises(DataError, match=f"{name} is broken or no image"):
             open_image(str(tmp_path / name), 8, 8)

@@ -81,12 +81,12 @@ DATA = {
         "exp should be a readable folder, but: Not a directory",
     ),
     "a folder for an image": (
-        lambda p: (p / "1.jpg").mkdir() or data_files.list_pictures(p), DataError,
+        lambda p: (p / "1.jpg").mkdir() or data_files.list_images(p), DataError,
         "1.jpg should be an image, and is a folder or a broken link",
     ),
     "a file for a camera": (
         lambda p: lines(p / "cam1", "") and data_files.numbered(p, "cam"), DataError,
-        "cam1 should be a readable folder of pictures, and is a file or a broken link",
+        "cam1 should be a readable folder of images, and is a file or a broken link",
     ),
     "a list alone": (
         lambda p: data_files.read_indices(p, lines(p / "list", "a/1.jpg 0\na/2.jpg 1")), PartAbsent,
@@ -238,7 +238,7 @@ UTILS = {
         "report.html cannot be written .*; make it writable, or free its disk",
     ),
     "a large sheet": (
-        too_large_a_jpeg, sheets.SheetError, "sheet.jpg cannot be written .*; choose another format, or fewer pictures",
+        too_large_a_jpeg, sheets.SheetError, "sheet.jpg cannot be written .*; choose another format, or fewer images",
     ),
 }
 

@@ -41,10 +41,10 @@ def test_a_line_that_does_not_parse_is_named(tmp_path, line):
 
 
 @pytest.mark.parametrize("name", ["Visible/train9/0.bmp", "Visible/train0/9.bmp", "Visible\\train0\\0.bmp"])
-def test_a_line_without_its_picture_is_named(tmp_path, name):
+def test_a_line_without_its_image_is_named(tmp_path, name):
     regdb_tree(tmp_path)
     text(tmp_path / "idx" / "test_thermal_1.txt", f"Visible/train0/0.bmp 0\n{name} 1\n")
-    with pytest.raises(DataError, match="test_thermal_1.txt, line 2: there is no picture .*is the copy complete"):
+    with pytest.raises(DataError, match="test_thermal_1.txt, line 2: there is no image .*is the copy complete"):
         RegDB(tmp_path)
 
 

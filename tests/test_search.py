@@ -32,7 +32,7 @@ from models.build import MODELS  # noqa: E402
 from processes import Started  # noqa: E402
 from programs import BLANK  # noqa: E402
 from thin import SHORT  # noqa: E402
-from trees import picture, sysu_tree  # noqa: E402
+from trees import write_image, sysu_tree  # noqa: E402
 from utils.retrieval import nearest  # noqa: E402
 from utils.training.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
 from utils.retrieval.compress import (  # noqa: E402
@@ -68,9 +68,9 @@ def cmfn(tmp_path_factory, thin):
     return checkpoint(tmp_path_factory.mktemp("run"))
 
 
-def pictures(folder: Path, numbers) -> Path:
+def write_images(folder: Path, numbers) -> Path:
     for number in numbers:
-        picture(folder / f"{number:02d}.png", seed=number)
+        write_image(folder / f"{number:02d}.png", seed=number)
     return folder
 
 
@@ -105,7 +105,7 @@ def embedded(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_finds_itself_first_with_score_one(name, tmp_path):
-    gallery = pictures(tmp_path / "gallery", range(5))
+    gallery = write_images(tmp_path / "gallery", range(5))
     found = find(checkpoint(tmp_path / "run", name, options=[]), gallery, gallery, tmp_path / "out",
                  "--query-modality", "vis", "--top", 3)
     assert [*found] == [f"{number:02d}.png" for number in range(5)]
@@ -119,7 +119,7 @@ def test_an_image_finds_itself_first_with_score_one(name, tmp_path):
 
 def test_by_the_inner_product_a_search_ranks_as_the_test_does(cmfn, tmp_path):
     """Lengths of the gallery's embeddings count; an index of the one score is not taken for the other."""
-    gallery, query = pictures(tmp_path / "gallery", range(5)), pictures(tmp_path / "query", [7])
+    gallery, query = write_images(tmp_path / "gallery", range(5)), write_images(tmp_path / "query", [7])
     found = find(cmfn, gallery, query, tmp_path / "out", "--score", "inner")["07.png"]
     model, cfg, _ = load_run(cmfn, [], complete=False)
     images = torch.stack([
@@ -139,7 +139,7 @@ def test_by_the_inner_product_a_search_ranks_as_the_test_does(cmfn, tmp_path):
 
 
 def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
-    gallery = pictures(tmp_path / "gallery", range(3))
+    gallery = write_images(tmp_path / "gallery", range(3))
     by_day = find(cmfn, gallery, gallery / "00.png", tmp_path / "out")
     by_night = find(cmfn, gallery, gallery / "00.png", tmp_path / "out", "--gallery-modality", "ir")
     assert by_night["00.png"][0] == ("00.png", pytest.approx(1, abs=1e-5))
@@ -149,7 +149,7 @@ def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
 
 
 def test_galleries_of_the_same_name_have_indices_of_their_own(cmfn, tmp_path):
-    one, other = pictures(tmp_path / "a" / "photos", [1]), pictures(tmp_path / "b" / "photos", [2])
+    one, other = write_images(tmp_path / "a" / "photos", [1]), write_images(tmp_path / "b" / "photos", [2])
     (other / "02.png").rename(other / "01.png")
     for path in (one, other):
         os.utime(path / "01.png", (1, 1))  # name, size and time are the same
@@ -162,12 +162,12 @@ def test_galleries_of_the_same_name_have_indices_of_their_own(cmfn, tmp_path):
 
 
 def test_only_new_and_changed_images_are_embedded_and_gone_ones_not_found(cmfn, tmp_path, embedded):
-    gallery, query = pictures(tmp_path / "gallery", range(6)), pictures(tmp_path / "query", [9]) / "09.png"
+    gallery, query = write_images(tmp_path / "gallery", range(6)), write_images(tmp_path / "query", [9]) / "09.png"
     before = dict(find(cmfn, gallery, query, tmp_path / "out")["09.png"])
     assert embedded == [1, 4, 2]
-    pictures(gallery / "more", [6, 7])
+    write_images(gallery / "more", [6, 7])
     (gallery / "01.png").unlink()
-    picture(gallery / "02.png", seed=99)
+    write_image(gallery / "02.png", seed=99)
     after = dict(find(cmfn, gallery, query, tmp_path / "out")["09.png"])
     assert embedded[3:] == [1, 3]  # the query; 02 and the new ones
     assert {*after} == {"00.png", "02.png", "03.png", "04.png", "05.png", "more/06.png", "more/07.png"}
@@ -177,7 +177,7 @@ def test_only_new_and_changed_images_are_embedded_and_gone_ones_not_found(cmfn, 
 
 
 def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatch):
-    gallery, query = pictures(tmp_path / "gallery", range(10)), pictures(tmp_path / "query", [9]) / "09.png"
+    gallery, query = write_images(tmp_path / "gallery", range(10)), write_images(tmp_path / "query", [9]) / "09.png"
     append = search.SearchIndex.append
 
     def stopped(self, *arguments):
@@ -193,7 +193,7 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
 
 
 def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded):
-    gallery, query = pictures(tmp_path / "gallery", range(40)), pictures(tmp_path / "query", [9]) / "09.png"
+    gallery, query = write_images(tmp_path / "gallery", range(40)), write_images(tmp_path / "query", [9]) / "09.png"
     entries = search.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
     process = Started(
         tmp_path / "printed", "scripts/search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query,
@@ -214,7 +214,7 @@ def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded
 
 
 def test_an_index_of_another_checkpoint_is_refused_until_it_is_rebuilt(cmfn, tmp_path):
-    gallery, other = pictures(tmp_path / "gallery", range(3)), checkpoint(tmp_path / "other", seed=1)
+    gallery, other = write_images(tmp_path / "gallery", range(3)), checkpoint(tmp_path / "other", seed=1)
     find(cmfn, gallery, gallery / "00.png", tmp_path / "out")
     with pytest.raises(SearchIndexError, match="another checkpoint.*add --rebuild"):
         find(other, gallery, gallery / "00.png", tmp_path / "out")
@@ -226,9 +226,9 @@ def test_an_index_of_another_checkpoint_is_refused_until_it_is_rebuilt(cmfn, tmp
 
 
 def test_broken_images_are_named_and_left_out(cmfn, tmp_path, capsys):
-    gallery, query = pictures(tmp_path / "gallery", range(5)), pictures(tmp_path / "query", [9])
+    gallery, query = write_images(tmp_path / "gallery", range(5)), write_images(tmp_path / "query", [9])
     (gallery / "02.png").write_bytes((gallery / "02.png").read_bytes()[:80])
-    (gallery / "text.jpg").write_text("no picture")
+    (gallery / "text.jpg").write_text("no image")
     (gallery / "nowhere.jpg").symlink_to(tmp_path / "missing.jpg")
     (query / "broken.png").write_bytes(b"")
     found = find(cmfn, gallery, query, tmp_path / "out")
@@ -241,7 +241,7 @@ def test_broken_images_are_named_and_left_out(cmfn, tmp_path, capsys):
 
 
 def test_an_embedding_that_is_not_finite_is_left_out(cmfn, tmp_path, capsys, monkeypatch):
-    gallery = pictures(tmp_path / "gallery", range(3))
+    gallery = write_images(tmp_path / "gallery", range(3))
     embed = search.Embedder.__call__
 
     def spoiled(self, images, infrared):
@@ -260,7 +260,7 @@ def test_an_embedding_that_is_not_finite_is_left_out(cmfn, tmp_path, capsys, mon
     (("--gallery", "empty"), "no image that can be searched"), (("--query", "empty"), "there is no query"),
 ])
 def test_nothing_to_search_is_said(cmfn, tmp_path, monkeypatch, option, message):
-    pictures(tmp_path / "gallery", range(2))
+    write_images(tmp_path / "gallery", range(2))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     arguments = {"--gallery": "gallery", "--query": "gallery"} | dict([option])
@@ -271,16 +271,16 @@ def test_nothing_to_search_is_said(cmfn, tmp_path, monkeypatch, option, message)
 def test_what_a_folder_holds(tmp_path):
     root = tmp_path / "photos"
     for name in ("b.JPG", "a.png", "sub/c.bmp", ".hidden.png", ".folder/d.png", "sub/deep/e.webp"):
-        picture(root / name)
-    (root / "notes.txt").write_text("no picture")
+        write_image(root / name)
+    (root / "notes.txt").write_text("no image")
     (root / "folder.png").mkdir()
     (root / "sub" / "link.png").symlink_to(root / "a.png")            # listed already
-    (root / "sub" / "outside.png").symlink_to(pictures(tmp_path / "outside", [1]) / "01.png")
+    (root / "sub" / "outside.png").symlink_to(write_images(tmp_path / "outside", [1]) / "01.png")
     (root / "sub" / "loop").symlink_to(root, target_is_directory=True)
     os.link(root / "b.JPG", root / "sub" / "same.jpg")
     for name in ("ranking.jpg", "sub/ranking.jpg"):
-        picture(root / name, seed=7)
-    (root / "sub" / "ranking.csv").touch()  # by which the picture beside it is a search's
+        write_image(root / name, seed=7)
+    (root / "sub" / "ranking.csv").touch()  # by which the image beside it is a search's
     names = ["a.png", "b.JPG", "ranking.jpg", "sub/c.bmp", "sub/outside.png", "sub/deep/e.webp"]
     assert [*search.list_images(root)] == names
 
@@ -290,7 +290,7 @@ def test_a_name_is_one_line_also_with_control_characters_and_bytes_that_are_no_t
 
 
 def test_a_file_name_with_a_line_end_is_printed_in_one(cmfn, tmp_path, capsys):
-    gallery = pictures(tmp_path / "gallery", [1])
+    gallery = write_images(tmp_path / "gallery", [1])
     (gallery / "01.png").rename(gallery / "a\nb.png")
     run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", gallery, "--output", tmp_path / "out")
     assert "  a\\nb.png\n" in capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_programs_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
 
 
 def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(cmfn, tmp_path, capsys, monkeypatch):
-    gallery = pictures(tmp_path / "gallery", range(6))
+    gallery = write_images(tmp_path / "gallery", range(6))
     for seconds, expected in ((0, ["gallery: 4 of 6 images", "gallery: 6 of 6 images"]), (60, [])):
         monkeypatch.setattr(search, "PROGRESS", seconds)
         find(cmfn, gallery, gallery / "00.png", tmp_path / f"out{seconds}")
@@ -533,7 +533,7 @@ def test_that_faiss_misses_answers_is_kept_too(tmp_path, monkeypatch, checks):
 
 def test_faiss_is_taken_for_much_work_for_little_memory_and_once_it_is_checked(cmfn, tmp_path, monkeypatch, capsys):
     pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
-    gallery = pictures(tmp_path / "gallery", range(5))
+    gallery = write_images(tmp_path / "gallery", range(5))
 
     def by_faiss(output: str) -> bool:
         find(cmfn, gallery, gallery, tmp_path / output)
@@ -560,7 +560,7 @@ def test_the_available_memory_is_the_systems(monkeypatch):
 
 def test_nobody_else_uses_the_index_while_faiss_is_made_ready(cmfn, tmp_path, monkeypatch):
     pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
-    gallery, tried = pictures(tmp_path / "gallery", range(3)), []
+    gallery, tried = write_images(tmp_path / "gallery", range(3)), []
 
     def noting(function):
         def call(*arguments):
@@ -577,7 +577,7 @@ def test_nobody_else_uses_the_index_while_faiss_is_made_ready(cmfn, tmp_path, mo
 
 def test_faiss_on_a_folder_of_images(cmfn, tmp_path, capsys):
     pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-optional.txt)")
-    gallery = pictures(tmp_path / "gallery", range(7))
+    gallery = write_images(tmp_path / "gallery", range(7))
     exact = find(cmfn, gallery, gallery, tmp_path / "out", "--top", 9)
     found = find(cmfn, gallery, gallery, tmp_path / "out", "--top", 9, "--method", "faiss")
     assert "FAISS gives 100.0 % of the exact answers of 7 queries" in capsys.readouterr().out
@@ -588,7 +588,7 @@ def test_faiss_on_a_folder_of_images(cmfn, tmp_path, capsys):
 
 
 def test_without_faiss_a_large_search_is_exact_and_says_what_to_install(cmfn, tmp_path, monkeypatch, capsys):
-    gallery = pictures(tmp_path / "gallery", range(3))
+    gallery = write_images(tmp_path / "gallery", range(3))
     exact = find(cmfn, gallery, gallery, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setitem(nearest.FAISS_FROM, "cpu", 1)
@@ -662,7 +662,7 @@ def test_a_compressed_evaluation_and_search_share_what_was_learned(tmp_path, emb
     assert json.loads((tmp_path / "run" / "results.json").read_text())["results"] == results[8]
     run(evaluation, "--checkpoint", path, "--reuse", "DATA.ROOT", data, "EMBEDDING.DIM", 8)
 
-    gallery = pictures(tmp_path / "gallery", range(4))
+    gallery = write_images(tmp_path / "gallery", range(4))
     found = find(path, gallery, gallery, tmp_path / "out", "--query-modality", "vis", "EMBEDDING.DIM", "8")
     assert all(found[name][0] == (name, pytest.approx(1, abs=1e-5)) for name in found)
     assert (search.index_folder(tmp_path / "out", gallery, "vis") / "embeddings.bin").stat().st_size == 4 * 8 * 4

@@ -27,22 +27,22 @@ CHANCE = 1 / PEOPLE  # every identity has as many gallery images
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory, whole):
-    """The test people of a data set as the quickstart's: pictures, identities, cameras, file sizes.
+    """The test people of a data set as the quickstart's: images, identities, cameras, file sizes.
 
-    Drawn with half of the pictures by a camera, if not whole: queries are fewer, and each gallery is as large.
+    Drawn with half of the images by a camera, if not whole: queries are fewer, and each gallery is as large.
     """
     root = tmp_path_factory.mktemp("seen") / "set"
     images = {} if whole else {"images_per_camera": 2}
     write_synthetic(root, seed=0, train_identities=2, test_identities=PEOPLE, workers=2, **images)
     records = SYSU(root, name="synthetic").test
     files = [open(record.path, "rb").read() for record in records]
-    pictures = np.stack([np.asarray(Image.open(io.BytesIO(file)), dtype=np.float32) for file in files])
+    images = np.stack([np.asarray(Image.open(io.BytesIO(file)), dtype=np.float32) for file in files])
     sizes = np.array([[len(file)] for file in files], dtype=np.float32)
-    return pictures, np.array([r.identity for r in records]), np.array([r.camera for r in records]), sizes
+    return images, np.array([r.identity for r in records]), np.array([r.camera for r in records]), sizes
 
 
 def rank1(features, identities, cameras):
-    """Infrared searches visible, one picture of each person and camera, camera 3 ignoring camera 2; mean of draws."""
+    """Infrared searches visible, one image of each person and camera, camera 3 ignoring camera 2; mean of draws."""
     query = np.flatnonzero(np.isin(cameras, INFRARED))
     gallery = np.flatnonzero(~np.isin(cameras, INFRARED))
     q, g = features[query], features[gallery]
@@ -65,19 +65,19 @@ def centred(features):
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def flat(pictures):
-    return pictures.reshape(len(pictures), -1)
+def flat(images):
+    return images.reshape(len(images), -1)
 
 
-def color_histograms(pictures):
+def color_histograms(images):
     count = partial(np.histogramdd, bins=(6, 6, 6), range=[(0, 256)] * 3)
-    return np.sqrt([count(picture.reshape(-1, 3))[0].ravel() for picture in pictures])
+    return np.sqrt([count(image.reshape(-1, 3))[0].ravel() for image in images])
 
 
-def border(pictures):
-    inner = np.zeros(pictures.shape[1:3], dtype=bool)
+def border(images):
+    inner = np.zeros(images.shape[1:3], dtype=bool)
     inner[4:-4, 4:-4] = True
-    return pictures[:, ~inner]
+    return images[:, ~inner]
 
 
 LEAKS = {
@@ -96,8 +96,8 @@ LEAKS = {
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_what_needs_no_learning_stays_near_chance(seen, leak):
-    pictures, identities, cameras, _ = seen
-    assert rank1(LEAKS[leak](pictures), identities, cameras) <= 2 * CHANCE
+    images, identities, cameras, _ = seen
+    assert rank1(LEAKS[leak](images), identities, cameras) <= 2 * CHANCE
 
 
 def test_file_sizes_stay_near_chance(seen):
@@ -106,18 +106,18 @@ def test_file_sizes_stay_near_chance(seen):
 
 
 def test_where_edges_are_is_seen_in_both_modalities(seen):
-    """The search can find people, and the pictures show them: shape and pattern do what brightness cannot."""
-    pictures, identities, cameras, _ = seen
-    grey = pictures.mean(axis=3)
+    """The search can find people, and the images show them: shape and pattern do what brightness cannot."""
+    images, identities, cameras, _ = seen
+    grey = images.mean(axis=3)
     edges = np.abs(np.diff(grey, axis=1))[:, :, :-1] + np.abs(np.diff(grey, axis=2))[:, :-1]
     assert rank1(centred(flat(edges)), identities, cameras) >= 2.5 * CHANCE
 
 
-def test_infrared_pictures_have_one_channel_three_times_and_visible_ones_colour(seen):
-    pictures, _, cameras, _ = seen
+def test_infrared_images_have_one_channel_three_times_and_visible_ones_colour(seen):
+    images, _, cameras, _ = seen
     infrared = np.isin(cameras, INFRARED)
-    assert (pictures[infrared] == pictures[infrared][..., :1]).all()
-    assert (np.ptp(pictures[~infrared], axis=3).max(axis=(1, 2)) > 20).all()
+    assert (images[infrared] == images[infrared][..., :1]).all()
+    assert (np.ptp(images[~infrared], axis=3).max(axis=(1, 2)) > 20).all()
 
 
 def test_a_materials_reflectance_knows_nothing_of_its_colour():
@@ -156,14 +156,14 @@ def all_bytes(root):
 def test_the_layout_is_that_of_sysu_and_identities_are_disjoint(tmp_path):
     assert write_synthetic(tmp_path / "set", **SMALL)
     files = set(all_bytes(tmp_path / "set"))
-    pictures = {f"cam{camera}/{identity:04d}/0001.jpg" for camera in range(1, 7) for identity in range(1, 6)}
-    assert files == pictures | {"exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt", MANIFEST}
+    images = {f"cam{camera}/{identity:04d}/0001.jpg" for camera in range(1, 7) for identity in range(1, 6)}
+    assert files == images | {"exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt", MANIFEST}
     lists = [(tmp_path / "set" / "exp" / f"{part}_id.txt").read_text() for part in ("train", "val", "test")]
     assert lists == ["1,2\n", "3\n", "4,5\n"]
     benchmark = SYSU(tmp_path / "set", name="synthetic")
     assert {r.identity for r in benchmark.train} == {1, 2, 3} and {r.identity for r in benchmark.test} == {4, 5}
-    with Image.open(tmp_path / "set" / "cam3" / "0001" / "0001.jpg") as picture:
-        assert picture.size == (16, 32) and picture.mode == "RGB" and not picture.getexif()
+    with Image.open(tmp_path / "set" / "cam3" / "0001" / "0001.jpg") as image:
+        assert image.size == (16, 32) and image.mode == "RGB" and not image.getexif()
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path)
     assert SYSU(tmp_path / "a").fingerprint() != SYSU(tmp_path / "c").fingerprint()
 
 
-def test_no_two_pictures_are_alike_and_padding_hides_every_size():
+def test_no_two_images_are_alike_and_padding_hides_every_size():
     files = [draw_jpeg(0, 1, camera, number, 96, 48) for camera in range(1, 7) for number in (1, 2)]
     assert len(set(files)) == len(files)
     assert all(1024 + 2 * 96 * 48 <= len(file) <= 1024 + 2.5 * 96 * 48 and file.endswith(b"\0") for file in files)

@@ -37,7 +37,7 @@ def test_queries_are_infrared_and_galleries_visible(tmp_path):
             assert len(trial.gallery) == 2 * len(cameras)
 
 
-def test_files_that_are_no_pictures_change_nothing(tmp_path):
+def test_files_that_are_no_images_change_nothing(tmp_path):
     before = SYSU(sysu_tree(tmp_path)).protocol("sysu/all/single-shot/random").trials
     for name in ("Thumbs.db", "._0001.jpg", "0000.jpg.part"):
         text(tmp_path / "cam1" / "0005" / name, "")
@@ -175,7 +175,7 @@ def break_tree(root, how):
     ("no index", "there is no index file .*exp/val_id.txt"),
     ("bad index", "exp/test_id.txt, line 1: 'six' is not an identity number"),
     ("empty index", "exp/test_id.txt is empty"),
-    ("file for folder", "cam2/0006 should be a readable folder of pictures"),
+    ("file for folder", "cam2/0006 should be a readable folder of images"),
     ("no images", "exp/test_id.txt lists identity 77, but .*cam.*0077 has no image"),
     ("one modality", "identity 2 has visible images only .*0002.* and no infrared one"),
     ("overlap", "identities \\[4\\] are both in training and in test"),

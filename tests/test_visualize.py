@@ -1,4 +1,4 @@
-"""Pictures of a run: the ranking shown is the one scored, the maps are what they are called, every network has some."""
+"""Images of a run: the ranking shown is the one scored, the maps are what they are called, every network has some."""
 
 import dataclasses
 import re
@@ -119,8 +119,8 @@ def test_of_equal_queries_the_first_is_the_best_and_it_is_said_how_many_there_ar
 
 
 def test_right_and_wrong_differ_without_colour():
-    picture = Image.new("RGB", (8, 16), "black")
-    frames = [sheet([("", [Cell(picture, frame=frame)])], height=64, width=32) for frame in (RIGHT, WRONG)]
+    image = Image.new("RGB", (8, 16), "black")
+    frames = [sheet([("", [Cell(image, frame=frame)])], height=64, width=32) for frame in (RIGHT, WRONG)]
     for canvas, frame in zip(frames, (RIGHT, WRONG)):
         assert tuple(bytes.fromhex(frame[1:])) in {colour for _, colour in canvas.getcolors(10**4)}
     tick, cross = (np.asarray(canvas.convert("L")) > 220 for canvas in frames)  # the strokes are white

@@ -1,4 +1,4 @@
-"""Small trees in the layouts of SYSU-MM01, RegDB and LLCM, with tiny pictures."""
+"""Small trees in the layouts of SYSU-MM01, RegDB and LLCM, with tiny images."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 SYSU_CAMERAS = (1, 2, 3, 4, 5, 6)
 
 
-def picture(path: Path, seed: int = 0) -> None:
+def write_image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -26,7 +26,7 @@ def sysu_tree(root: Path, train=(1, 2, 3), val=(4,), test=(5, 6), images=2, came
         for identity in (*train, *val, *test):
             for number in range(1, images + 1):
                 path = root / f"cam{camera}" / f"{identity:04d}" / f"{number:04d}.jpg"
-                picture(path, seed=camera * 10_000 + identity * 100 + number)
+                write_image(path, seed=camera * 10_000 + identity * 100 + number)
     return root
 
 
@@ -37,7 +37,7 @@ def regdb_tree(root: Path, split=1, identities=3, images=2) -> Path:
             for label in range(identities):
                 for number in range(images):
                     name = f"{modality.title()}/{part}{label}/{number}.bmp"
-                    picture(root / name, seed=label * 10 + number)
+                    write_image(root / name, seed=label * 10 + number)
                     lines.append(f"{name} {label}")
             text(root / "idx" / f"{part}_{modality}_{split}.txt", "\n".join(lines) + "\n")
     return root
@@ -49,13 +49,13 @@ def llcm_tree(root: Path, train=(1, 2), test=(7, 8, 12), images=2) -> Path:
         for label, identity in enumerate(train):
             for number in range(images):
                 name = f"{modality}/{identity:04d}/{identity:04d}_c03_s{number:03d}_f{number}_{modality}.jpg"
-                picture(root / name)
+                write_image(root / name)
                 lines.append(f"{name} {label}")
         text(root / "idx" / f"train_{modality}.txt", "\n".join(lines) + "\n")
         for camera in (1, 2) if modality == "vis" else (2, 4):
             for identity in test:
                 for number in range(images):
                     name = f"{identity:04d}_c{camera:02d}_s{number:03d}_f{number}_{modality}.jpg"
-                    picture(root / f"test_{modality}" / f"cam{camera}" / f"{identity:04d}" / name)
+                    write_image(root / f"test_{modality}" / f"cam{camera}" / f"{identity:04d}" / name)
     text(root / "idx" / "test_id.txt", ",".join(map(str, test)))
     return root

@@ -1,4 +1,4 @@
-"""Sheets of pictures with captions and frames, drawn with Pillow: rankings (`ranking_sheet`), other grids (`sheet`).
+"""Sheets of images with captions and frames, drawn with Pillow: rankings (`ranking_sheet`), other grids (`sheet`).
 
 Text is in the DejaVu Sans that comes with matplotlib: most alphabets, but no Chinese, Japanese or Korean characters,
 which it shows as boxes. Where matplotlib is broken, Pillow's own font takes its place, which has Latin letters.
@@ -17,7 +17,7 @@ from utils.reporting.drawing import plain_matplotlib
 from utils.output import OutputError, write_or_keep
 
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
-GAP = 10       # pixels between pictures; twice that after a row's label and a ranking's query
+GAP = 10       # pixels between images; twice that after a row's label and a ranking's query
 BORDER = 3     # pixels that a frame is wide
 
 
@@ -26,14 +26,14 @@ class SheetError(ValueError):
 
 
 class Cell(NamedTuple):
-    """A picture of a sheet.
+    """An image of a sheet.
 
-    picture   in RGB; it is resized to the sheet's size
+    image     in RGB; it is resized to the sheet's size
     caption   below it; may have several lines
     frame     a colour, or None for none; RIGHT and WRONG come with a tick and a cross
     """
 
-    picture: Image.Image
+    image: Image.Image
     caption: str = ""
     frame: str | None = None
 
@@ -44,12 +44,12 @@ def ranking_sheet(
     height: int = 128,
     width: int = 64,
 ) -> Image.Image:
-    """A row for each query: its caption, its picture, and what was found, the best first.
+    """A row for each query: its caption, its image, and what was found, the best first.
 
-    rows            (query's picture, its caption, [(picture, caption, frame), ...]); captions may have several lines, a
+    rows            (query's image, its caption, [(image, caption, frame), ...]); captions may have several lines, a
                     frame is RIGHT, WRONG, another colour or None
     title           above the sheet
-    height, width   of each picture, in pixels
+    height, width   of each image, in pixels
     raises          SheetError
     """
     longest = max((len(results) for *_, results in rows), default=0)
@@ -67,12 +67,12 @@ def sheet(
     width: int = 64,
     apart: set[int] = frozenset(),
 ) -> Image.Image:
-    """A grid of pictures.
+    """A grid of images.
 
     rows            (label, cells); None leaves a cell blank
     columns         titles of the columns
     title           above the sheet
-    height, width   of each picture, in pixels
+    height, width   of each image, in pixels
     apart           columns before which the gap is wider
     raises          SheetError
     """
@@ -116,15 +116,15 @@ def sheet(
 
 
 def draw_cell(canvas: Image.Image, cell: Cell, x: int, y: int, height: int, width: int) -> None:
-    """The picture with its upper left corner at (x, y), and its frame around it."""
-    canvas.paste(cell.picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
+    """The image with its upper left corner at (x, y), and its frame around it."""
+    canvas.paste(cell.image.resize((width, height), Image.Resampling.LANCZOS), (x, y))
     if cell.frame is None:
         return
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((x - BORDER, y - BORDER, x + width + BORDER - 1, y + height + BORDER - 1), None, cell.frame, BORDER)
     if cell.frame in (RIGHT, WRONG):
         side = max(12, height // 9)
-        u, v = x + width - side, y  # of the mark: the picture's upper right corner
+        u, v = x + width - side, y  # of the mark: the image's upper right corner
         draw.rectangle((u, v, x + width, v + side), cell.frame)
         strokes = [[(0.2, 0.5), (0.42, 0.75), (0.8, 0.25)]]  # a tick
         if cell.frame == WRONG:
@@ -133,20 +133,20 @@ def draw_cell(canvas: Image.Image, cell: Cell, x: int, y: int, height: int, widt
             draw.line([(u + side * a, v + side * b) for a, b in stroke], "white", max(2, side // 7), "curve")
 
 
-def save(picture: Image.Image, path: Path, quality: int = 75) -> None:
-    """Write the picture whole or not at all, in the format that the file's suffix names.
+def save(image: Image.Image, path: Path, quality: int = 75) -> None:
+    """Write the image whole or not at all, in the format that the file's suffix names.
 
     quality   of a JPEG
-    raises    SheetError, which says where the picture is kept if it cannot be written there
+    raises    SheetError, which says where the image is kept if it cannot be written there
     """
     file = io.BytesIO()
     try:
-        picture.save(file, format_of(path), quality=quality)
+        image.save(file, format_of(path), quality=quality)
         write_or_keep({path: file.getvalue()})
     except OutputError as error:
         raise SheetError(str(error)) from None
     except (OSError, ValueError) as error:  # of the format: JPEG has 65,535 pixels on a side at most
-        raise SheetError(f"{path} cannot be written ({error}); choose another format, or fewer pictures") from None
+        raise SheetError(f"{path} cannot be written ({error}); choose another format, or fewer images") from None
 
 
 def format_of(path: Path) -> str:
@@ -156,7 +156,7 @@ def format_of(path: Path) -> str:
     """
     name = Image.registered_extensions().get(path.suffix.lower())
     if name not in Image.SAVE:
-        raise SheetError(f"{path} cannot be written (no format of pictures has its suffix); name it .png or .jpg")
+        raise SheetError(f"{path} cannot be written (no format of images has its suffix); name it .png or .jpg")
     return name
 
 
