@@ -27,7 +27,7 @@ def pytest_configure(config):
     from hypothesis import settings
 
     # No deadline: a busy machine takes longer, which is no error. The same examples each time.
-    examples = 300 if config.getoption("--all") else 25
+    examples = 100 if config.getoption("--all") else 25
     settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=examples)
     settings.load_profile("tests")
 

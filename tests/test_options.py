@@ -166,7 +166,7 @@ def inside(declared):
 def test_what_is_outside_is_refused_with_option_value_allowed_values_and_who_set_it(key, whole):
     declared = DECLARED[key]
 
-    @settings(max_examples=300 if whole else 15)
+    @settings(max_examples=100 if whole else 15)
     @given(outside(declared))
     def refused(value):
         with pytest.raises(ConfigError) as error:
@@ -195,7 +195,7 @@ def configured(values):
 
 
 def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
-    @settings(max_examples=300 if whole else 5)
+    @settings(max_examples=100 if whole else 5)
     @given(st.fixed_dictionaries({key: inside(declared) for key, declared in OPTIONS.items()}))
     def taken(values):
         cfg = configured(values)
@@ -210,7 +210,7 @@ def test_what_is_inside_is_taken_and_comes_back_from_a_dump(whole):
 
 @pytest.mark.parametrize("key", SHORTHANDS)
 def test_any_allowed_value_of_a_short_option_leaves_pipelines(key, whole):
-    @settings(max_examples=300 if whole else 10)
+    @settings(max_examples=100 if whole else 10)
     @given(inside(SHORTHANDS[key].option), st.sampled_from(sorted(MODELS)))
     def taken(value, method):
         cfg = load_config(f"configs/methods/{method}.yaml").clone()

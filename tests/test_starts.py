@@ -201,7 +201,8 @@ def start_of(name: str, state: dict[str, Tensor]) -> Start:
 def networks(whole) -> dict[str, dict[str, Tensor]]:
     """By configuration: parameters and buffers of the untrained network.
 
-    They are thin unless the tests run whole, and all but the first small; the same rules are asked for.
+    They are thin, and all but the first small; the same rules are asked for. Those of SYSU-MM01 have their full width
+    where the tests run whole.
     """
     torch.manual_seed(0)
     files = sorted((ROOT / "configs").glob("*.yaml"), key=lambda file: (file.stem != "sysu_cmfn", file.stem))
@@ -212,13 +213,14 @@ def networks(whole) -> dict[str, dict[str, Tensor]]:
     found, built = {}, set()
     for name, options in asked:
         file = ROOT / "configs" / f"{name}.yaml"
-        small = small_trunk(load_config(file).MODEL.NAME) if found and not whole else []
+        wide = whole and name.startswith("sysu") and not options
+        small = small_trunk(load_config(file).MODEL.NAME) if found and not wide else []
         options = ["MODEL.PRETRAINED", "none", *small, *options]
         cfg = load_config(file, options)
         model_options = cfg.MODEL
         if str(model_options) not in built:
             built.add(str(model_options))
-            with contextlib.nullcontext() if whole else all_thin():
+            with contextlib.nullcontext() if wide else all_thin():
                 model = build_network(cfg, classes=395)
             parts = (*model.named_parameters(), *model.named_buffers())
             found[" ".join([name, *options])] = {part: values.detach() for part, values in parts}

@@ -42,7 +42,7 @@ def trainer(data, run, resume=False, **options):
 def train(data, run, epochs):
     torch.set_num_threads(1)
     with thin():
-        trainer(data, run, resume=True, **{"SOLVER.EPOCHS": str(epochs)}).run()
+        trainer(data, run, resume=True, **PLAIN, **{"SOLVER.EPOCHS": str(epochs)}).run()
 
 
 def test_curves_are_drawn_while_it_trains_and_cost_nothing_but_a_warning(data, tmp_path, monkeypatch):
