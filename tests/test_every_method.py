@@ -1,6 +1,8 @@
-"""Each method's small config, as shipped, through every program: training, test, tables, costs, pictures, search."""
+"""Each method's small config through every program: training, test, tables, costs, pictures, search.
 
-import contextlib
+Its network is thin: what is done with it is the same.
+"""
+
 import csv
 import json
 
@@ -9,7 +11,6 @@ import torch
 from PIL import Image
 from programs import run as program
 from shared import METHODS, SMALL, copy_of
-from thin import thin as thin_network
 
 import benchmark_training
 from configs.load import is_read, load_config
@@ -18,13 +19,6 @@ from configs.load import is_read, load_config
 SAMPLED = ("quickstart_base", "quickstart")  # the plainest and the one of most parts
 
 pytestmark = pytest.mark.usefixtures("thin")
-
-
-@pytest.fixture(scope="module")
-def thin(whole):
-    """With --all, the networks are those that the configs ask for."""
-    with contextlib.nullcontext() if whole else thin_network():
-        yield
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -84,7 +78,7 @@ def test_its_row_of_the_comparison_table(run, method, tmp_path):
         rows = [row for row in csv.DictReader(file) if row["source"] == "measured here"]
     assert [row["method"] for row in rows] == [METHODS[method].title] * len(METHODS[method].weightings)
     for row, weighting in zip(rows, METHODS[method].weightings):
-        assert f"weighting {weighting}" in row["note"] 
+        assert f"weighting {weighting}" in row["note"]
         assert ("MODEL.BACKBONE resnet18" in row["note"]) == is_read("MODEL.BACKBONE", saved["config"]["MODEL"]["NAME"])
         assert ("MODEL.NON_LOCAL none" in row["note"]) == (method == "quickstart_base")
 
@@ -103,7 +97,7 @@ def test_its_ablation(run, method, shared_data, tmp_path):
 
 
 @pytest.mark.usefixtures("sampled")
-def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path, whole):
+def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_path):
     copy_of(run, tmp_path / method / "seed0")
     program("scripts/compare_methods.py", "--configs", f"configs/{method}.yaml", "--reference", method, "--seeds", "0",
             "--rounds", "1", "--output", tmp_path, *SMALL, "DATA.ROOT", shared_data, drawn=False)
@@ -111,8 +105,7 @@ def test_its_line_among_the_methods_and_its_costs(run, method, shared_data, tmp_
     assert content["cells"]["Config"] == method and f"step / {method}" in content["cells"]
     assert content["cells"]["Embedding"].startswith(METHODS[method].weightings[0])
     assert content["cost"]["images"] == METHODS[method].showings * 2 * 2  # showings, identities, images of each
-    wide = whole and method != "quickstart_pmt"  # of a thin network, and of its transformer, it is a tenth
-    assert content["cost"]["operations"] > (1e8 if wide else 1e7)
+    assert content["cost"]["operations"] > 1e7
     # No peak: this process had its memory before. tests/test_compare_methods.py looks at that of one of its own.
 
 
