@@ -31,6 +31,7 @@ class Option:
     from_start    the schedule's first epoch is 0
     one_of        the only values, or the only words in a list
     form          of a text: a regular expression for all of it, and what it allows in words
+    goes_with     another option's key, and the values of that one with which this one is read: (key, value, ...)
     """
 
     default: bool | int | float | str | list
@@ -43,6 +44,7 @@ class Option:
     from_start: bool = False
     one_of: tuple = ()
     form: tuple[str, str] | None = None
+    goes_with: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -65,18 +65,21 @@ _C.SOLVER.SYNC_BN = option(False, "batch norm over all processes' images instead
 _C.SOLVER.BASE_LR = option(0.1, "learning rate of neck and classifier", at_least=0)
 _C.SOLVER.BACKBONE_LR_FACTOR = option(0.1, "everything else learns at this fraction of it", at_least=0, at_most=100)
 _C.SOLVER.OPTIMIZER = option("sgd", "sgd, adam (decay added to the gradient) or adamw", one_of=("sgd", "adam", "adamw"))
-_C.SOLVER.MOMENTUM = option(0.9, "of SGD with Nesterov's rule", above=0, below=1)
+_C.SOLVER.MOMENTUM = option(0.9, "of SGD with Nesterov's rule", above=0, below=1, goes_with=("SOLVER.OPTIMIZER", "sgd"))
 _C.SOLVER.WEIGHT_DECAY = option(5e-4, "on every trained parameter", at_least=0, at_most=1)
 _C.SOLVER.SCHEDULE = option("steps", "of the rate by epoch, after the warm-up; line: LR_POINTS, without one",
                             one_of=("steps", "cosine", "line"))
-_C.SOLVER.WARMUP_EPOCHS = option(10, "epoch e < this: rate × (e + 1) / this", at_least=0, at_most=MOST_EPOCHS)
-_C.SOLVER.LR_STEPS = option([[20, 0.1], [80, 0.01]], "[first epoch, factor from then on]", at_least=0, at_most=100)
+_C.SOLVER.WARMUP_EPOCHS = option(10, "epoch e < this: rate × (e + 1) / this", at_least=0, at_most=MOST_EPOCHS,
+                                 goes_with=("SOLVER.SCHEDULE", "steps", "cosine"))
+_C.SOLVER.LR_STEPS = option([[20, 0.1], [80, 0.01]], "[first epoch, factor from then on]", at_least=0, at_most=100,
+                            goes_with=("SOLVER.SCHEDULE", "steps"))
 _C.SOLVER.LR_POINTS = option([[0, 1.0]], "of line: [epoch, factor], joined by straight lines",
-                             at_least=0, at_most=100, from_start=True)
+                             at_least=0, at_most=100, from_start=True, goes_with=("SOLVER.SCHEDULE", "line"))
 _C.SOLVER.RATE_BY = option("epoch", "one rate for each epoch, or update: on a straight line to the next epoch's; "
                            "update_before: each update has that of the one before, the first that of the last",
                            one_of=("epoch", "update", "update_before"))
-_C.SOLVER.LOWEST_LR = option(0.0, "of cosine: the rate from which it warms up and at which it ends", at_least=0)
+_C.SOLVER.LOWEST_LR = option(0.0, "of cosine: the rate from which it warms up and at which it ends", at_least=0,
+                              goes_with=("SOLVER.SCHEDULE", "cosine"))
 _C.SOLVER.PRECISION = option("float32", "bfloat16 and float16 are autocast; losses are float32 always",
                              one_of=("float32", "bfloat16", "float16"))
 _C.SOLVER.LOG_PERIOD = option(10, "steps between updates of the progress bar", at_least=1, at_most=1_000_000)

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from common.options import parse
 from configs.defaults import OPTIONS, OWNERS, get_defaults
 from configs.shorthands import SHORTHANDS
+from data.transforms import read_step
 
 DECLARED = OPTIONS | {key: short.option for key, short in SHORTHANDS.items()}  # whatever may be set, by key
 METHODS = {*itertools.chain(*OWNERS.values())}
@@ -47,6 +48,7 @@ def load_config(file: str | Path | None = None, overrides: list[str] = (), base:
         set_option(cfg, key, parse(text), source="the command line")
     for key in overrides[::2]:
         check_owner(key, cfg.MODEL.NAME, "the command line")
+        check_effect(key, cfg, "the command line")  # a file may have all that its method has
     for key in files:
         if not is_read(key, cfg.MODEL.NAME):
             set_option(cfg, key, OPTIONS[key].default, source="the defaults")
@@ -88,6 +90,25 @@ def check_owner(key: str, method: str, source: str) -> None:
         raise ConfigError(
             f"{source} sets {key}, which {method} does not read; it is an option of {', '.join(sorted(OWNERS[key]))}"
         )
+
+
+def check_effect(key: str, cfg: CfgNode, source: str) -> None:
+    """
+    raises   ConfigError where nothing reads the option, with what the others are
+    """
+    if key in SHORTHANDS:
+        step = SHORTHANDS[key].step
+        views = [*cfg.DATA.VISIBLE, *cfg.DATA.INFRARED]
+        if step and not any(read_step(each)[0] == step for view in views for each in view):
+            raise ConfigError(f"{source} sets {key}, which changes nothing: no view has the step {step}")
+    elif DECLARED[key].goes_with:
+        other, *values = DECLARED[key].goes_with
+        found = dict(flatten(cfg))[other]
+        if found not in values:
+            raise ConfigError(
+                f"{source} sets {key}, which changes nothing: it goes with {other} {' or '.join(values)}, "
+                f"and that is {found}"
+            )
 
 
 def as_yaml(cfg: CfgNode) -> str:

@@ -20,6 +20,7 @@ CHOICE = tuple(STEPS["one_of"].numbers["steps"].default)
 class Shorthand(NamedTuple):
     option: Option  # its values; the default is that of no method
     apply: Callable[[CfgNode, object], None]  # to the DATA section
+    step: str = ""  # the one that it changes, where it adds none
 
 
 def in_all_views(data: CfgNode, change: Callable[[list], list]) -> None:
@@ -90,8 +91,8 @@ SHORTHANDS = {
     "DATA.JITTER": Shorthand(option(True, "colour jitter, or none"), jitter),
     "DATA.GREY": Shorthand(option(0.5, "p of grey; 0: no such step", at_least=0, at_most=1), grey),
     "DATA.ERASING": Shorthand(option(0.5, "p of erase; 0: no such step", at_least=0, at_most=1), erasing),
-    "DATA.ERASING_AREA": Shorthand(ERASE["area"], erasing_number("area")),
-    "DATA.ERASING_FILL": Shorthand(ERASE["fill"], erasing_number("fill")),
+    "DATA.ERASING_AREA": Shorthand(ERASE["area"], erasing_number("area"), "erase"),
+    "DATA.ERASING_FILL": Shorthand(ERASE["fill"], erasing_number("fill"), "erase"),
     "DATA.ONE_OF": Shorthand(
         option([], "visible images get one of these steps, with their usual numbers; []: none", one_of=CHOICE), one_of,
     ),

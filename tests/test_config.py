@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -501,7 +502,29 @@ def test_short_options_add_a_step_where_it_belongs():
     added = ["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"p": 0.4}}]
     words = ["DATA.ERASING", "0.4", "DATA.GREY", "0.5", "DATA.JITTER", "true"]
     assert views_of("sysu_agw", *words) == ([added], [added])
-    assert views_of("sysu_agw", "DATA.ERASING_AREA", "[0.1, 0.3]") == ([plain], [plain])  # nothing is erased
+
+
+@pytest.mark.parametrize("words, why", [
+    (["DATA.ERASING_AREA", "[0.1, 0.3]"], "DATA.ERASING_AREA, which changes nothing: no view has the step erase"),
+    (["SOLVER.OPTIMIZER", "adam", "SOLVER.MOMENTUM", "0.8"],
+     "SOLVER.MOMENTUM, which changes nothing: it goes with SOLVER.OPTIMIZER sgd, and that is adam"),
+    (["SOLVER.LR_STEPS", "[[5, 0.1]]", "SOLVER.SCHEDULE", "cosine"],
+     "SOLVER.LR_STEPS, which changes nothing: it goes with SOLVER.SCHEDULE steps, and that is cosine"),
+    (["SOLVER.SCHEDULE", "line", "SOLVER.WARMUP_EPOCHS", "3"],
+     "SOLVER.WARMUP_EPOCHS, which changes nothing: it goes with SOLVER.SCHEDULE steps or cosine, and that is line"),
+    (["SOLVER.LR_POINTS", "[[0, 0.1]]"], "it goes with SOLVER.SCHEDULE line, and that is steps"),
+    (["SOLVER.LOWEST_LR", "1e-6"], "it goes with SOLVER.SCHEDULE cosine, and that is steps"),
+])
+def test_an_option_that_changes_nothing_is_refused_on_the_command_line(words, why):
+    with pytest.raises(ConfigError, match=f"the command line sets .*{re.escape(why)}"):
+        load_config(CONFIGS / "sysu_agw.yaml", words)
+
+
+def test_a_file_may_have_options_that_change_nothing(tmp_path):
+    """Such as a whole configuration, written out."""
+    cfg = load_config(CONFIGS / "sysu_agw.yaml")
+    (tmp_path / "mine.yaml").write_text(as_yaml(cfg))
+    assert load_config(tmp_path / "mine.yaml") == cfg
 
 
 def test_short_options_keep_what_a_step_says_besides():
