@@ -71,7 +71,9 @@ def test_evaluation_matches(method, whole):
     check_float32(model, images, stored)
 
 
-@pytest.mark.parametrize("method", ["agw", "caj", BASE])
+@pytest.mark.parametrize("method", [
+    pytest.param("agw", marks=pytest.mark.long), "caj", BASE,  # whose losses and network hold those of the others
+])
 def test_training_matches(method):
     model, cfg = filled(method)
     stored, seen = np.load(DATA / f"train_{method}.npz"), watch(model.train())

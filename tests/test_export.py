@@ -93,12 +93,8 @@ def written(shared, short):
 
 
 def usual(files):
-    """By default ONNX of AGW, the smallest network, and TorchScript of all; with --all every one."""
-    return [
-        file if file[:2] == ("agw", "onnx") or file[1] == "torchscript"
-        else pytest.param(*file, marks=pytest.mark.long)
-        for file in files
-    ]
+    """By default TorchScript, which is soon made, with --all every format."""
+    return [file if file[1] == "torchscript" else pytest.param(*file, marks=pytest.mark.long) for file in files]
 
 
 def exported(name, kind, modality, path):
@@ -232,6 +228,7 @@ def test_the_example_runs_without_this_repository(name, kind, modality, written,
     assert float(done.stdout.removeprefix("similarity: ")) == pytest.approx((day @ night.T).item(), abs=2e-4)
 
 
+@pytest.mark.long
 def test_the_free_dimension_has_a_name(written):
     session = onnxruntime.InferenceSession(written("agw", "onnx", "both")[0], providers=["CPUExecutionProvider"])
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}

@@ -94,6 +94,7 @@ def check_losses(stored, prefix, terms):
             assert term.item() / weights[name] == pytest.approx(alone, rel=1e-6)
 
 
+@pytest.mark.long
 def test_two_training_steps_match(theirs):
     """Running means that move before they are used, gradients, and what Adam makes of them."""
     model, cfg = filled(theirs)
