@@ -7,6 +7,7 @@ from pathlib import Path
 
 import locks
 import pytest
+import yaml
 from programs import run
 from shells import Shell
 from thin import SHORT
@@ -17,7 +18,7 @@ from configs.load import flatten
 from data.synthetic import write_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 OPTIONS = {key for key, _ in flatten(get_defaults())}
 EXTERNAL = re.compile(r"sysu|regdb|llcm|RegDB|LLCM")  # the real data sets
@@ -47,6 +48,14 @@ def test_links_lead_somewhere(page):
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= {*citation}
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
+    title, = re.findall(r"title  = {CMFN: (.*)}", README)
+    assert citation["title"].lower() == title
 
 
 @pytest.mark.parametrize("command", commands())
