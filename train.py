@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
-    build_loss, build_network, cached_images, check_together, less_memory, train_batches, train_loader,
+    build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches, train_loader,
 )
 from assembly.trained import check_same_run
 from assembly.update import NonFiniteTerms, Update
@@ -36,6 +36,7 @@ from utils.lock import only_one
 from utils.output import require_folder, write_atomically
 from utils.reporting.report import only_a_warning, write_curves
 from utils.training.checkpoint import CheckpointError, load_weights
+from utils.training.compiling import compile_training_pass
 from utils.training.distributed import Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
 from utils.training.optimizer import kept_per_parameter, part_of_epoch
@@ -63,7 +64,7 @@ class Trainer:
         start_log(self.folder, ranks.first)
         if ranks.first:
             write_atomically(self.folder / "config.yaml", as_yaml(cfg))
-        select_algorithms(cfg.DETERMINISTIC)
+        select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
 
         self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
         LOG.info("%s", self.benchmark.summary())
@@ -80,7 +81,8 @@ class Trainer:
         model = build_network(cfg, len(self.batches.identities), pretrained=saved is None)
         if cfg.SOLVER.SYNC_BN:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device, memory_format=layout_of(cfg))
+        self.compiled = cfg.SOLVER.COMPILE != "none" and compile_training_pass(self.model, cfg.SOLVER.COMPILE, device)
         self.update = Update(cfg, self.model, build_loss(cfg), device, ranks)
 
         # "figures" are those of the last epoch where it is trained, but not validated yet.
@@ -158,8 +160,11 @@ class Trainer:
         for step in steps:
             self.update.set_rate(epoch, part_of_epoch(step, announced, self.cfg.SOLVER))
             with memory_advice(advice):
-                batches = [next(loader) for _ in range(min(each, left))]
+                batches, read = [next(loader) for _ in range(min(each, left))], time.perf_counter()
                 terms, stopping = self.step(batches, epoch, step, bool(stop))
+            if self.compiled:
+                LOG.info("the first update took %.1f s, in which the network was compiled", time.perf_counter() - read)
+                self.compiled = False
             if epoch == step == 0:  # for scripts/compare_with_log.py
                 LOG.info("first update: %s", as_text(terms))
             left -= len(batches)

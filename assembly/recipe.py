@@ -30,6 +30,11 @@ def check_together(cfg, device: torch.device) -> None:
     check_sizes(cfg.DATA)
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
         raise ConfigError("SOLVER.SYNC_BN works on CUDA devices only; set it to false")
+    if cfg.SOLVER.COMPILE != "none" and cfg.MODEL.RECOMPUTE:
+        raise ConfigError(
+            f"SOLVER.COMPILE is {cfg.SOLVER.COMPILE}, and MODEL.RECOMPUTE {cfg.MODEL.RECOMPUTE}: a compiled network "
+            'computes no parts again; set SOLVER.COMPILE to none, or MODEL.RECOMPUTE to "[]"'
+        )
     if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA and cfg.SOLVER.VALIDATION_IDS:
         raise ConfigError(
             f"SOLVER.VALIDATION_IDS is {cfg.SOLVER.VALIDATION_IDS}, and SOLVER.CHOOSE_BEST_ON_TEST_DATA true: the best "
@@ -138,6 +143,11 @@ def build_loss(cfg) -> nn.Module:
 def image_size(cfg) -> tuple[int, int]:
     """Height and width in pixels."""
     return cfg.DATA.HEIGHT, cfg.DATA.WIDTH
+
+
+def layout_of(cfg) -> torch.memory_format:
+    """In which a training holds its weights, images and maps."""
+    return torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
 
 
 def streams_of(cfg) -> int:

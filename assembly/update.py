@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from assembly.recipe import layout_of
 from common.batch import Batch
 from losses.labels import full_precision
 from utils.training.distributed import Ranks, gather_rows, sum_over_ranks
@@ -33,7 +34,7 @@ class Update:
 
     def __init__(self, cfg, model: nn.Module, total: nn.Module, device: torch.device, ranks: Ranks = Ranks()):
         self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
-        solver = cfg.SOLVER
+        solver, self.layout = cfg.SOLVER, layout_of(cfg)
         self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16")
         self.buffers = [b for b in model.buffers() if b.is_floating_point()]
@@ -65,9 +66,11 @@ class Update:
         torch._foreach_copy_(self.buffers_before, self.buffers)
         self.model.before_update(epoch)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.cfg.SOLVER.COMPILE == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # what the last update's graphs hold may be written over
         dtype, sums = AUTOCAST[self.cfg.SOLVER.PRECISION], 0.0
         for i, batch in enumerate(batches):
-            batch, last = batch.to(self.device), i + 1 == len(batches)
+            batch, last = batch.to(self.device, self.layout), i + 1 == len(batches)
             seed_step(self.cfg.SEED, epoch, step * self.cfg.SOLVER.ACCUMULATION + i, self.ranks.rank)
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with torch.autocast(self.device.type, dtype, enabled=dtype is not None):

@@ -82,6 +82,11 @@ _C.SOLVER.LOWEST_LR = option(0.0, "of cosine: the rate from which it warms up an
                               goes_with=("SOLVER.SCHEDULE", "cosine"))
 _C.SOLVER.PRECISION = option("float32", "bfloat16 and float16 are autocast; losses are float32 always",
                              one_of=("float32", "bfloat16", "float16"))
+_C.SOLVER.TF32 = option("convolutions", "on CUDA, which float32 products are rounded to TF32, of three digits and fast",
+                        one_of=("none", "convolutions", "all"))
+_C.SOLVER.CHANNELS_LAST = option(True, "images and maps lie in memory with their channels together")
+_C.SOLVER.COMPILE = option("none", "torch.compile of the training pass; reduce-overhead: with CUDA graphs",
+                           one_of=("none", "default", "reduce-overhead"))
 _C.SOLVER.LOG_PERIOD = option(10, "steps between updates of the progress bar", at_least=1, at_most=1_000_000)
 _C.SOLVER.VALIDATION_IDS = option(0, "training identities held out to choose the best epoch; 0: the last one counts",
                                   at_least=0, at_most=100_000)

@@ -40,7 +40,7 @@ class Training:
 
     def __init__(self, cfg: CfgNode, device: torch.device):
         check_together(cfg, device)
-        select_algorithms(cfg.DETERMINISTIC)
+        select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
         self.cfg, self.device = cfg, device
         benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
         records, _ = hold_out(benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)

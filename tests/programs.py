@@ -120,6 +120,7 @@ def left_as_found() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     fastest, threads, dtype = torch.backends.cudnn.benchmark, torch.get_num_threads(), torch.get_default_dtype()
     flash, lean = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+    in_tf32, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     log.handlers = []
     try:
@@ -137,7 +138,8 @@ def left_as_found() -> Iterator[None]:
         for number, handler in signals.items():
             signal.signal(number, handler)
         torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = fastest
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = fastest, in_tf32
+        torch.set_float32_matmul_precision(products)
         torch.backends.cuda.enable_flash_sdp(flash)
         torch.backends.cuda.enable_mem_efficient_sdp(lean)
         torch.set_num_threads(threads)

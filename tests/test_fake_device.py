@@ -274,7 +274,7 @@ def test_a_training_step(method, device, precision, copies, monkeypatch, whole):
     device = {"cuda": CUDA, "cpu": CPU}[device]
     cfg = configured(
         f"sysu_{method}", "SOLVER.PRECISION", precision, "SOLVER.ACCUMULATION", "2" if method == "agw" else "1",
-        "MODEL.RECOMPUTE", repr([*MODELS[method].parts[-1:]]),
+        "MODEL.RECOMPUTE", repr([*MODELS[method].parts[-1:]]), "SOLVER.CHANNELS_LAST", str(method != "agw"),
     )
     backwards = []
     with faked(cfg, device) as model:

@@ -66,10 +66,15 @@ def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
     torch.manual_seed((number + rank * 0x9E3779B97F4A7C15) % 2**63)  # other processes draw otherwise
 
 
-def select_algorithms(deterministic: bool) -> None:
-    """DETERMINISTIC: those that give the same bits each time, or an error; otherwise the fastest ones."""
+def select_algorithms(deterministic: bool, tf32: str = "convolutions") -> None:
+    """
+    deterministic   those that give the same bits each time, or an error; otherwise the fastest ones
+    tf32            SOLVER.TF32
+    """
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = tf32 != "none"
+    torch.set_float32_matmul_precision("high" if tf32 == "all" else "highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.backends.cuda.enable_flash_sdp(False)  # their backward passes add in any order
