@@ -7,13 +7,13 @@
     python scripts/benchmark_training.py --profile --settings float32       # the operators that take longest
     python scripts/benchmark_training.py --quick                # a minute, to see it run
 
-A setting is float32 or bfloat16 (autocast), with +channels_last, +recompute (parts of the network computed again in the
-backward pass, MODEL.RECOMPUTE) or +compile. Images are drawn; "data" is taking a batch and bringing it to the device in
-the wanted layout: reading and augmenting images has a benchmark of its own. Each row is measured in its own process.
+A setting is float32, tf32 (all products in TF32), bfloat16 or float16 (autocast), with +channels_last, +recompute
+(parts of the network computed again in the backward pass, MODEL.RECOMPUTE) or +compile. Images are drawn; "data" is
+taking a batch and bringing it to the device in the wanted layout: reading and augmenting images has a benchmark of its
+own. Each row is measured in its own process.
 """
 
 import argparse
-import itertools
 import json
 import math
 import subprocess
@@ -28,10 +28,6 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 from yacs.config import CfgNode
 
 from configs.load import ConfigError, is_read, load_config  # noqa: E402
@@ -39,101 +35,35 @@ from assembly.literal_network import make_literal, make_literal_optimizer  # noq
 from models.build import class_of  # noqa: E402
 from models.parts.mfa import ImageSizeError  # noqa: E402
 from models.network import MethodError  # noqa: E402
-from assembly.recipe import build_loss, build_network, image_size, streams_of  # noqa: E402
-from assembly.update import AUTOCAST  # noqa: E402
-from common.batch import Batch, Kind, Output, Stream  # noqa: E402
-from data.sampler import SAMPLERS  # noqa: E402
+from assembly.recipe import build_loss, build_network, streams_of  # noqa: E402
+from assembly.timed_step import (  # noqa: E402
+    EXTRAS, PHASES, PRECISIONS, RECOMPUTE, TimedStep, plain_network, products_as,
+)
 from utils.arguments import count  # noqa: E402
-from utils.measure import Clock, operations, peak_memory, resident  # noqa: E402
-from utils.training.optimizer import build_optimizer, rate_at  # noqa: E402
+from utils.measure import operations, peak_memory, resident  # noqa: E402
 from utils.training.run import DeviceError, select_device  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
 
-PHASES = ("data", "forward", "losses", "backward", "optimiser")
 NETWORKS = ("plain", "literal", "method")
-PRECISIONS, EXTRAS = ("float32", "bfloat16"), ("channels_last", "recompute", "compile")
-RECOMPUTE = ("early", "hce", "mfa", "blocks")  # those of them that the method has, unless others are named
 
 
-class Plain(nn.Module):
-    """A library's own network (`Network.plain`) and cross entropy, on the same images."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(batch.rows, logits=self.network(batch.images())[None])
-
-    def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
-        return [{"params": [*self.parameters()], "base_lr": base_lr * factor}]
-
-    @staticmethod
-    def loss(output: Output, _epoch: int) -> dict[str, Tensor]:
-        return {"id": F.cross_entropy(output.logits[0].float(), output.labels)}
-
-
-class Training:
-    """One network in one setting, ready to take the steps that train.py takes."""
+class Training(TimedStep):
+    """One network in one setting, as the command line describes it."""
 
     def __init__(self, network: str, setting: str, options: argparse.Namespace):
-        precision, *extras = setting.split("+")
-        cfg = configuration(setting, options)
-        self.device = select_device(options.device)
-        self.dtype = AUTOCAST[precision]
-        self.layout = torch.channels_last if "channels_last" in extras else torch.contiguous_format
+        cfg, device = configuration(setting, options), select_device(options.device)
         torch.manual_seed(0)
         if network == "plain":
-            model = Plain(class_of(cfg.MODEL).plain(cfg.MODEL, options.classes, image_size(cfg)))
-            self.criterion = model.loss
+            model = plain_network(cfg, options.classes)
+            criterion = model.loss
         else:
-            model, self.criterion = build_network(cfg, options.classes), build_loss(cfg)
+            model, criterion = build_network(cfg, options.classes), build_loss(cfg)
         if network == "literal":
             make_literal(model)
-            make_literal(self.criterion)
-        self.model = model.to(self.device, memory_format=self.layout).train()
-        groups = self.model.parameter_groups(cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_LR_FACTOR)
-        self.optimizer = build_optimizer(groups, cfg.SOLVER)
+            make_literal(criterion)
+        super().__init__(model, criterion, cfg, setting, device, options.identities, options.images)
         if network == "literal":
             make_literal_optimizer(self.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(group["base_lr"], 0, cfg.SOLVER)
-        if "compile" in extras:
-            self.model.compile()
-
-        labels = torch.arange(options.identities).repeat_interleave(options.images)
-        kinds = [Kind(False, i) for i in range(len(cfg.DATA.VISIBLE))]
-        kinds += [Kind(True, i) for i in range(len(cfg.DATA.INFRARED))]
-        size = 3, cfg.DATA.HEIGHT, cfg.DATA.WIDTH
-        parts = [labels[::2], labels[1::2]] if SAMPLERS[cfg.SOLVER.SAMPLER].blind else [labels, labels]
-        batches = [
-            Batch([
-                Stream(torch.randn(len(part), *size), part, kind)
-                for kind in kinds for part in [parts[kind.infrared]]
-            ]) for _ in range(2)
-        ]
-        if self.device.type == "cuda":
-            batches = [batch.pin_memory() for batch in batches]
-        self.batches = itertools.cycle(batches)
-        # The first steps allocate, choose algorithms and compile.
-        self.warm_up = 3 if self.device.type == "cuda" or "compile" in extras else 1
-
-    def step(self) -> list[float]:
-        """Seconds of each of PHASES."""
-        clock = Clock(self.device)
-        batch = next(self.batches).to(self.device, self.layout)
-        clock.mark()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(batch)
-        clock.mark()
-        self.loss = sum(self.criterion(output, 0).values())
-        clock.mark()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss.backward()
-        clock.mark()
-        self.optimizer.step()
-        clock.mark()
-        return clock.durations()
 
 
 def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
@@ -164,8 +94,9 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
     Peak memory is what the device allocated or, on the CPU, the process's resident memory beyond the libraries'.
     """
     before = resident("VmRSS")
-    training = Training(network, setting, options)
-    steps = [training.step() for _ in range(training.warm_up + options.steps)][training.warm_up:]
+    with products_as(setting):
+        training = Training(network, setting, options)
+        steps = [training.step() for _ in range(training.warm_up + options.steps)][training.warm_up:]
     if not training.loss.isfinite():
         raise FloatingPointError(f"the loss in {setting} became {training.loss.item()}")
     on_cuda = training.device.type == "cuda"
@@ -181,22 +112,16 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
 
 def top_operators(network: str, setting: str, options: argparse.Namespace, lines: int = 25) -> str:
     """A table of the operators, by the shapes they work on, that take most of one step by their own time."""
-    training = Training(network, setting, options)
-    for _ in range(training.warm_up):
-        training.step()
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (training.device.type == "cuda")
-    with profile(activities=activities, record_shapes=True) as profiler:
-        training.step()
-    kind = "self_device_time_total" if training.device.type == "cuda" else "self_cpu_time_total"
-    # Kernels are listed once more beside the operators that launched them, as events of the device: those are left out.
-    events = [e for e in profiler.key_averages(group_by_input_shape=True) if e.device_type == DeviceType.CPU]
-    events.sort(key=lambda event: -getattr(event, kind))
-    total = sum(getattr(event, kind) for event in events)
-    table = [f"{name_of(network, configuration(setting, options))}, {setting}: {total / 1e3:.1f} ms in all"]
+    with products_as(setting):
+        training = Training(network, setting, options)
+        for _ in range(training.warm_up):
+            training.step()
+        operators = training.operators()
+    total = sum(operator.seconds for operator in operators)
+    table = [f"{name_of(network, configuration(setting, options))}, {setting}: {1e3 * total:.1f} ms in all"]
     table.append(f"{'ms':>10s}{'%':>7s}{'calls':>7s}  operator")
-    for event in events[:lines]:
-        duration, shapes = getattr(event, kind), " ".join(str(s).replace(" ", "") for s in event.input_shapes if s)
-        table.append(f"{duration / 1e3:10.1f}{100 * duration / total:7.1f}{event.count:7d}  {event.key}  {shapes[:90]}")
+    for seconds, calls, name, shapes in operators[:lines]:
+        table.append(f"{1e3 * seconds:10.1f}{100 * seconds / total:7.1f}{calls:7d}  {name}  {shapes[:90]}")
     return "\n".join(table)
 
 
@@ -263,7 +188,7 @@ def setting_of(text: str) -> str:
     precision, *extras = text.split("+")
     if precision not in PRECISIONS or not set(extras) <= set(EXTRAS):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no setting: it is {' or '.join(PRECISIONS)}, then +{', +'.join(EXTRAS)} or none of them"
+            f"{text!r} is no setting: it is {', '.join(PRECISIONS)}, then +{', +'.join(EXTRAS)} or none of them"
         )
     return "+".join([precision, *(extra for extra in EXTRAS if extra in extras)])
 
@@ -294,7 +219,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         options.identities, options.images, options.steps, options.classes = 2, 2, 1, 10
     if options.settings is None:
         extras = ("", "+channels_last", "+channels_last+recompute")
-        options.settings = [precision + extra for precision in PRECISIONS for extra in extras]
+        options.settings = [precision + extra for precision in ("float32", "bfloat16") for extra in extras]
     if options.compile:
         options.settings = list(dict.fromkeys(s for t in options.settings for s in (t, setting_of(t + "+compile"))))
     return options
