@@ -1,10 +1,7 @@
-"""The rules by which the reference numbers in tests/data were made: weights by name and shape, images by seed."""
+"""What tests do with the reference numbers in tests/data; the rules of their making are those of assembly/parity.py."""
 
-import contextlib
 import functools
 import json
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,45 +9,13 @@ import torch
 from shared import Shared
 from torch import Tensor, nn
 
+from assembly.parity import DATA, image as image, nothing_drawn, relative, still, weight
 from configs.defaults import get_defaults
 from models.authors_checkpoint import authors_name, from_authors
 from models.build import build_model
-from models.parts.layers import DropPath
 
-DATA = Path(__file__).resolve().parent / "data"
 CLASSES = {"sysu": 395, "regdb": 206}
 WIDTH = {"sysu": 192, "regdb": 144}
-
-
-def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    n = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(shape)
-    last = key.rsplit(".", 1)[-1]
-    if last == "running_mean":
-        return 0.1 * n
-    if last == "running_var":
-        return np.exp(0.2 * n)
-    if last == "fusion_weights":
-        return 0.5 * n
-    if last in ("relative_position_bias_table", "cls_token", "pos_embed"):
-        return 0.2 * n
-    if "wavelet_scale" in key:
-        return 0.1 * (1 + 0.1 * n)
-    if "base_scale" in key:
-        return 1 + 0.1 * n
-    if last in ("bias", "in_proj_bias"):
-        return 0.05 * n
-    if len(shape) == 1:
-        return 1 + 0.1 * n
-    w = n * np.sqrt(1 / np.prod(shape[1:]))
-    if ".CNL." in key or ".PNL." in key:
-        w *= 0.3 if key.endswith(".W.0.weight") else 0.1
-    return w
-
-
-def image(seed: int, batch: int, height: int, width: int, block: int) -> Tensor:
-    """(batch, 3, height, width) float64: noise in blocks of `block` x `block` pixels."""
-    values = np.random.RandomState(seed).standard_normal((batch, 3, height // block, width // block))
-    return torch.from_numpy(values.repeat(block, axis=2).repeat(block, axis=3))
 
 
 def sample(t: Tensor, most: int = 1500) -> np.ndarray:
@@ -59,24 +24,9 @@ def sample(t: Tensor, most: int = 1500) -> np.ndarray:
     return flat[::step][:most].numpy()
 
 
-def relative(value, reference) -> float:
-    """Norm of the difference over norm of the reference."""
-    value, reference = np.asarray(value), np.asarray(reference)
-    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
-
-
 def entries(variant: str) -> list[dict]:
     """The authors' state dict: key, shape, dtype, kind and use (used, unused, constant) of each entry."""
     return json.loads((DATA / f"state_dict_{variant}.json").read_text())
-
-
-@contextlib.contextmanager
-def nothing_drawn():
-    """Networks are built without drawing their weights, which takes seconds: all are loaded afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
-            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-        yield
 
 
 def drawn_once(make):
@@ -117,12 +67,7 @@ def reference_model(variant: str) -> nn.Module:
     with nothing_drawn():
         model = empty_model(variant)
     model.load_state_dict(from_authors({"net": authors_state(variant)}, model))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, DropPath):
-            module.probability = 0.0
-    return model
+    return still(model)
 
 
 def watch_stages(model: nn.Module) -> dict[str, Tensor]:
