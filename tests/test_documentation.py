@@ -108,7 +108,7 @@ def test_the_readme_runs_as_printed(tmp_path, whole, request):
 
     write_image(repository / "photos" / "day.jpg", seed=1)
     write_image(repository / "night.jpg", seed=2)
-    elsewhere = re.compile(rf"{EXTERNAL.pattern}|run_tests")
+    elsewhere = re.compile(rf"{EXTERNAL.pattern}|run_tests|check_device")  # the last takes hours without a GPU
     lines = [line for line in commands() if not elsewhere.search(line)]
     assert len(lines) >= 10
     if not whole:

@@ -129,6 +129,7 @@ PROGRAMS = {  # {file} stands where a folder is wanted; what else is named is mi
     "contact_sheet": ["--root", "{place}", "--output", "{file}/sheet.jpg"],
     "make_sysu_stub": ["--split", "{place}/exp", "--output", "{file}/stub"],
     "benchmark_search": ["--folder", "{file}"],
+    "check_device": ["--quick", "--output", "{file}"],
 }
 
 

@@ -1,0 +1,149 @@
+"""Check and time everything on this machine's device: what holds, what doesn't, how fast.
+
+    python scripts/check_device.py                       # CUDA if there is one: about eight minutes on a large GPU
+    python scripts/check_device.py --quick               # tiny networks, to see it run: minutes on two cores
+    python scripts/check_device.py --only parity export  # some of the checks
+    python scripts/check_device.py --methods cmfn agw --minutes 20
+
+Ends with one table, and check_device.json beside what it wrote. The exit status is 1 where a check does not hold; the
+others still run. What takes longest: compiled steps (settings, the last part), then training, resume and export,
+which start the programs, and parity, which makes each method's full network by a rule. After --minutes no further speed
+is measured. On a CPU the whole of it takes hours: use --quick.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+
+if __name__ == "__main__":
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+
+import torch
+
+from assembly import device_checks, device_speed  # noqa: E402
+from assembly.device_checks import Finding, Machine, failed  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS  # noqa: E402
+from models.build import MODELS  # noqa: E402
+from models.network import MethodError  # noqa: E402
+from utils.arguments import count  # noqa: E402
+from utils.measure import device_name  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
+from utils.training.run import library_versions, select_device  # noqa: E402
+
+CHECKS = {  # in the order in which they run
+    "parity": device_checks.parity,
+    "cpu": device_checks.as_on_the_cpu,
+    "half": device_checks.half,
+    "deterministic": device_checks.deterministic,
+    "waiting": device_checks.waiting,
+    "evaluation": device_checks.evaluation,
+    "resume": device_checks.resume,
+    "export": device_checks.export,
+    "training": device_checks.training,
+    "steps": device_speed.steps,
+    "profile": device_speed.profile,
+    "data": device_speed.data,
+    "embedding": device_speed.embedding,
+    "evaluator": device_speed.evaluator,
+    "search": device_speed.search,
+    "hours": device_speed.hours,
+    "settings": device_speed.settings,
+}
+
+
+def findings_of(name: str, machine: Machine) -> list[Finding]:
+    """Of one check, each printed when it is found."""
+    found = []
+    try:
+        for finding in CHECKS[name](machine):
+            print(f"{name:14s}{finding.what}: {finding.measured}", flush=True)
+            found.append(finding)
+    except Exception as error:  # whatever it is: its line says so, and the other checks go on
+        found.append(failed(name, error))
+        print(f"{name:14s}{found[-1].measured}", flush=True)
+    return found
+
+
+def why_left_out(methods: list[str]) -> dict[str, str]:
+    """Methods that need a package which is not installed, and the reasons."""
+    found = {}
+    for method in methods:
+        try:
+            MODELS[method].check_installed()
+        except MethodError as error:
+            found[method] = str(error)
+    return found
+
+
+def table(found: dict[str, list[Finding]]) -> str:
+    lines = [("check", "what", "measured", "bound", "")]
+    words = {True: "holds", False: "FAILS", None: ""}
+    lines += [
+        (name, finding.what, finding.measured, finding.bound, words[finding.holds])
+        for name, findings in found.items() for finding in findings
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, which only show that all works")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=[*CHECKS], metavar="CHECK",
+                        help=f"some of {', '.join(CHECKS)}")
+    parser.add_argument("--methods", nargs="+", choices=MODELS, metavar="METHOD",
+                        help=f"some of {', '.join(MODELS)}, of the first of which more is measured; default: all, or "
+                             "the first two with --quick")
+    parser.add_argument("--minutes", type=count(1), default=8, help="after which no further speed is measured")
+    parser.add_argument("--output", type=Path, default=Path("runs/check_device"), help="folder of check_device.json")
+    args = parser.parse_args()
+    methods = args.methods or [*MODELS][:2 if args.quick else None]
+    left_out = why_left_out(methods)
+    methods = [method for method in methods if method not in left_out]
+    if not methods:
+        raise MethodError("\n".join(left_out.values()))
+    path = args.output / "check_device.json"
+    require_files(path, fix="choose another --output")
+    device, begun = select_device(args.device), time.monotonic()
+    about = {
+        "device": device_name(device), "type": device.type, "quick": args.quick, "versions": library_versions(),
+        "left_out": left_out, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+    }
+    print(f"{about['device']}, {device}; torch {torch.__version__}, CUDA {torch.version.cuda}")
+    print(*(f"{method} is left out: {reason}" for method, reason in left_out.items()), sep="\n", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="check-device-"))
+    try:
+        machine = Machine(device, args.quick, methods, folder, begun + 60 * args.minutes)
+        found, seconds = {}, {}
+        for name in [name for name in CHECKS if name in args.only]:
+            start = time.monotonic()
+            found[name] = findings_of(name, machine)
+            seconds[name] = time.monotonic() - start
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    failing = [finding for findings in found.values() for finding in findings if finding.holds is False]
+    judged = sum(finding.holds is not None for findings in found.values() for finding in findings)
+    checks = {
+        name: {"seconds": seconds[name], "findings": [finding._asdict() for finding in findings]}
+        for name, findings in found.items()
+    }
+    print(f"\n{table(found)}\n\nseconds: " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items()))
+    print(f"{judged - len(failing)} of {judged} hold; {path}")
+    write_or_keep({path: json.dumps({**about, "fails": len(failing), "checks": checks}, indent=1) + "\n"})
+    return int(bool(failing))
+
+
+if __name__ == "__main__":
+    fail_clearly(lambda: sys.exit(main()), (*EXPECTED_ERRORS, OutputError))
