@@ -2,6 +2,7 @@
 
     python test.py --checkpoint runs/sysu
     python test.py --checkpoint runs/sysu --protocol all
+    python test.py --checkpoint runs/sysu DATA.NAME llcm DATA.ROOT datasets/LLCM      # trained on one, tested on another
     python test.py --config configs/sysu_cmfn.yaml --authors-checkpoint sysu.t DATA.ROOT datasets/SYSU-MM01
 """
 
@@ -25,14 +26,14 @@ from torch import nn
 from assembly.embedding import described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
-from assembly.results import kept_results, place_of_results, put_aside
+from assembly.results import kept_results, place_of_results, put_aside, tested_elsewhere
 from assembly.titles import method_title
 from assembly.trained import load_authors, load_run
 from configs.load import ConfigError, load_config
 from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError
 from utils.evaluation.distances import distance_counts
-from utils.evaluation.evaluator import evaluate_protocol, format_table, scaled
+from utils.evaluation.evaluator import check_reranking, evaluate_protocol, format_table, scaled
 from utils.lock import only_one
 from utils.output import require_files, write_or_keep
 from utils.reporting.report import notes, only_a_warning, write_report
@@ -72,7 +73,8 @@ def evaluate(
         results += [
             evaluate_protocol(
                 embeddings, identities, protocol, scale=scale, weighting=described(weighting, cfg),
-                flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK, versions=shown, per_query=per_query,
+                flip=cfg.TEST.FLIP, rerank=cfg.TEST.RERANK, versions=shown, aim=(cfg.TEST.AIM.K1, cfg.TEST.AIM.K2),
+                trained_on=tested_elsewhere(cfg, checkpoint), per_query=per_query,
             )
             for protocol in protocols
         ]
@@ -91,7 +93,8 @@ def main() -> None:
     source.add_argument("--untrained", action="store_true", help="a network of random weights, as a control")
     parser.add_argument("--config", help="a yaml file, where the checkpoint doesn't bring its configuration")
     parser.add_argument("--protocol", action="append", metavar="NAME",
-                        help="a protocol, or all; may be repeated; default: the data set's usual ones")
+                        help="a protocol, all (across modalities) or one-modality; may be repeated; default: the data "
+                        "set's usual ones")
     parser.add_argument("--per-query", action="store_true",
                         help="store each query's figures too, for scripts/compare_results.py")
     parser.add_argument("--complete", action="store_true", help="refuse the checkpoint of an unfinished training")
@@ -111,7 +114,7 @@ def main() -> None:
         if args.untrained:
             model, checkpoint = None, {"untrained": True, "seed": cfg.SEED}
         else:
-            model, checkpoint = load_authors(args.authors_checkpoint, cfg)
+            model, checkpoint = load_authors(args.authors_checkpoint, cfg, trained=load_config(args.config))
 
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     summary = benchmark.summary()
@@ -119,10 +122,12 @@ def main() -> None:
         print(summary)
     if model is None:
         model = build_network(cfg, benchmark.training_identities(), pretrained=False)
-    names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
-    names = benchmark.available_protocols() if "all" in names else names
-    protocols = [benchmark.protocol(name) for name in names]
-    weightings = weightings_of(model, cfg)
+    protocols = [benchmark.protocol(name) for name in wanted_protocols(args, cfg, checkpoint, benchmark)]
+    names, weightings = [protocol.name for protocol in protocols], weightings_of(model, cfg)
+    for name in {*names} & {*benchmark.one_modality_protocols()}:
+        require_any_pair(model, name)
+    infrared = [record.infrared for record in benchmark.test]
+    check_reranking(cfg.TEST.RERANK, protocols, infrared, (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2))
 
     device = select_device(cfg.DEVICE, ranks.local)
     saved = {
@@ -148,6 +153,14 @@ def main() -> None:
             saved |= evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
         if ranks.first:
             report(output, saved, kept)
+
+
+def wanted_protocols(args: argparse.Namespace, cfg, checkpoint: dict, benchmark) -> list[str]:
+    """Their names, each once; those of the configuration mean nothing on another data set than the training's."""
+    own = "TEST.PROTOCOLS" in args.overrides[::2] or not tested_elsewhere(cfg, checkpoint)
+    names = args.protocol or (own and cfg.TEST.PROTOCOLS) or benchmark.default_protocols()
+    groups = {"all": benchmark.available_protocols(), "one-modality": benchmark.one_modality_protocols()}
+    return [*dict.fromkeys(name for wanted in names for name in groups.get(wanted, [wanted]))]
 
 
 def report(output: Path, saved: dict, kept: list | None) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from data.dataset import eval_loaders
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
-from utils.retrieval.compress import check_number, load_directions, principal_directions, save_directions
+from utils.retrieval.compress import (
+    CompressionError, check_number, load_directions, principal_directions, save_directions,
+)
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks
 from utils.training.loaders import loader_advice, start_worker
@@ -67,14 +69,16 @@ def learned_directions(
 
     train_records   is called where that is not the case
     checkpoint      what results.json says of it
-    raises          CompressionError where EMBEDDING.DIM is more than the embeddings or the training images allow
+    raises          CompressionError where EMBEDDING.DIM is more than the embeddings or the training images allow, or
+                    where they would have to be learned on another data set than the network
     """
     dim = cfg.EMBEDDING.DIM
     folder = Path(checkpoint["path"]).parent if "path" in checkpoint else Path(cfg.OUTPUT)
     files = {weighting: folder / f"pca-{dim}-{weighting}.pth" for weighting in weightings}
-    split = cfg.DATA.SPLIT if cfg.DATA.NAME == "regdb" else 1  # no other data set reads it
-    of_all = {key: value for key, value in checkpoint.items() if key != "path"} | {
-        "model": cfg.MODEL.dump(), "data": [cfg.DATA.NAME, split], "flip": cfg.TEST.FLIP,
+    split = {"split": cfg.DATA.SPLIT} if cfg.DATA.NAME == "regdb" else {}  # no other data set reads it
+    data = {"name": cfg.DATA.NAME, **split} | checkpoint.get("trained_on", {})
+    of_all = {key: value for key, value in checkpoint.items() if key not in ("path", "trained_on")} | {
+        "model": cfg.MODEL.dump(), "data": [data["name"], data.get("split", 1)], "flip": cfg.TEST.FLIP,
         "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
     }
     if cfg.DATA.RESIZE != "lanczos":
@@ -83,6 +87,11 @@ def learned_directions(
     directions = {weighting: load_directions(files[weighting], learned_from[weighting]) for weighting in weightings}
     missing = [weighting for weighting in weightings if directions[weighting] is None]
     if missing:
+        if data["name"] != cfg.DATA.NAME:
+            raise CompressionError(
+                f"EMBEDDING.DIM takes directions that are learned on {data['name']}, as the network was, and there are "
+                f"none of {dim} numbers in {folder}: test it on {data['name']} first with the same options"
+            )
         records = train_records()
         scales = {weighting: model.column_scale(weighting) for weighting in missing}
         for scale in scales.values():

@@ -12,6 +12,7 @@ from data.records import Protocol, Record
 from data.pixels import open_image
 from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol, similarities_by
 from utils.evaluation.metrics import IGNORED, ranking_keys
+from utils.reporting.results import protocol_of
 from utils.reporting.sheets import RIGHT, WRONG, ranking_sheet
 
 HEIGHT, WIDTH = 128, 64  # of an image on the sheet, in pixels
@@ -19,24 +20,26 @@ HEIGHT, WIDTH = 128, 64  # of an image on the sheet, in pixels
 
 def ranking_picture(
     features: Tensor, records: Sequence[Record], protocol: Protocol, *, weighting: str, flip: bool, rerank: str,
-    versions: Versions | None = None, random: int, seed: int, top: int,
+    versions: Versions | None = None, aim: tuple[int, int] = (0, 0), trained_on: str = "", random: int, seed: int,
+    top: int,
 ) -> Image.Image:
     """The best, the worst and some random queries of a protocol's first gallery, each with its first images.
 
     features          (N, E) embeddings of the records, weighed
     weighting, flip   how they were weighed and made: the title says it
-    rerank, versions  as in `evaluate_protocol`
+    rerank, versions, aim, trained_on   as in `evaluate_protocol`
     random            how many queries to draw, with `seed`
     top               how many images to show for each
     """
     identities = [record.identity for record in records]
     first = dataclasses.replace(protocol, trials=protocol.trials[:1])
     result = evaluate_protocol(
-        features, identities, first, flip=flip, weighting=weighting, rerank=rerank, versions=versions, per_query=True
+        features, identities, first, flip=flip, weighting=weighting, rerank=rerank, versions=versions, aim=aim,
+        trained_on=trained_on, per_query=True,
     )
     queries = result["trials"][0]["queries"]
     chosen = chosen_queries(queries["ap"], random, seed)
-    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], rerank, top, versions)
+    found = first_images(features, first, [queries["rows"][i] for _, i in chosen], rerank, top, versions, aim)
     rows = []
     for label, i in chosen:
         query = queries["rows"][i]
@@ -45,8 +48,8 @@ def ranking_picture(
             (image_of(records[row]), place_of(records[row]), RIGHT if identities[row] == identities[query] else WRONG)
             for row in found[query]
         ]))
-    title = f"{protocol.name}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
-    title += flip * ", mirrored images added" + (rerank != "none") * f", re-ranked by {rerank}"
+    title = f"{protocol_of(result)}, gallery 1 of {len(protocol.trials)}, weighting {weighting}"
+    title += flip * ", mirrored images added" + bool(result["rerank"]) * f", re-ranked by {result['rerank']}"
     return ranking_sheet(rows, title, HEIGHT, WIDTH)
 
 
@@ -75,7 +78,7 @@ def chosen_queries(ap: Sequence[float], random: int, seed: int) -> list[tuple[st
 
 def first_images(
     features: Tensor, protocol: Protocol, queries: Sequence[int], rerank: str, top: int,
-    versions: Versions | None = None,
+    versions: Versions | None = None, aim: tuple[int, int] = (0, 0),
 ) -> dict[int, list[int]]:
     """The rows of the best gallery images of some queries, by query; the same similarities as are scored.
 
@@ -83,7 +86,7 @@ def first_images(
     queries    rows of its queries
     """
     trial, = protocol.trials
-    similarities = similarities_by(rerank, versions)
+    similarities, _ = similarities_by(rerank, protocol.name, versions, aim)
     found = {}
     for _, rows, similarity in similarities(features, protocol.trials, None, BLOCK_BYTES):
         for place in np.flatnonzero(np.isin(rows, queries)):

@@ -13,6 +13,17 @@ CHANGES_NO_FIGURE = (
     "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "TEST.BATCH", "TEST.PROTOCOLS", "TEST.WEIGHTINGS",
 )
 
+ANY = {"path": None, "trained_on": None}  # of what results say of a checkpoint: a checksum tells which it is
+
+
+def tested_elsewhere(cfg, checkpoint: dict) -> str:
+    """The data set that a network was trained on, where it is tested on another one; "" otherwise.
+
+    checkpoint   what results.json says of it
+    """
+    trained = checkpoint.get("trained_on", {}).get("name", cfg.DATA.NAME)
+    return trained if trained != cfg.DATA.NAME else ""
+
 
 def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: list[str], per_query: bool) -> list | None:
     """The figures in a results file, where they are those that this evaluation would give; else None.
@@ -44,7 +55,9 @@ def place_of_results(output: Path | None, overrides: list[str], cfg, checkpoint:
     if "OUTPUT" in overrides[::2]:
         return Path(cfg.OUTPUT, "results.json")
     if "path" in checkpoint:
-        return Path(checkpoint["path"]).with_name("results.json")
+        split = f"-{cfg.DATA.SPLIT}" if cfg.DATA.NAME == "regdb" else ""
+        elsewhere = f"-on-{cfg.DATA.NAME}{split}" if tested_elsewhere(cfg, checkpoint) else ""
+        return Path(checkpoint["path"]).with_name(f"results{elsewhere}.json")
     trained = Path(cfg.OUTPUT, "last.pth").exists()  # whose results this control leaves alone
     return Path(cfg.OUTPUT, "results-untrained.json" if trained else "results.json")
 
@@ -55,7 +68,7 @@ def put_aside(path: Path, checkpoint: dict) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
-        same = {**found, "path": None} == {**checkpoint, "path": None}
+        same = {**found, **ANY} == {**checkpoint, **ANY}
         name = found["sha256"][:8] if "sha256" in found else "untrained"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same, name = False, "older"

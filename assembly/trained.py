@@ -53,11 +53,27 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
         )
     model = build_network(cfg, classes=len(saved["identities"]), pretrained=False)
     load_weights(model, saved["model"], path)
-    return model, cfg, {"path": str(path), "sha256": sha256(path), "epochs": saved["epoch"], "step": saved["step"]}
+    return model, cfg, {
+        "path": str(path), "sha256": sha256(path), "epochs": saved["epoch"], "step": saved["step"],
+        "trained_on": data_of(trained.DATA, saved.get("data")),
+    }
 
 
-def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
-    """The network of a checkpoint in the authors' format, which brings its number of classes."""
+def data_of(data, fingerprint: str | None) -> dict:
+    """What results.json says of the data that a network was trained on.
+
+    data          the DATA section of the training's configuration
+    fingerprint   None where nobody knows it
+    """
+    split = {"split": data.SPLIT} if data.NAME == "regdb" else {}  # no other data set reads it
+    return {"name": data.NAME, **split, "fingerprint": fingerprint}
+
+
+def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
+    """The network of a checkpoint in the authors' format, which brings its number of classes.
+
+    trained   the configuration of its training, where that is another: of the file, without the command line's options
+    """
     theirs = read_checkpoint(path)
     classifier = weights.named_tensors(theirs).get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
@@ -69,7 +85,9 @@ def load_authors(path: Path, cfg) -> tuple[nn.Module, dict]:
         model.load_state_dict(from_authors(theirs, model))
     except AuthorsCheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return model, {"path": str(path), "sha256": sha256(path), "format": "authors"}
+    return model, {
+        "path": str(path), "sha256": sha256(path), "format": "authors", "trained_on": data_of((trained or cfg).DATA, None),
+    }
 
 
 def check_same_run(saved: dict, cfg, path: Path) -> None:

@@ -100,9 +100,14 @@ _C.TEST.FLIP = option(True, "add the features of the mirrored image")
 _C.TEST.WEIGHTINGS = option([], "of pooled and neck features; empty: each that the network has, the reported first")
 _C.TEST.BATCH = option(64, "images in a forward pass", at_least=1, at_most=4096)
 _C.TEST.RERANK = Reranking(
-    "none", "re-ranking: k_reciprocal (Zhong et al. 2017), or MCJA's mser, whose gain comes from the set of queries",
-    one_of=("none", "k_reciprocal", "mser"),
+    "none", "re-ranking: k_reciprocal (Zhong et al. 2017), MCJA's mser, whose gain comes from the set of queries, or "
+    "SAAI's aim, whose gain comes from the gallery", one_of=("none", "k_reciprocal", "mser", "aim"),
 )
+_C.TEST.AIM = Section()
+_C.TEST.AIM.K1 = option(0, "of aim: how many affinities an image keeps; 0: its authors' for the protocol",
+                        at_least=0, at_most=100_000)
+_C.TEST.AIM.K2 = option(0, "of aim: over how many neighbours, itself among them, a gallery image's are averaged; "
+                        "0: its authors' for the protocol", at_least=0, at_most=100_000)
 
 _C.EMBEDDING = Section()
 _C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on the training set); 0: none",

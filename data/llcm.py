@@ -21,6 +21,7 @@ class LLCM(Benchmark):
         natural      all visible images search a sampled infrared gallery; the default
         transposed   the sampled infrared images search all visible ones; several published codes print it as VIS to IR
         full         all visible images search all infrared ones, and nothing is ignored
+    within a modality, llcm/vis-to-vis and llcm/ir-to-ir: all its images search a sampled gallery of it
     """
 
     signs = ({"idx"}, {"vis", "nir", "test_vis", "test_nir"})
@@ -73,6 +74,9 @@ class LLCM(Benchmark):
     def default_protocols(self) -> list[str]:
         return ["llcm/ir-to-vis", "llcm/vis-to-ir/natural"]
 
+    def one_modality_protocols(self) -> list[str]:
+        return ["llcm/vis-to-vis", "llcm/ir-to-ir"]
+
     def ignored_group(self, record: Record) -> int:
         return self.group(record)  # images of the same person by the same camera
 
@@ -88,6 +92,9 @@ class LLCM(Benchmark):
         visible, night = np.flatnonzero(~infrared), np.flatnonzero(infrared)
         if name.endswith("/full"):
             return (Trial(visible, night),)
+        if name in self.one_modality_protocols():
+            rows = visible if name.endswith("/vis-to-vis") else night
+            return tuple(Trial(rows, self.sample(rows, t)) for t in range(TRIALS))
         if name.endswith("/ir-to-vis"):
             return tuple(Trial(night, self.sample(visible, t)) for t in range(TRIALS))
         if name.endswith("/natural"):

@@ -138,6 +138,10 @@ class Benchmark:
         """Those that test.py runs when none is named."""
         raise NotImplementedError
 
+    def one_modality_protocols(self) -> list[str]:
+        """Those in which queries and gallery are of the same modality: what test.py runs for `one-modality`."""
+        return []
+
     def available_protocols(self) -> list[str]:
         """Those whose files are there: what test.py runs for `--protocol all`."""
         return self.protocol_names()
@@ -156,7 +160,7 @@ class Benchmark:
         """
         raises   DataError for an unknown name, naming the nearest
         """
-        known = self.protocol_names()
+        known = [*self.protocol_names(), *self.one_modality_protocols()]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             listed = ", ".join(known)
@@ -173,8 +177,12 @@ class Benchmark:
         """(records,) int64: the group that each ignores as a query of that protocol."""
         return np.array([self.ignored_group(r) for r in records], dtype=np.int64)
 
+    def gallery_groups(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        """(records,) int64: the group of each in that protocol's gallery."""
+        return np.array([self.group(r) for r in records], dtype=np.int64)
+
     def _protocol(self, name: str, trials: tuple[Trial, ...], records: Sequence[Record]) -> Protocol:
-        groups = np.array([self.group(r) for r in records], dtype=np.int64)
+        groups = self.gallery_groups(name, records)
         protocol = Protocol(name, trials, self.counts, self.query_ignores(name, records), groups)
         for number, trial in enumerate(trials):
             reason = why_no_query_is_valid(trial, protocol, records)

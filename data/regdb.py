@@ -1,6 +1,7 @@
 """RegDB (docs/protocols.md): one visible and one thermal camera, ten splits of its people."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from data.records import Benchmark, DataError, Expected, Record, Trial, check_bo
 SPLITS = range(1, 11)
 CAMERA = {"visible": 1, "thermal": 2}
 DIRECTIONS = ("visible-to-thermal", "thermal-to-visible")
+ONE_MODALITY = ("visible-to-visible/leave-one-out", "thermal-to-thermal/leave-one-out")
 
 
 class RegDB(Benchmark):
     """One of RegDB's ten splits; a label number names different people in its training and its test part.
 
-    protocol names   regdb/SPLIT/visible-to-thermal, regdb/SPLIT/thermal-to-visible
+    protocol names   regdb/SPLIT/visible-to-thermal, regdb/SPLIT/thermal-to-visible; within a modality, which has one
+                     camera, each image searches all others: regdb/SPLIT/visible-to-visible/leave-one-out, and
+                     regdb/SPLIT/thermal-to-thermal/leave-one-out
     """
 
     counts = "images"
@@ -60,7 +64,23 @@ class RegDB(Benchmark):
 
     default_protocols = protocol_names
 
+    def one_modality_protocols(self) -> list[str]:
+        return [f"{self.name}/{self.split}/{kind}" for kind in ONE_MODALITY]
+
+    def query_ignores(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        """Within a modality, itself: there each image is a group of its own."""
+        if name in self.one_modality_protocols():
+            return self.gallery_groups(name, records)
+        return super().query_ignores(name, records)
+
+    def gallery_groups(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        if name in self.one_modality_protocols():
+            return np.arange(len(records))
+        return super().gallery_groups(name, records)
+
     def trials(self, name: str) -> tuple[Trial, ...]:
         infrared = np.array([record.infrared for record in self.test])
         visible, thermal = np.flatnonzero(~infrared), np.flatnonzero(infrared)
-        return (Trial(visible, thermal) if name.endswith("visible-to-thermal") else Trial(thermal, visible),)
+        sides = {"visible": visible, "thermal": thermal}
+        query, gallery = name.split("/")[2].split("-to-")
+        return (Trial(sides[query], sides[gallery]),)

@@ -14,6 +14,7 @@ from data.records import Benchmark, DataError, Expected, PartAbsent, Record, Tri
 INFRARED = (3, 6)
 VISIBLE = (1, 2, 4, 5)
 SEARCH = {"all": (1, 2, 4, 5), "indoor": (1, 2)}  # cameras of the gallery
+ONE_MODALITY = {"vis-to-vis": VISIBLE, "ir-to-ir": INFRARED}  # cameras of queries and gallery
 SHOTS = {"single-shot": 1, "multi-shot": 10}
 GALLERIES = ("random", "official")
 TRIALS = 10
@@ -26,7 +27,8 @@ COMPLETE = {  # images in a gallery of the complete data set, which has 3,803 qu
 class SYSU(Benchmark):
     """Records and protocols of SYSU-MM01, or of another data set in its layout.
 
-    protocol names   NAME/all|indoor/single-shot|multi-shot/random|official
+    protocol names   NAME/all|indoor/single-shot|multi-shot/random|official; within a modality, where a query ignores
+                     its own camera, NAME/vis-to-vis|ir-to-ir/single-shot|multi-shot/random
     """
 
     signs = ({"exp"}, {f"cam{camera}" for camera in VISIBLE + INFRARED})
@@ -86,6 +88,9 @@ class SYSU(Benchmark):
     def default_protocols(self) -> list[str]:
         return [f"{self.name}/{search}/single-shot/random" for search in SEARCH]
 
+    def one_modality_protocols(self) -> list[str]:
+        return [f"{self.name}/{kind}/{shots}/random" for shots in SHOTS for kind in ONE_MODALITY]
+
     def available_protocols(self) -> list[str]:
         names = self.protocol_names()
         return names if self.permutations.is_file() else [name for name in names if not name.endswith("/official")]
@@ -100,6 +105,11 @@ class SYSU(Benchmark):
     def group(self, record: Record) -> int:
         return record.camera
 
+    def query_ignores(self, name: str, records: Sequence[Record]) -> np.ndarray:
+        if name in self.one_modality_protocols():
+            return self.gallery_groups(name, records)
+        return super().query_ignores(name, records)
+
     @cached_property
     def folders(self) -> dict[tuple[int, int], list[int]]:
         """Rows of the test records by (identity, camera), identities ascending, then cameras; files by name."""
@@ -110,14 +120,17 @@ class SYSU(Benchmark):
 
     def trials(self, name: str) -> tuple[Trial, ...]:
         search, shots, source = name.split("/")[1:]
-        query = np.flatnonzero([record.infrared for record in self.test])
-        folders = {key: rows for key, rows in self.folders.items() if key[1] in SEARCH[search]}
+        asking = ONE_MODALITY.get(search, INFRARED)
+        query = np.flatnonzero([record.camera in asking for record in self.test])
+        cameras = (SEARCH | ONE_MODALITY)[search]
+        folders = {key: rows for key, rows in self.folders.items() if key[1] in cameras}
         draw = self.official_draw() if source == "official" else random_draw
         galleries = [np.array(draw(folders, SHOTS[shots], t), dtype=np.int64) for t in range(TRIALS)]
-        if self.name == "sysu" and len(galleries[0]) != COMPLETE[search, shots]:
+        wanted = COMPLETE.get((search, shots), len(galleries[0]))
+        if self.name == "sysu" and len(galleries[0]) != wanted:
             warnings.warn(
                 f"the galleries of {name} have {len(galleries[0])} images, those of the complete data set "
-                f"{COMPLETE[search, shots]}: figures measured on this copy cannot be compared with published ones"
+                f"{wanted}: figures measured on this copy cannot be compared with published ones"
             )
         return tuple(Trial(query, gallery) for gallery in galleries)
 

@@ -25,6 +25,7 @@ from assembly.experiment import (  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from models.build import class_of  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
+from utils.reporting.results import rerankings  # noqa: E402
 
 # By MODEL.NAME: variant -> (line of the table, options over those of the configuration). Each part adds to the line
 # before, up to the full method; after it stand readings in which the authors' code and their paper part.
@@ -210,7 +211,9 @@ def main() -> None:
     weighting = args.weighting or results["results"][0]["weighting"]
     header, lines = table(measured, weighting)
     marked = f"{EMBEDDED}\n" if results["data"]["name"] == "synthetic" else ""
-    note = f"{marked}In percent, mean ± standard deviation over the seeds; weighting {weighting}.\n"
+    by = rerankings(results["results"])
+    helped = "" if by == "no" else f", re-ranked by {by}"
+    note = f"{marked}In percent, mean ± standard deviation over the seeds; weighting {weighting}{helped}.\n"
     text = write_table(args.output / "ablation", note, header, lines)
     print(f"\n{text}\nwritten: {args.output / 'ablation.md'}, ablation.tex")
 

@@ -3,7 +3,8 @@
     python scripts/average_splits.py runs/regdb_cmfn/*/results.json --output runs/regdb_cmfn/results.json
 
 A protocol such as regdb/3/visible-to-thermal becomes trial 3 of regdb/visible-to-thermal. Every split must be there
-once, from a model trained on it, with the same options. A report stands beside it; distances remain each model's own.
+once, from a model trained on it (or all from one that was trained on another data set), with the same options. A report
+stands beside it; distances remain each model's own.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def average(files: dict[int, tuple[Path, dict]]) -> dict:
         if differing:
             raise ResultsError(f"{path} and {first_path} differ in their options of {', '.join(differing)}")
         by_split[split] = {
-            (f"regdb/{result['protocol'].rsplit('/', 1)[-1]}", *setting(result)[1:]): result
+            (f"regdb/{result['protocol'].split('/', 2)[2]}", *setting(result)[1:]): result
             for result in saved["results"]
         }
         if by_split[split].keys() != by_split[1].keys():

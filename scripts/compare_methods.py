@@ -34,7 +34,7 @@ from assembly.experiment import (  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.results import reranking  # noqa: E402
+from utils.reporting.results import rerankings, trained_elsewhere  # noqa: E402
 
 
 def named(files: Sequence[str]) -> dict[str, str]:
@@ -103,9 +103,13 @@ def check_comparable(results: dict, first: dict) -> None:
     here, there = ([entry["protocol"] for entry in reported(r)] for r in (results, first))
     if here != there:
         raise ExperimentError(f"{folder} was tested by {', '.join(here)}; {', '.join(there)} came before")
-    by, before = (reranking(reported(r)[0]) for r in (results, first))
+    by, before = (rerankings(reported(r)) for r in (results, first))
     if by != before:
         raise ExperimentError(f"TEST.RERANK: {folder} has the re-ranking {by}, {first['config']['OUTPUT']} {before}")
+    for one in (results, first):
+        elsewhere = trained_elsewhere(one)
+        if elsewhere:
+            raise ExperimentError(f"{one['config']['OUTPUT']} was tested on another data set than {elsewhere}, its own")
 
 
 def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
@@ -185,8 +189,9 @@ def row(name: str, cfg: CfgNode, runs: Sequence[dict], cost: dict | None, refere
         cells |= {f"{kind} / {reference}": median_and_quartiles(values) for kind, values in ratios(cost).items()}
         cells |= {"Peak GB": f"{cost['peak'] / 1e9:.2f}"}
     if runs:
-        entry = reported(runs[0])[0]
-        cells |= {"Embedding": entry["weighting"] + ", flip" * entry["flip"] + ", re-ranked" * bool(entry["rerank"])}
+        entries = reported(runs[0])
+        helped = f", re-ranked by {rerankings(entries)}" * any(entry["rerank"] for entry in entries)
+        cells |= {"Embedding": entries[0]["weighting"] + ", flip" * entries[0]["flip"] + helped}
         cells |= {f"{p} {METRICS[metric]}": percent(values) for (p, metric), values in figures_of(runs).items()}
     return cells
 

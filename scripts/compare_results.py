@@ -24,13 +24,12 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from utils.reporting.results import METRICS, ResultsError, read_results, setting  # noqa: E402
+from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting  # noqa: E402
 
 from utils.arguments import count  # noqa: E402
 
 UNITS = ("identities", "queries", "trials")
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")  # as METRICS
-SETTINGS = ("protocol", "flip", "weighting", "re-ranking")
 BLOCK = 500  # resamples drawn at once
 
 
@@ -141,7 +140,7 @@ def pairs(a: dict, b: dict, protocol: str | None) -> list[tuple[dict, dict]]:
     common = [key for key in in_a if key in in_b]
     if not common:
         nearest = min(((x, y) for x in in_a for y in in_b), key=lambda pair: sum(p != q for p, q in zip(*pair)))
-        why = ", ".join(f"{n} ({word(p)} and {word(q)})" for n, p, q in zip(SETTINGS, *nearest) if p != q)
+        why = ", ".join(f"{n} ({word(p)} and {word(q)})" for n, p, q in zip(SETTING, *nearest) if p != q)
         raise ResultsError(f"A and B have no result in common; the nearest differ in {why}")
     for name, found, other in (("A", in_a, in_b), ("B", in_b, in_a)):
         for key in found:
@@ -151,7 +150,7 @@ def pairs(a: dict, b: dict, protocol: str | None) -> list[tuple[dict, dict]]:
 
 
 def describe(key: tuple) -> str:
-    return ", ".join([key[0], *(f"{name} {word(value)}" for name, value in zip(SETTINGS[1:], key[1:]))])
+    return ", ".join([key[0], *(f"{name} {word(value)}" for name, value in zip(SETTING[1:], key[1:]))])
 
 
 def word(value: str | bool) -> str:

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 import yaml
 
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.results import ResultsError, read_results  # noqa: E402
+from utils.reporting.results import ResultsError, read_results, trained_elsewhere  # noqa: E402
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 OWN_SOURCES = PUBLISHED.with_name("sysu_mm01_own_sources.csv")  # of methods that the published table doesn't have
@@ -106,6 +106,9 @@ def measured_rows(path: Path, gallery: str, weighting: str | None) -> list[Row]:
     if saved["data"]["name"] != "sysu":
         what = "the embedded data set" if saved["data"]["name"] == "synthetic" else saved["data"]["name"]
         raise ResultsError(f"{path} holds figures of {what}; they have no place in a table of SYSU-MM01")
+    elsewhere = trained_elsewhere(saved)
+    if elsewhere:
+        raise ResultsError(f"{path} is of a network that was trained on {elsewhere}; the table's are trained on SYSU-MM01")
     wanted = {f"sysu/{search}/single-shot/{gallery}": search for search in SEARCHES}
     rows: dict[str, Row] = {}
     for result in saved["results"]:

@@ -32,11 +32,12 @@ from assembly.ranking_sheets import ranking_picture  # noqa: E402
 from assembly.embedding import described, embed_records, embed_versions, learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
+from assembly.results import tested_elsewhere  # noqa: E402
 from assembly.trained import find_checkpoint, load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
-from utils.evaluation.evaluator import scaled  # noqa: E402
+from utils.evaluation.evaluator import check_reranking, scaled  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
@@ -99,6 +100,9 @@ def main() -> None:
         require_any_pair(model, "a map")
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
+    if "ranking" in args.parts:
+        infrared, aim = [record.infrared for record in records], (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2)
+        check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
     weighting = weightings_of(model, cfg)[0]
     model = model.to(device, memory_format=torch.channels_last).eval()
     scale, directions = model.column_scale(weighting).to(device), None
@@ -124,11 +128,11 @@ def main() -> None:
         features, versions = embed(records), embed_versions(model, records, cfg, device)
         keep(ranking_picture(
             features, records, protocol, weighting=described(weighting, cfg), flip=cfg.TEST.FLIP,
-            rerank=cfg.TEST.RERANK, versions=versions and versions.of(ranked), random=args.queries, seed=args.seed,
-            top=args.top,
+            rerank=cfg.TEST.RERANK, versions=versions and versions.of(ranked), aim=aim,
+            trained_on=tested_elsewhere(cfg, checkpoint), random=args.queries, seed=args.seed, top=args.top,
         ), "ranking")
 
-    trained = f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, {checkpoint['epochs']} epochs"
+    trained = f"{method_title(cfg.MODEL)} on {checkpoint['trained_on']['name']}, {checkpoint['epochs']} epochs"
     if "attention" in args.parts:
         shown = [*titled_modules(model), *model.own_maps(), *[GRAD_CAM] * (model.last_map() is not None)]
         absent = [name for name in OF_THE_METHOD if f"{name} 1" not in shown]

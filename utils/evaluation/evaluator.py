@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.evaluation.aim import aim_similarity, settings_of
 from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
 from utils.evaluation.mser import mser_distance
 from utils.evaluation.rerank import reranked_distance
-from utils.reporting.results import reranking
+from utils.reporting.results import protocol_of, reranking
 from utils.training.distributed import sum_over_ranks
 
 FIGURES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
@@ -97,6 +98,8 @@ def evaluate_protocol(
     scale: Tensor | None = None,
     rerank: str = "none",
     versions: Versions | None = None,
+    aim: tuple[int, int] = (0, 0),
+    trained_on: str = "",
     per_query: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict:
@@ -107,13 +110,16 @@ def evaluate_protocol(
     protocol          name, counts, trials with rows `query` and `gallery`, and per row `query_ignores`, `gallery_group`
     flip, weighting   how the embeddings were made and weighed: they stand beside the figures
     scale             (E,) factors of the embeddings' columns
-    rerank            none, k_reciprocal (utils/evaluation/rerank.py) or mser (utils/evaluation/mser.py)
+    rerank            none, k_reciprocal (utils/evaluation/rerank.py), mser (utils/evaluation/mser.py) or aim
+                      (utils/evaluation/aim.py)
     versions          for mser
+    aim               for aim: k1 and k2, 0 for its authors'
+    trained_on        the name of the network's data set where that is another one: it stands beside the figures
     per_query         add each trial's "queries": rows (ascending), rank, ap and inp of the valid ones
     block_bytes       working memory beside `features` and a copy of the gallery's part of it
-    returns           {"protocol", "flip", "weighting", "rerank" (its name, or False), "trials": [figures,
-                      "valid_queries" and "cmc" (Rank-1 to Rank-20), ...], "mean", "std"}, ready for JSON; fractions,
-                      and the standard deviation of the population of trials
+    returns           {"protocol", "flip", "weighting", "rerank" (its name, or False), "trained_on" (where it is given),
+                      "trials": [figures, "valid_queries" and "cmc" (Rank-1 to Rank-20), ...], "mean", "std"}, ready for
+                      JSON; fractions, and the standard deviation of the population of trials
     raises            EvaluationError
     """
     counted = {len(features), len(identities), len(protocol.query_ignores), len(protocol.gallery_group)}
@@ -138,7 +144,7 @@ def evaluate_protocol(
         torch.as_tensor(x, device=features.device)
         for x in (identities, protocol.query_ignores, protocol.gallery_group)
     )
-    similarities = similarities_by(rerank, versions)
+    similarities, by = similarities_by(rerank, protocol.name, versions, aim)
     rows, figures = [[] for _ in described], [[] for _ in described]
     for number, query, similarity in similarities(features, described, scale, block_bytes):
         gallery = described[number].gallery
@@ -160,7 +166,8 @@ def evaluate_protocol(
         "protocol": protocol.name,
         "flip": flip,
         "weighting": weighting,
-        "rerank": rerank != "none" and rerank,
+        "rerank": by != "none" and by,
+        **({"trained_on": trained_on} if trained_on else {}),
         "trials": trials,
         "mean": {key: float(np.mean([trial[key] for trial in trials])) for key in FIGURES},
         "std": {key: float(np.std([trial[key] for trial in trials])) for key in FIGURES},
@@ -178,14 +185,51 @@ def trial_figures(figures: QueryFigures, rows: np.ndarray, per_query: bool) -> d
     return trial
 
 
-def similarities_by(rerank: str, versions: Versions | None) -> Callable:
-    """What ranks: a function as `plain_similarities` is.
+def similarities_by(
+    rerank: str, protocol: str, versions: Versions | None = None, aim: tuple[int, int] = (0, 0)
+) -> tuple[Callable, str]:
+    """What ranks, a function as `plain_similarities` is, and its name, with all that its figures depend on.
 
-    rerank     none, k_reciprocal or mser
+    rerank     none, k_reciprocal, mser or aim
+    protocol   the name of a protocol
     versions   for mser
+    aim        for aim: k1 and k2, 0 for its authors'
+    raises     EvaluationError
     """
+    if rerank == "aim":
+        try:
+            k1, k2 = settings_of(protocol, *aim)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from None
+        return partial(aim_similarities, k1=k1, k2=k2), f"aim (k1 {k1}, k2 {k2})"
     by_mser = partial(mser_similarities, versions=versions)
-    return {"none": plain_similarities, "k_reciprocal": reranked_similarities, "mser": by_mser}[rerank]
+    return {"none": plain_similarities, "k_reciprocal": reranked_similarities, "mser": by_mser}[rerank], rerank
+
+
+def check_reranking(rerank: str, protocols: Sequence, infrared: Sequence[bool], aim: tuple[int, int] = (0, 0)) -> None:
+    """Whether these protocols can be re-ranked, before any image is embedded.
+
+    protocols   as in `evaluate_protocol`
+    infrared    (N,)
+    raises      EvaluationError
+    """
+    for protocol in protocols:
+        similarities_by(rerank, protocol.name, aim=aim)
+        if rerank == "mser":
+            for number, trial in enumerate(protocol.trials):
+                check_across(number, trial, np.asarray(infrared))
+
+
+def check_across(number: int, trial, infrared: np.ndarray) -> None:
+    """
+    raises   EvaluationError where a trial's queries and gallery aren't of one modality each, and different ones
+    """
+    kinds = [{*infrared[rows].tolist()} for rows in (trial.query, trial.gallery)]
+    if len(kinds[0] | kinds[1]) != 2 or kinds[0] & kinds[1]:
+        raise EvaluationError(
+            f"trial {number} has queries or gallery images of both modalities, or both of one, and MSER ranks one "
+            "modality for the other: set TEST.RERANK to another one, or to none"
+        )
 
 
 def plain_similarities(
@@ -237,14 +281,19 @@ def mser_similarities(
         return torch.stack([scaled(x, scale) for x in found])
 
     for number, trial in enumerate(trials):
-        kinds = [{*versions.infrared[rows].tolist()} for rows in (trial.query, trial.gallery)]
-        if len(kinds[0] | kinds[1]) != 2 or kinds[0] & kinds[1]:
-            raise EvaluationError(
-                f"trial {number} has queries or gallery images of both modalities, or both of one, and MSER ranks one "
-                "modality for the other: set TEST.RERANK to none or k_reciprocal"
-            )
+        check_across(number, trial, versions.infrared)
         query = np.sort(trial.query)
         yield number, query, -mser_distance(seen(query), seen(trial.gallery), chunk_bytes=block_bytes)
+
+
+def aim_similarities(
+    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int, k1: int, k2: int
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """As `reranked_similarities`, by AIM."""
+    for number, trial in enumerate(trials):
+        query = np.sort(trial.query)
+        sides = (scaled(features[rows], scale) for rows in (query, trial.gallery))
+        yield number, query, aim_similarity(*sides, k1, k2, block_bytes)
 
 
 def scaled(features: Tensor, scale: Tensor | None) -> Tensor:
@@ -275,7 +324,7 @@ def table_rows(results: Sequence[dict]) -> list[list[str]]:
             for key in FIGURES
         ]
         lines.append([
-            result["protocol"], "yes" if result["flip"] else "no", result["weighting"],
+            protocol_of(result), "yes" if result["flip"] else "no", result["weighting"],
             reranking(result), str(number), *figures,
         ])
     return lines

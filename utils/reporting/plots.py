@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 from utils.evaluation.distances import shares  # noqa: E402
 from utils.evaluation.evaluator import FIGURES  # noqa: E402
-from utils.reporting.results import reranking  # noqa: E402
+from utils.reporting.results import protocol_of, rerankings  # noqa: E402
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
@@ -101,7 +101,7 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
 
     results   of `evaluate_protocol`, of one weighting
     """
-    flip, by = "with" if results[0]["flip"] else "without", reranking(results[0])
+    flip, by = "with" if results[0]["flip"] else "without", rerankings(results)
     rerank = "without re-ranking" if by == "no" else f"re-ranked by {by}"
     weighting = results[0]["weighting"]
     height = 4.1 + 0.2 * len(results)  # the legend's lines below the panel, where they hide no curve
@@ -112,7 +112,7 @@ def cmc_curves(results: Sequence[dict]) -> Figure:
         mean, spread, ranks = curves.mean(axis=0), curves.std(axis=0), np.arange(1, curves.shape[1] + 1)
         several = len(curves) > 1
         rank1 = f"{mean[0]:.1f}" + (f" ± {spread[0]:.1f}" if several else "")
-        panel.plot(ranks, mean, **style, label=f"{result['protocol']}: Rank-1 {rank1} %")
+        panel.plot(ranks, mean, **style, label=f"{protocol_of(result)}: Rank-1 {rank1} %")
         if several:
             panel.fill_between(ranks, mean - spread, mean + spread, color=style["color"], alpha=0.2, linewidth=0)
         lowest = min(lowest, mean[0] - spread[0])

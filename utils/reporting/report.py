@@ -152,6 +152,7 @@ def notes(saved: dict) -> list[str]:
     """What must be known to read the figures."""
     checkpoint, solver = saved.get("checkpoint", {}), saved.get("config", {}).get("SOLVER", {})
     several, epochs = isinstance(checkpoint, list), solver.get("EPOCHS", 0)
+    one_model = several and len({one.get("sha256", number) for number, one in enumerate(checkpoint)}) == 1
     known = {
         "These figures are of the embedded data set; they say nothing about a real one.":
             saved["data"]["name"] == "synthetic",
@@ -161,15 +162,23 @@ def notes(saved: dict) -> list[str]:
         "MSER re-ranks by the set of all queries, some forty images of each person, which a search doesn't have; the "
         "figures compare with none that are not re-ranked.":
             any(result.get("rerank") == "mser" for result in saved.get("results", [])),
-        f"A mean over {len(checkpoint)} models, each of which is a trial.": several,
+        "AIM ranks an image by the whole gallery; the figures compare with none that are not re-ranked.":
+            any(str(result.get("rerank")).startswith("aim ") for result in saved.get("results", [])),
+        f"A mean over {len(checkpoint)} models, each of which is a trial.": several and not one_model,
+        f"A mean over {len(checkpoint)} splits of the data, each of which is a trial, of one model.": one_model,
     }
     unfinished = [
         f"The training of {one['path']} is unfinished: {one['epochs']} of {epochs} epochs."
         for one in (checkpoint if several else [checkpoint])
         if one.get("epochs", epochs) < epochs and Path(one["path"]).name != "best.pth"  # validation chose that epoch
     ]
+    elsewhere = sorted({result["trained_on"] for result in saved.get("results", []) if result.get("trained_on")})
+    trained = [
+        f"The network was trained on {name}, and tested on {saved['data']['name']}; the figures compare with none of "
+        f"networks that were trained on {saved['data']['name']}." for name in elsewhere
+    ]
     warnings = [line for line in saved.get("data_summary", "").splitlines() if line.startswith("warning:")]
-    return [note for note, holds in known.items() if holds] + unfinished + [*dict.fromkeys(warnings)]
+    return [note for note, holds in known.items() if holds] + trained + unfinished + [*dict.fromkeys(warnings)]
 
 
 def origin(saved: dict) -> list[tuple[str, object]]:

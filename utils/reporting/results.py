@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+SETTING = ("protocol", "flip", "weighting", "re-ranking", "trained on")
 METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 
 
@@ -37,7 +38,7 @@ def check_results(saved: dict) -> None:
     if not keys:
         raise ValueError("it has no result")
     if len(set(keys)) < len(keys):
-        raise ValueError("two of its results have the same protocol, flip, weighting and re-ranking")
+        raise ValueError("two of its results have the same protocol, flip, weighting, re-ranking and training data")
     for result in saved["results"]:
         if not result["trials"]:
             raise ValueError(f"{result['protocol']} has no trial")
@@ -54,6 +55,23 @@ def reranking(result: dict) -> str:
     return {True: "k_reciprocal", False: "no"}.get(by, by)
 
 
+def rerankings(results: list[dict]) -> str:
+    """By what some results are re-ranked: one name, unless they differ."""
+    return ", ".join(dict.fromkeys(map(reranking, results)))
+
+
+def protocol_of(result: dict) -> str:
+    """The protocol's name, and that of the data set that the network was trained on where that is another one."""
+    elsewhere = result.get("trained_on")
+    return result["protocol"] + (f" (trained on {elsewhere})" if elsewhere else "")
+
+
+def trained_elsewhere(saved: dict) -> str:
+    """The data set that the network of a results file was trained on, where that isn't the tested one; else ""."""
+    return next((result["trained_on"] for result in saved["results"] if result.get("trained_on")), "")
+
+
 def setting(result: dict) -> tuple:
-    """What two results must share to be comparable."""
-    return result["protocol"], result["flip"], result["weighting"], reranking(result)
+    """What two results must share to be comparable (SETTING names it)."""
+    trained_on = result.get("trained_on", "this data set")
+    return result["protocol"], result["flip"], result["weighting"], reranking(result), trained_on
