@@ -2,7 +2,7 @@
 
     python test.py --checkpoint runs/sysu
     python test.py --checkpoint runs/sysu --protocol all
-    python test.py --checkpoint runs/sysu DATA.NAME llcm DATA.ROOT datasets/LLCM      # trained on one, tested on another
+    python test.py --checkpoint runs/sysu DATA.NAME llcm DATA.ROOT datasets/LLCM      # on other data than trained on
     python test.py --config configs/sysu_cmfn.yaml --authors-checkpoint sysu.t DATA.ROOT datasets/SYSU-MM01
 """
 

@@ -72,7 +72,7 @@ def data_of(data, fingerprint: str | None) -> dict:
 def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
     """The network of a checkpoint in the authors' format, which brings its number of classes.
 
-    trained   the configuration of its training, where that is another: of the file, without the command line's options
+    trained   the configuration of its training, where that is another: without the command line's options
     """
     theirs = read_checkpoint(path)
     classifier = weights.named_tensors(theirs).get("classifier.weight")

@@ -108,7 +108,9 @@ def measured_rows(path: Path, gallery: str, weighting: str | None) -> list[Row]:
         raise ResultsError(f"{path} holds figures of {what}; they have no place in a table of SYSU-MM01")
     elsewhere = trained_elsewhere(saved)
     if elsewhere:
-        raise ResultsError(f"{path} is of a network that was trained on {elsewhere}; the table's are trained on SYSU-MM01")
+        raise ResultsError(
+            f"{path} is of a network that was trained on {elsewhere}; those of the table were trained on SYSU-MM01"
+        )
     wanted = {f"sysu/{search}/single-shot/{gallery}": search for search in SEARCHES}
     rows: dict[str, Row] = {}
     for result in saved["results"]:

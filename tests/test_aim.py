@@ -21,9 +21,8 @@ def drawn(case):
     random = np.random.RandomState(case["seed"])
     centers = random.standard_normal((5, 32))
     of_queries, of_gallery = random.randint(0, 5, case["queries"]), random.randint(0, 5, case["gallery"])
-    return [
-        torch.from_numpy(centers[who] + 0.8 * random.standard_normal((len(who), 32))) for who in (of_queries, of_gallery)
-    ]
+    sides = (of_queries, of_gallery)
+    return [torch.from_numpy(centers[who] + 0.8 * random.standard_normal((len(who), 32))) for who in sides]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 28, 1000])
@@ -88,7 +87,8 @@ def test_figures_carry_the_name_with_both_numbers():
     assert result["rerank"] == "aim (k1 3, k2 2)"
     by_hand = aim_similarity(*((features * scale)[rows] for rows in ([0, 1, 3], [4, 5, 6, 7])), 3, 2)
     best = by_hand.argmax(dim=1)  # the gallery's identities are 0, 1, 0, 1
-    assert [rank == 1 for rank in result["trials"][0]["queries"]["rank"]] == (best % 2 == torch.tensor([0, 1, 1])).tolist()
+    right = best % 2 == torch.tensor([0, 1, 1])
+    assert [rank == 1 for rank in result["trials"][0]["queries"]["rank"]] == right.tolist()
 
 
 def test_a_run_is_tested_and_shown_with_it_and_kept_out_of_tables(trained, tmp_path):
