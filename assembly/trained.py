@@ -85,9 +85,8 @@ def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
         model.load_state_dict(from_authors(theirs, model))
     except AuthorsCheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return model, {
-        "path": str(path), "sha256": sha256(path), "format": "authors", "trained_on": data_of((trained or cfg).DATA, None),
-    }
+    data = data_of((trained or cfg).DATA, fingerprint=None)
+    return model, {"path": str(path), "sha256": sha256(path), "format": "authors", "trained_on": data}
 
 
 def check_same_run(saved: dict, cfg, path: Path) -> None:

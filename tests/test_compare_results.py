@@ -162,3 +162,57 @@ def test_a_result_in_one_file_alone_is_named(tmp_path):
     a.write_text(json.dumps(saved))
     text = run(a, b, "--resamples", 100).stdout
     assert f"left out, A alone has it: {PROTOCOL}, flip yes, weighting neck" in text
+
+
+# Several runs of each
+
+
+def test_runs_of_each_side_are_drawn_by_themselves():
+    """One unit type, no spread between people: A's runs have 0 and 1, B's 1 and 2. Drawn again, each mean is off its
+    own by -1/2, 0 or 1/2 with probability 1/4, 1/2, 1/4: their difference, 1, has the variance 1/8 + 1/8."""
+    a, b = (np.array(runs)[:, None, None, None] * np.ones((1, 3, 1, 1)) for runs in ([0.0, 1.0], [1.0, 2.0]))
+    difference, low, high, p = comparison.bootstrap(a, b, np.ones((3, 1)), resamples=20000, seed=0)
+    assert (difference, low, high) == (1, 0, 2)
+    assert p == pytest.approx(2 / 16, abs=0.01)  # both at their ends: the difference is 0
+
+
+def test_people_are_drawn_once_for_all_runs():
+    """What is hard for every network cancels, whatever the runs."""
+    hard = np.random.default_rng(1).normal(size=(1, 50, 2, 1))
+    a, b = hard + np.zeros((3, 1, 1, 1)), hard + np.full((2, 1, 1, 1), 0.25)
+    assert [x.item() for x in comparison.bootstrap(a, b, np.ones((50, 2)), 500, 0)[:3]] == [0.25] * 3
+
+
+def test_more_seeds_are_in_the_interval(tmp_path):
+    ranks = {"a": ([1, 2, 2, 2] * 10, [2, 2, 2, 2] * 10), "b": ([1, 1, 2, 2] * 10, [1, 2, 1, 2] * 10)}
+    files = {
+        name: [write(tmp_path / f"{name}{seed}.json", [trial(r)], list(range(40))) for seed, r in enumerate(of_seeds)]
+        for name, of_seeds in ranks.items()
+    }
+    text = run(*files["a"], "--against", *files["b"]).stdout
+    assert "drawn again: 2 runs of A, 2 of B, and for all of them the same 40 identities" in text
+    assert "2 runs show 71 % of their standard deviation" in text
+    several, one = (line_of("Rank-1", words) for words in (text, run(files["a"][0], files["b"][0]).stdout))
+    assert several[:3] == ["12.50", "50.00", "+37.50"] and one[:3] == ["25.00", "50.00", "+25.00"]
+    assert float(several[4]) - float(several[3]) > float(one[4]) - float(one[3])
+    alone = run(files["a"][0], "--against", *files["b"]).stdout
+    assert "Of the side with one run, how much another seed changes is not in them" in alone
+
+
+def test_runs_of_one_method_are_of_other_seeds_and_nothing_else(tmp_path):
+    def made(name, sha256, **config):
+        path = write(tmp_path / name, [trial([1, 2])])
+        saved = json.loads(path.read_text()) | {"checkpoint": {"sha256": sha256}, "config": config}
+        path.write_text(json.dumps(saved))
+        return path
+
+    a = made("a.json", "1", SEED=0, OUTPUT="x", SOLVER={"EPOCHS": 3})
+    b = made("b.json", "2", SEED=1, OUTPUT="y", SOLVER={"EPOCHS": 3})
+    longer = made("longer.json", "3", SEED=2, SOLVER={"EPOCHS": 4})
+    assert "runs of A" in run(a, b, "--against", longer, "--resamples", 100).stdout
+    assert "are of one network; runs differ in their seed" in refused(a, a, "--against", b)
+    assert "differ in SOLVER.EPOCHS; runs of one method differ in SEED alone" in refused(a, longer, "--against", b)
+    done = run(a, b, longer, check=False)
+    assert "two files are wanted, A.json and B.json, or B's runs after --against; not 3" in done.stderr
+    b.write_text(b.read_text().replace('"flip": true', '"flip": false'))
+    assert "flip (yes and no)" in refused(a, b, "--against", longer)

@@ -1,7 +1,7 @@
 """AIM, affinity inference: images are compared by whom of the gallery they resemble, too.
 
 Fang et al., "Visible-Infrared Person Re-Identification via Semantic Alignment and Affinity Inference" (SAAI), ICCV
-2023, as its released code computes it. Its gain comes from the gallery: each image's figures depend on all others in it.
+2023, as its released code computes it. Its gain comes from the gallery: an image's figures depend on all others in it.
 
 The affinities of all gallery images with one another are never held at once, but in chunks of rows.
 """
