@@ -1,6 +1,6 @@
 """When is a gain in a table noise? The smallest difference that a protocol's ten trials can show, by simulation.
 
-    python scripts/smallest_difference.py                               # SYSU-MM01, RegDB and LLCM; an hour on two cores
+    python scripts/smallest_difference.py                               # at the sizes of SYSU-MM01, RegDB and LLCM
     python scripts/smallest_difference.py --sets regdb --levels 0.9 --worlds 30 --device cuda
 
 Draws worlds: new people, images and galleries of a data set's size, and two networks that are equally good at them.
@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from assembly.experiment import markdown_table  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.evaluation.metrics import inner_products  # noqa: E402
+from utils.evaluation.metrics import inner_products, sort_rows  # noqa: E402
 from utils.training.run import DeviceError, select_device  # noqa: E402
 
 NUMBERS = 32        # of an embedding
@@ -67,16 +67,16 @@ SIZES = {
     "sysu/all": Size(people=96, queries=40, cameras=3, hidden=0.5),      # 3,803 queries, 301 gallery images
     "sysu/indoor": Size(people=56, queries=39, cameras=2, hidden=0.5),   # 2,208 and 112
     "regdb": Size(people=206, queries=10, cameras=10, pool=412),         # ten images by the only camera
-    "llcm": Size(people=351, queries=20, cameras=4),                     # its people; cameras and queries of each in round numbers
+    "llcm": Size(people=351, queries=20, cameras=4),                     # its people; the rest in round numbers
 }
 
 
-def world(size: Size, apart: float, own: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def world(size: Size, apart: float, own: float, generator: torch.Generator) -> Tensor:
     """Figures of two equally good networks.
 
     apart     standard deviation of people's embeddings
     own       the share of what varies beside that is different in each network
-    returns   (2, TRIALS, people, queries, METRICS): 0 to 1, nan where a query isn't valid; (TRIALS, people) who they are
+    returns   (2, TRIALS, people, queries, METRICS), 0 to 1
     """
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, NUMBERS, generator=generator, device=generator.device)
@@ -93,7 +93,7 @@ def world(size: Size, apart: float, own: float, generator: torch.Generator) -> t
     shown = person[:, None, None] + varied(number, folders, 1, networks=networks) + images
     asked, shown = F.normalize(asked, dim=-1), F.normalize(shown, dim=-1)
 
-    figures, who = [], []
+    figures = []
     hidden = torch.arange(size.queries, device=asked.device) < round(size.hidden * size.queries)
     for trial in range(TRIALS):
         people = torch.randperm(number, generator=generator, device=asked.device)[:size.people].sort().values
@@ -104,8 +104,7 @@ def world(size: Size, apart: float, own: float, generator: torch.Generator) -> t
                 2, pick[..., None, None].expand(-1, -1, 1, NUMBERS)).squeeze(2), hidden)
             for net in of_trial
         ]))
-        who.append(people)
-    return torch.stack(figures, dim=1), torch.stack(who)
+    return torch.stack(figures, dim=1)
 
 
 def ranked(asked: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
@@ -116,19 +115,16 @@ def ranked(asked: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
     hidden    (Q,) queries that ignore the first camera
     returns   (P, Q, 2)
     """
-    people, queries = asked.shape[:2]
-    similarity = torch.stack([inner_products(asked.flatten(0, 1), shown[:, c]) for c in range(shown.shape[1])])
-    similarity = similarity.unflatten(1, (people, queries))                      # (C, P, Q, P)
-    similarity[0].masked_fill_(hidden[:, None], -torch.inf)
-    own = similarity.diagonal(dim1=1, dim2=3).movedim(2, 1)                      # (C, P, Q)
-    best = similarity.amax(dim=0)                                                # (P, Q, P)
-    hit = best.amax(dim=2) <= own.amax(dim=0)
+    people, cameras = shown.shape[:2]
+    similarity = inner_products(asked.flatten(0, 1), shown.flatten(0, 1)).view(*asked.shape[:2], people, cameras)
+    similarity[:, hidden, :, 0] = -torch.inf
+    own = similarity.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()       # (P, Q, C)
     kept = own > -torch.inf
-    precision = torch.zeros_like(own)
-    for c in range(len(own)):
-        place = sum((one >= own[c, ..., None]).sum(dim=2) for one in similarity)  # itself among them
-        precision[c] = (own >= own[c]).sum(dim=0) / place
-    return torch.stack([hit.float(), (precision * kept).sum(dim=0) / kept.sum(dim=0)], dim=2)
+    every = sort_rows(similarity.flatten(0, 1).flatten(1)).view(*asked.shape[:2], -1)
+    place = every.shape[2] - torch.searchsorted(every, own)                      # images that are as near, itself too
+    precision = (own[..., None, :] >= own[..., None]).sum(dim=3) / place
+    hit = place.masked_fill(~kept, every.shape[2]).amin(dim=2) == 1
+    return torch.stack([hit.float(), (precision * kept).sum(dim=2) / kept.sum(dim=2)], dim=2)
 
 
 def distance_for(size: Size, level: float, own: float, generator: torch.Generator) -> float:
@@ -139,19 +135,19 @@ def distance_for(size: Size, level: float, own: float, generator: torch.Generato
     wanted = level ** (small.people / size.people)
     for _ in range(9):
         middle = (low + high) / 2
-        reached = torch.stack([world(small, middle, own, generator)[0][..., 0].mean() for _ in range(2)]).mean()
+        reached = torch.stack([world(small, middle, own, generator)[..., 0].mean() for _ in range(2)]).mean()
         low, high = (middle, high) if reached < wanted else (low, middle)
     return (low + high) / 2
 
 
-def summary(worlds: list[tuple[Tensor, Tensor]], size: Size) -> list[dict[str, float]]:
+def summary(worlds: list[Tensor], size: Size) -> list[dict[str, float]]:
     """Of each metric, what the table prints.
 
     worlds   of `world`
     """
     found = []
     for metric, name in enumerate(METRICS):
-        figures = [figures[..., metric].double().cpu() for figures, _ in worlds]
+        figures = [figures[..., metric].double().cpu() for figures in worlds]
         by_trial = torch.stack([f.mean(dim=(2, 3)) for f in figures])              # (W, 2, T)
         differences = by_trial[:, 1] - by_trial[:, 0]                              # (W, T)
         of_worlds = differences.mean(dim=1)
@@ -178,7 +174,7 @@ def levels(text: str) -> list[float]:
     except ValueError:
         found = []
     if not found or not all(0.05 <= level <= 0.99 for level in found):
-        raise argparse.ArgumentTypeError(f"{text} is no list of Rank-1 as fractions from 0.05 to 0.99, such as 0.5,0.9")
+        raise argparse.ArgumentTypeError(f"{text} is no list of fractions from 0.05 to 0.99, such as 0.5,0.9")
     return found
 
 
@@ -186,8 +182,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SIZES, default=[*SIZES], help="default: all")
     parser.add_argument("--levels", type=levels, default=[0.5, 0.85], help="of Rank-1; default: 0.5,0.85")
-    parser.add_argument("--own", type=float, default=0.5, help="share of what varies that is a network's own")
-    parser.add_argument("--worlds", type=count(2), default=200, help="that are drawn, 2 at least")
+    parser.add_argument("--own", type=float, default=0.25, help="share of what varies that is a network's own")
+    parser.add_argument("--worlds", type=count(2), default=100, help="that are drawn, 2 at least")
     parser.add_argument("--seed", type=count(0), default=0)
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto, the default")
     args = parser.parse_args()
