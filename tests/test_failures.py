@@ -15,7 +15,7 @@ from data.dataset import open_benchmark
 from data.records import Protocol, Trial
 from utils.evaluation.evaluator import evaluate_protocol, plain_similarities
 from utils.evaluation.failures import (
-    by_identity, confused_pairs, differences, gallery_sizes, pair_distances, rank1_by_size, search_all,
+    agreement, by_identity, confused_pairs, differences, gallery_sizes, pair_distances, rank1_by_size, search_all,
 )
 
 IDENTITIES, CAMERAS = [1, 2, 1, 2, 3], [3, 3, 1, 1, 2]
@@ -73,7 +73,7 @@ def test_two_networks_on_the_same_queries():
     b = searches_of([[0.9, 0.1, 0.5], [0.1, 0.3, 0.5]])
     share, rows, gain = differences(a, b)
     assert share == {"both": 0, "a": 0.5, "b": 0.5, "neither": 0} and rows.tolist() == [0, 1]
-    assert gain.tolist() == pytest.approx([2 / 3, -1 / 2])
+    assert gain.tolist() == pytest.approx([2 / 3, -1 / 2]) and agreement(a, b) == pytest.approx(-1)
     with pytest.raises(ValueError, match="the two networks did not search for the same queries"):
         differences(a, search_all(torch.zeros(5, 1), IDENTITIES, CAMERAS, toy(),
                                   lambda *_: [(0, np.array([0]), torch.tensor([[0.1, 0.9, 0.5]]))]))

@@ -186,6 +186,12 @@ def differences(a: Searches, b: Searches) -> tuple[dict[str, float], np.ndarray,
     return {name: float(share.mean()) for name, share in shares.items()}, rows, gain
 
 
+def agreement(a: Searches, b: Searches) -> float:
+    """The correlation of two networks' hits at rank 1 over the same searches; nan where one has all or none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.corrcoef(a.hit, b.hit)[0, 1])
+
+
 @torch.inference_mode()
 def pair_distances(
     features: Tensor, identities: Sequence[int], protocol, block_bytes: int = BLOCK_BYTES

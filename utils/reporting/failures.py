@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from utils.evaluation.distances import overlap, shares
-from utils.evaluation.failures import Searches, by_identity, confused_pairs, differences
+from utils.evaluation.failures import Searches, agreement, by_identity, confused_pairs, differences
 from utils.reporting.report import import_plots, table, text
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -70,7 +70,11 @@ def failures_page(
                 "re-ranking. Each histogram has the area 1, though pairs of different people are far more."),
     ]
     if len(runs) > 1:
-        sections.insert(0, section("The two on the same queries", two_runs(runs, shown, pairs), ""))
+        sections.insert(0, section(
+            "The two on the same queries", two_runs(runs, shown, pairs),
+            f"The hits of A and B at rank 1 correlate by {agreement(*(run.searches for run in runs)):.2f}: 1 where they "
+            "fail in the same searches. Images are those of the first gallery that shows the query's person.",
+        ))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=text(title), headline=f"{text(headline)}<br>{text(setting)}",
         notes="".join(f'<p class="note">{text(note)}</p>' for note in notes), sections="".join(sections),
@@ -185,6 +189,8 @@ def picture(png: bytes, alt: str) -> str:
 def size_chart(plots, panel, run: Run, style: dict) -> None:
     panel.plot(run.searches.sizes, 100 * run.searches.rank1, label=run.name, **style)
     panel.set(xlabel="gallery images", ylabel="Rank-1, %", xscale="log", ylim=(-2, 102))
+    panel.set_xticks(run.searches.sizes, map(str, run.searches.sizes), rotation=45)
+    panel.set_xticks([], minor=True)
 
 
 def distance_part(runs: Sequence[Run]) -> str:
@@ -222,19 +228,16 @@ def two_runs(runs: Sequence[Run], shown: Images, number: int) -> str:
     cells = [[words, f"{100 * share[key]:.2f}"] for key, words in (
         ("both", "both right"), ("a", "A alone right"), ("b", "B alone right"), ("neither", "neither right"),
     )]
-    content = (
-        f"<p>A is {text(runs[0].name)}, B is {text(runs[1].name)}.</p>"
-        f'<div class="scroll two">{table(cells, ["first image", "% of searches"])}</div>'
-    )
+    content = f'<div class="scroll two">{table(cells, ["first image", "% of searches"])}</div>'
 
     def draw(plots, panel, run, style):
         panel.hist(100 * gain, bins=np.linspace(-100, 100, 41), color=style["color"], alpha=0.7)
         panel.set(xlabel="average precision of B less that of A, points", ylabel="queries", yscale="symlog")
 
     content += chart(runs[:1], draw, "Differences of average precision")
-    order = np.argsort(gain, kind="stable")
+    order, half = np.argsort(gain, kind="stable"), (number + 1) // 2
     for words, chosen in (
-        ("Where B gains most", order[::-1][:number]), ("Where B loses most", order[:number]),
+        ("Where B gains most", order[::-1][:half]), ("Where B loses most", order[:half]),
     ):
         found = []
         for i in chosen:
