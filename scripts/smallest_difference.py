@@ -18,7 +18,7 @@ Another training seed, as a whole better or worse, comes on top (docs/protocols.
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -130,13 +130,11 @@ def ranked(asked: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
 def distance_for(size: Size, level: float, own: float, generator: torch.Generator) -> float:
     """How far apart people lie where Rank-1 is `level`, by halving."""
     low, high = 0.05, 3.0
-    small = Size(min(size.people, 96), min(size.queries, 8), size.cameras, size.hidden, min(size.pool, 192))
-    # A gallery of fewer people is easier: their number is made up for by the chance of each to be in the way.
-    wanted = level ** (small.people / size.people)
+    small = replace(size, queries=min(size.queries, 8))
     for _ in range(9):
         middle = (low + high) / 2
         reached = torch.stack([world(small, middle, own, generator)[..., 0].mean() for _ in range(2)]).mean()
-        low, high = (middle, high) if reached < wanted else (low, middle)
+        low, high = (middle, high) if reached < level else (low, middle)
     return (low + high) / 2
 
 
@@ -203,7 +201,8 @@ def main() -> None:
                 lines.append([name, row["metric"], *points, *false, f"{row['agreement']:.2f}"])
                 print(*lines[-1], sep="  ", flush=True)
     header = ["size of", "metric", "level", "±", "noise", "seen", "false: t", "false: people", "agreement"]
-    print(f"\n{args.worlds} worlds each, own share {args.own}, seed {args.seed}\n{markdown_table(header, lines)}", end="")
+    print(f"\n{args.worlds} worlds each, own share {args.own}, seed {args.seed}")
+    print(markdown_table(header, lines), end="")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def aim_similarity(query: Tensor, gallery: Tensor, k1: int, k2: int, chunk_bytes
     query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
     plain = inner_products(query, gallery)                                            # (Q, G)
     inferred = torch.empty_like(plain)
-    for i in chunks(len(gallery), (16 + 12 * k2) * len(gallery), chunk_bytes):
+    bytes_per_row = 16 * len(gallery) + 4 * k2 * (3 * len(gallery) + gallery.shape[1])
+    for i in chunks(len(gallery), bytes_per_row, chunk_bytes):
         keys = ranking_keys(inner_products(gallery[i], gallery).float())
         nearest = keys.topk(min(k2, len(gallery)), largest=False).indices             # (C, k2), ties by row
         affinity = cut(inner_products(gallery[nearest.flatten()], gallery), k1)       # (C · k2, G)
