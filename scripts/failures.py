@@ -81,7 +81,8 @@ def searched(name: str, path: Path, loaded: tuple, benchmark, protocol) -> tuple
     })
     setting = f"{described(weighting, cfg)}, {'with' if cfg.TEST.FLIP else 'without'} mirrored images"
     setting += f", re-ranked by {by}" * (by != "none") + f", trained on {elsewhere}" * bool(elsewhere)
-    return Run(f"{name}{method_title(cfg.MODEL)} ({path.name})", searches, distances), setting, known
+    folder = path if path.is_dir() else path.parent
+    return Run(f"{name}{method_title(cfg.MODEL)} ({folder.name})", searches, distances), setting, known
 
 
 def arguments() -> argparse.Namespace:
