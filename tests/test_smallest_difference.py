@@ -16,7 +16,7 @@ spec = importlib.util.spec_from_file_location("smallest_difference", SCRIPT)
 simulation = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(simulation)
 
-SMALL = simulation.Size(people=30, queries=4, cameras=2)
+SMALL = simulation.Size(people=20, queries=4, cameras=2)
 
 
 def draw(size, number, own=0.25, apart=0.5):
@@ -39,7 +39,7 @@ def test_figures_are_those_of_the_protocols():
 
 def test_networks_without_anything_of_their_own_are_one():
     both, = draw(SMALL, 1, own=0.0)
-    assert torch.equal(both[0], both[1]) and both.shape == (2, 10, 30, 4, 2)
+    assert torch.equal(both[0], both[1]) and both.shape == (2, 10, 20, 4, 2)
     other, = draw(SMALL, 1)
     assert not torch.equal(other[0], other[1])
     of_splits, = draw(simulation.Size(people=6, queries=3, cameras=3, pool=12), 1, own=0.0)
@@ -47,7 +47,7 @@ def test_networks_without_anything_of_their_own_are_one():
 
 
 def test_ten_galleries_of_the_same_people_are_no_ten_experiments():
-    found = simulation.summary(draw(SMALL, 60), SMALL)[0]
+    found = simulation.summary(draw(SMALL, 40), SMALL)[0]
     assert found["t"] > 0.2 and found["people"] < 0.15  # 5 % is what both should be
     assert found["seen"] / found["noise"] == pytest.approx(2.80 / 1.96)
 
