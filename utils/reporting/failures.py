@@ -70,10 +70,11 @@ def failures_page(
                 "re-ranking. Each histogram has the area 1, though pairs of different people are far more."),
     ]
     if len(runs) > 1:
+        same = agreement(*(run.searches for run in runs))
         sections.insert(0, section(
             "The two on the same queries", two_runs(runs, shown, pairs),
-            f"The hits of A and B at rank 1 correlate by {agreement(*(run.searches for run in runs)):.2f}: 1 where they "
-            "fail in the same searches. Images are those of the first gallery that shows the query's person.",
+            f"The hits of A and B at rank 1 correlate by {same:.2f}: 1 where they fail in the same searches. Images "
+            "are those of the first gallery that shows the query's person.",
         ))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=text(title), headline=f"{text(headline)}<br>{text(setting)}",
