@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=count(1), default=301, help="of a pass (default: 301, a gallery of SYSU-MM01)")
     parser.add_argument("--size", type=count(2), nargs=2, default=(288, 144), help="height and width of the network's")
-    parser.add_argument("--file-size", type=count(16), nargs=2, default=(288, 144), help="height and width of the files")
+    parser.add_argument("--file-size", type=count(16), nargs=2, default=(288, 144), help="those of the files")
     parser.add_argument("--workers", type=count(0), default=2, help="processes of the loader")
     parser.add_argument("--rounds", type=count(1), default=10, help="of each corruption and severity")
     args = parser.parse_args()
