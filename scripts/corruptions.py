@@ -11,7 +11,7 @@ after a stop, it keeps what is there and goes on. docs/robustness.md has the rul
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,7 +39,7 @@ from data.corruptions import CORRUPTIONS, SEVERITIES  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.lock import only_one  # noqa: E402
-from utils.output import require_files, write_or_keep  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.retrieval.compress import CompressionError  # noqa: E402
 from utils.training.run import library_versions, select_device  # noqa: E402
@@ -78,7 +78,7 @@ def kept(output: Path, saved: dict, names: list[str], labels: list[str]) -> tupl
     """The clean results and the runs of a file that holds these very figures; None and [] without one."""
     clean = kept_results(output, saved, names, labels, per_query=False)
     found = json.loads(output.read_text(encoding="utf-8")) if clean else {}
-    same = found.get("corruptions") == saved["corruptions"]
+    same = all(found.get(key) == saved[key] for key in ("corruptions", "versions"))
     return (clean, found["runs"]) if same else (None, [])
 
 
@@ -107,6 +107,8 @@ def main() -> None:
         require_any_pair(model, "TEST.RERANK")
     orders = [*dict.fromkeys(args.order or ORDERS)]
     output = args.output or place_of_results(None, args.overrides, cfg, checkpoint).with_name("corruptions.json")
+    if output.suffix != ".json":
+        raise OutputError(f"--output is {output}; it is the JSON file, beside which the tables lie: name it .json")
     maps = {order: output.with_name(f"{output.stem}-{order}.png") for order in orders if args.grid}
     tables = [output.with_suffix(".md"), *[output.with_name(f"{output.stem}-grid.csv")] * args.grid]
     require_files(output, *tables, *maps.values(), fix="name another file by --output")
@@ -125,27 +127,15 @@ def main() -> None:
     print(saved["data_summary"])
     with only_one(output.parent, "corruptions"):
         saved["results"], saved["runs"] = kept(output, saved, names, [described(w, cfg) for w in weightings])
-        missing = [
-            run for run in wanted_runs(orders, args.repeats, args.grid)
-            if described_run(run) not in {described_run(done) for done in saved["runs"]}
-        ]
+        done = {described_run(run) for run in saved["runs"]}
+        missing = [run for run in wanted_runs(orders, args.repeats, args.grid) if described_run(run) not in done]
         if saved["results"] is None or missing:
             model = model.to(device, memory_format=torch.channels_last).eval()
             directions = {}
             if cfg.EMBEDDING.DIM:
                 directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device)
             search = CorruptedSearch(model, benchmark.test, protocols, cfg, device, directions)
-            if saved["results"] is None:
-                put_aside(output, checkpoint)
-                saved["results"] = search.clean()
-            print(f"clean: {figures_of(saved['results'][0])}", flush=True)
-            for run in missing:
-                results = search.corrupted(reader(benchmark.root, args.seed, run))
-                run["results"] = [{key: r[key] for key in r if key != "trials"} for r in results]
-                saved["runs"].append(run)
-                saved["summary"] = summary(saved["results"], saved["runs"])
-                write_or_keep({output: json.dumps(saved, indent=1) + "\n"})
-                print(f"{described_run(run)}: {figures_of(run['results'][0])}", flush=True)
+            measure(search, output, saved, missing, lambda run: reader(benchmark.root, args.seed, run))
         saved["summary"] = summary(saved["results"], saved["runs"])
         contents = {output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved)}
         if args.grid:
@@ -154,6 +144,27 @@ def main() -> None:
         write_or_keep(contents)
     print(f"\n{markdown_table(*summary_rows(saved['summary']))}")
     print("\n".join(f"written: {path}" for path in contents))
+
+
+def measure(
+    search: CorruptedSearch, output: Path, saved: dict, missing: list[dict],
+    reader_of: Callable[[dict], CorruptedReader],
+) -> None:
+    """The clean results, where there are none, and the missing runs; each is written when it is done.
+
+    saved   the content of the file, is completed
+    """
+    if saved["results"] is None:
+        put_aside(output, saved["checkpoint"])
+        saved["results"] = search.clean()
+    print(f"clean: {figures_of(saved['results'][0])}", flush=True)
+    for run in missing:
+        results = search.corrupted(reader_of(run))
+        run["results"] = [{key: result[key] for key in result if key != "trials"} for result in results]
+        saved["runs"].append(run)
+        saved["summary"] = summary(saved["results"], saved["runs"])
+        write_or_keep({output: json.dumps(saved, indent=1) + "\n"})
+        print(f"{described_run(run)}: {figures_of(run['results'][0])}", flush=True)
 
 
 def heat_map(plots, saved: dict, order: str, title: str) -> bytes:

@@ -154,6 +154,8 @@ def test_clean_figures_are_those_of_the_test_and_a_stopped_run_goes_on(place, tw
 
 def test_what_cannot_be_written_is_said_before_all_else(place):
     (place / "corruptions.md").mkdir()
+    done = corrupt(place, "--output", place / "corruptions.txt", check=False)
+    assert "it is the JSON file, beside which the tables lie: name it .json" in done.stderr
     done = corrupt(place, check=False)
     assert "corruptions.md cannot be written (it is a folder" in done.stderr and "clean" not in done.stdout
 
