@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import eval_loaders
+from data.pixels import open_image
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
 from utils.retrieval.compress import (
@@ -21,18 +22,19 @@ from utils.training.run import memory_advice
 
 def embed_records(
     model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None,
-    channel: int | None = None,
+    channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
 ) -> Tensor | None:
     """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
 
     stop      asked between batches; None is returned where any process was asked to stop
     channel   all channels become the red (0), green or blue one; None: the images as they are
+    read      what reads an image, called as `open_image` of data/pixels.py
     """
     model.eval()
     loaders = eval_loaders(
         records, cfg.DATA.HEIGHT, cfg.DATA.WIDTH, cfg.TEST.BATCH, cfg.DATA.WORKERS, pin_memory=device.type == "cuda",
         rank=ranks.rank, world=ranks.world, worker_init_fn=start_worker, resize=cfg.DATA.RESIZE,
-        channel=channel,
+        channel=channel, read=read,
     )
 
     def embed(images: Tensor, infrared: bool) -> Tensor:
@@ -43,7 +45,8 @@ def embed_records(
 
 
 def embed_versions(
-    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks()
+    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(),
+    read: Callable[..., np.ndarray] = open_image,
 ) -> Versions | None:
     """What the re-ranking of TEST.RERANK needs beside the embeddings; None where it needs nothing."""
     if cfg.TEST.RERANK != "mser":
@@ -52,7 +55,7 @@ def embed_versions(
     visible = np.flatnonzero(~infrared)
     shown, features = [records[row] for row in visible], None
     for channel in range(3):
-        found = embed_records(model, shown, cfg, device, ranks, channel=channel)
+        found = embed_records(model, shown, cfg, device, ranks, channel=channel, read=read)
         if features is None:
             features = found.new_zeros(3, len(records), found.shape[1])
         features[channel, visible] = found

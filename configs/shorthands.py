@@ -14,7 +14,7 @@ from common.options import Option, option
 from data.transforms import STEPS, read_step, shortest
 
 ERASE = STEPS["erase"].numbers
-CHOICE = tuple(STEPS["one_of"].numbers["steps"].default)
+CHOICE = (*STEPS["one_of"].numbers["steps"].default, "channel_mix", "augmix")
 
 
 class Shorthand(NamedTuple):

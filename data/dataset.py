@@ -153,40 +153,41 @@ class EvalImages(Dataset):
     """The test pipeline over some rows of the records: (image (3, H, W) float32, row).
 
     channel   0, 1 or 2: all channels become the red, green or blue one; None: the image as it is
+    read      what reads an image, called as `open_image`
     """
 
     def __init__(
         self, records: Sequence[Record], rows: Sequence[int], height: int, width: int, resize: str = "lanczos",
-        channel: int | None = None,
+        channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
     ):
         self.records, self.rows, self.height, self.width, self.resize = records, rows, height, width, resize
-        self.channel = channel
+        self.channel, self.read = channel, read
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         row = self.rows[i]
-        image = open_image(self.records[row].path, self.height, self.width, self.resize)
+        image = self.read(self.records[row].path, self.height, self.width, self.resize)
         return eval_transform(image if self.channel is None else image[:, :, [self.channel] * 3]), row
 
 
 def eval_loaders(
     records: Sequence[Record], height: int, width: int, batch: int, workers: int, pin_memory: bool,
     rank: int = 0, world: int = 1, worker_init_fn: Callable[[int], None] | None = None, resize: str = "lanczos",
-    channel: int | None = None,
+    channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
 ) -> list[tuple[DataLoader, bool]]:
     """A loader of (images (B, 3, H, W), rows (B,)) for each modality, and whether that is infrared.
 
     rank, world      of several processes, each takes every world-th row
     worker_init_fn   is called by each process that loads images, with its number
     resize           how images get their size
-    channel          as in `EvalImages`
+    channel, read    as in `EvalImages`
     """
     loaders = []
     for infrared in (False, True):
         rows = [row for row, record in enumerate(records) if record.infrared == infrared]
-        images = EvalImages(records, rows[rank::world], height, width, resize, channel)
+        images = EvalImages(records, rows[rank::world], height, width, resize, channel, read)
         loader = DataLoader(
             images, batch, num_workers=workers, pin_memory=pin_memory, worker_init_fn=worker_init_fn,
         )

@@ -32,19 +32,31 @@ def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> n
 
     raises   DataError naming a file that is missing, unreadable, empty, truncated or no image
     """
+    return resized(read_image(path), height, width, resize)
+
+
+def read_image(path: str) -> Image.Image:
+    """The image in RGB, in the size that it has; `open_image` says the rest.
+
+    raises   DataError
+    """
     try:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
             if image.mode.startswith(("I", "F")):
                 image = in_8_bits(np.asarray(image, np.float64))
-            resized = image.convert("RGB").resize((width, height), RESIZES[resize])
+            return image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
     except Exception as error:  # Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
             raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
         raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
-    return np.asarray(resized)
+
+
+def resized(image: Image.Image, height: int, width: int, resize: str) -> np.ndarray:
+    """(height, width, 3) uint8; an image of that size already stays as it is."""
+    return np.asarray(image.resize((width, height), RESIZES[resize]))
 
 
 def in_8_bits(values: np.ndarray) -> Image.Image:

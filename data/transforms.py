@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import AugMix
 
 from common.options import MOST_EPOCHS, Option, option
 from data.pixels import (
@@ -102,6 +103,26 @@ def spectrum_jitter(p: float) -> "Change":
         channel, kept = torch.randint(3, (1,)).item(), torch.rand(1).item()
         one = np.repeat(image[:, :, channel, None], 3, axis=2)
         return cv2.addWeighted(image, kept, one, 1 - kept, 0)
+
+    return change
+
+
+def channel_mix(p: float, alpha: float) -> "Change":
+    weights = torch.distributions.Beta(alpha, alpha)
+
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return mix_channels(image, weights.sample((3,)).tolist()) if chance(p) else image
+
+    return change
+
+
+def augmix(p: float, severity: int, chains: int, depth: int, alpha: float) -> "Change":
+    mix = AugMix(severity, chains, depth or -1, alpha, all_ops=False)  # True has what a test's corruptions are, too
+
+    def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if not chance(p):
+            return image
+        return mix(torch.tensor(image.transpose(2, 0, 1))).permute(1, 2, 0).contiguous().numpy()
 
     return change
 
@@ -224,6 +245,17 @@ STEPS = {
         "most": option(0.2, "by a part of the circle, this at most", at_least=0, at_most=0.5),
     }),
     "weighted_grey": Step("all channels become their mean, by weights that are drawn", weighted_grey, {"p": P}),
+    "channel_mix": Step("all channels become their mean, by weights of a Beta distribution (RLE)", channel_mix, {
+        "p": P,
+        "alpha": option(0.5, "of Beta(alpha, alpha); below 1, one or two channels prevail", at_least=0.01, at_most=100),
+    }),
+    "augmix": Step("AugMix: chains of distortions, blended with each other and with the image", augmix, {
+        "p": option(1.0, "probability", at_least=0, at_most=1),
+        "severity": option(3, "of the distortions", at_least=1, at_most=10),
+        "chains": option(3, "how many are blended", at_least=1, at_most=10),
+        "depth": option(0, "distortions in a chain; 0: 1 to 3, drawn evenly", at_least=0, at_most=10),
+        "alpha": option(1.0, "of the Dirichlet and Beta distributions of the blend", at_least=0.01, at_most=100),
+    }),
     "channel_cutmix": Step("a rectangle of one channel in another one, which then is all three", ChannelCutMix, {
         "p": P,
         "area": option([0.02, 0.33], "its smallest and largest part of the image", above=0, below=1, rising=True),

@@ -571,3 +571,29 @@ def test_an_aspect_even_in_its_logarithm_is_as_often_upright_as_lying():
     places = [erase.place(400, 400) for _ in range(400)]
     ratios = np.array([height / width for _, _, height, width in places])
     assert 0.44 < (ratios > 1).mean() < 0.56 and ratios.min() < 0.3 and ratios.max() > 3.4
+
+
+def test_channel_mix_prefers_one_or_two_channels():
+    """By Beta(0.5, 0.5), the largest weight is above 0.8 more often than by even ones, of weighted_grey."""
+    def largest(step):
+        ramp = np.eye(3, dtype=np.uint8)[None] * 255  # a red, a green and a blue pixel: their greys are the weights
+        mixed = [change({step: 1.0}, ramp, seed)[0] / 255 for seed in range(80)]
+        assert all((x == x[:, :1]).all() and x[:, 0].sum() == pytest.approx(1, abs=0.01) for x in mixed)
+        return np.mean([x.max() > 0.8 for x in mixed])
+
+    assert largest("channel_mix") > 2 * largest("weighted_grey")
+    image = photograph()
+    assert (change({"channel_mix": 0.0}, image) == image).all()
+
+
+def test_augmix_is_torchvisions_without_what_corruptions_are():
+    image = photograph()
+    before = image.copy()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        torch.rand(1)  # for the probability
+        expected = v1.AugMix(5, 2, 2, alpha=0.7, all_ops=False)(Image.fromarray(image))
+        found = change({"augmix": {"severity": 5, "chains": 2, "depth": 2, "alpha": 0.7}}, image, seed)
+        assert (found == np.asarray(expected)).all() and found.flags["C_CONTIGUOUS"]
+    assert (image == before).all() and (change({"augmix": 0.0}, image) == image).all()
+    assert ours(image, Pipeline(["augmix", "flip", "normalise"])).isfinite().all()

@@ -156,3 +156,26 @@ def distance_histograms(distances: dict) -> Figure:
         panel.legend(fontsize=8)
     axes[-1].set_xlabel(f"cosine distance of two images' embeddings (weighting {distances['weighting']})")
     return figure
+
+
+def heat_maps(
+    panels: Sequence[tuple[str, np.ndarray]], rows: Sequence[str], columns: Sequence[str], title: str = ""
+) -> Figure:
+    """Grids beside each other on one scale from 0, each with its numbers.
+
+    panels   (heading, values (R, C)); nan leaves a cell blank
+    """
+    top = max(1.0, *(float(np.nanmax(values)) for _, values in panels))
+    width, height = 1.6 + len(panels) * (0.6 + 0.5 * len(columns)), 1.1 + 0.24 * len(rows)
+    figure = Figure(figsize=(max(WIDTH, width), height), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, (heading, values) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+        axes.imshow(values, cmap="viridis", vmin=0, vmax=top, aspect="auto")
+        axes.set_title(heading, fontsize=9)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "black" if value > 0.6 * top else "white"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+    return figure
