@@ -26,7 +26,7 @@ from torch import nn
 from assembly.embedding import described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
-from assembly.results import kept_results, place_of_results, put_aside, tested_elsewhere
+from assembly.results import kept_results, place_of_results, put_aside, tested_elsewhere, wanted_protocols
 from assembly.titles import method_title
 from assembly.trained import load_authors, load_run
 from configs.load import ConfigError, load_config
@@ -122,7 +122,8 @@ def main() -> None:
         print(summary)
     if model is None:
         model = build_network(cfg, benchmark.training_identities(), pretrained=False)
-    protocols = [benchmark.protocol(name) for name in wanted_protocols(args, cfg, checkpoint, benchmark)]
+    wanted = wanted_protocols(args.protocol, args.overrides, cfg, checkpoint, benchmark)
+    protocols = [benchmark.protocol(name) for name in wanted]
     names, weightings = [protocol.name for protocol in protocols], weightings_of(model, cfg)
     for name in {*names} & {*benchmark.one_modality_protocols()}:
         require_any_pair(model, name)
@@ -153,14 +154,6 @@ def main() -> None:
             saved |= evaluate(model, benchmark, protocols, cfg, checkpoint, device, ranks, args.per_query)
         if ranks.first:
             report(output, saved, kept)
-
-
-def wanted_protocols(args: argparse.Namespace, cfg, checkpoint: dict, benchmark) -> list[str]:
-    """Their names, each once; those of the configuration mean nothing on another data set than the training's."""
-    own = "TEST.PROTOCOLS" in args.overrides[::2] or not tested_elsewhere(cfg, checkpoint)
-    names = args.protocol or (own and cfg.TEST.PROTOCOLS) or benchmark.default_protocols()
-    groups = {"all": benchmark.available_protocols(), "one-modality": benchmark.one_modality_protocols()}
-    return [*dict.fromkeys(name for wanted in names for name in groups.get(wanted, [wanted]))]
 
 
 def report(output: Path, saved: dict, kept: list | None) -> None:

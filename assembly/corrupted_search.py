@@ -22,15 +22,16 @@ class CorruptedSearch:
     model        on the device, in evaluation mode
     records      of the test
     directions   by weighting, where EMBEDDING.DIM compresses the embeddings; else {}
+    trained_on   the name of the network's data set where that is another one
     raises       EvaluationError for a protocol that searches within one modality
     """
 
     def __init__(
         self, model: nn.Module, records: Sequence[Record], protocols: Sequence[Protocol], cfg, device: torch.device,
-        directions: dict[str, Tensor],
+        directions: dict[str, Tensor], trained_on: str = "",
     ):
         self.model, self.records, self.protocols, self.cfg, self.device = model, records, protocols, cfg, device
-        self.directions = directions
+        self.directions, self.trained_on = directions, trained_on
         self.infrared = np.array([record.infrared for record in records])
         needed = needed_rows(protocols, self.infrared)
         self.visible = needed[~self.infrared[needed]]
@@ -77,6 +78,7 @@ class CorruptedSearch:
                 evaluate_protocol(
                     embeddings, identities, protocol, scale=scale, weighting=described(weighting, self.cfg),
                     flip=self.cfg.TEST.FLIP, rerank=self.cfg.TEST.RERANK, versions=shown,
+                    aim=(self.cfg.TEST.AIM.K1, self.cfg.TEST.AIM.K2), trained_on=self.trained_on,
                 )
                 for protocol in self.protocols
             ]

@@ -8,7 +8,7 @@ import numpy as np
 from assembly.experiment import METRICS, markdown_table
 from data.corruptions import CORRUPTIONS, SEVERITIES
 from utils.evaluation.evaluator import FIGURES
-from utils.reporting.results import reranking, setting
+from utils.reporting.results import protocol_of, reranking, setting
 
 NOTE = (
     "In percent. *Clean*: the same features without corruption. ±: the standard deviation over the repeats (of the "
@@ -22,17 +22,17 @@ def summary(clean: list[dict], runs: list[dict]) -> list[dict]:
 
     clean     results of `evaluate_protocol`
     runs      {"order", "repeat", "results"}, and others
-    returns   {"protocol", "order", "flip", "weighting", "rerank", "repeats", "clean", "mean", "std"}, the last three
-              with a fraction for each figure
+    returns   {"protocol", "order", "flip", "weighting", "rerank", "trained_on" (as there), "repeats", "clean", "mean",
+              "std"}, the last three with a fraction for each figure
     """
     found = []
     for order in dict.fromkeys(run["order"] for run in runs if "repeat" in run):
         repeats = [by_setting(run) for run in runs if run["order"] == order and "repeat" in run]
         for result in clean:
             means = [repeat[setting(result)]["mean"] for repeat in repeats]
-            found.append({
-                "protocol": result["protocol"], "order": order, "flip": result["flip"],
-                "weighting": result["weighting"], "rerank": result["rerank"], "repeats": len(repeats),
+            described = ("protocol", "flip", "weighting", "rerank", "trained_on")
+            found.append({key: result[key] for key in described if key in result} | {
+                "order": order, "repeats": len(repeats),
                 "clean": result["mean"],
                 "mean": {key: float(np.mean([mean[key] for mean in means])) for key in FIGURES},
                 "std": {key: float(np.std([mean[key] for mean in means])) for key in FIGURES},
@@ -56,7 +56,7 @@ def summary_rows(found: list[dict]) -> tuple[list[str], list[list[str]]]:
             spread = f" ± {100 * line['std'][key]:.2f}" if line["repeats"] > 1 else ""
             figures.append(f"{100 * line['mean'][key]:.2f}{spread}")
         lines.append([
-            line["protocol"], line["order"], "yes" if line["flip"] else "no", line["weighting"], reranking(line),
+            protocol_of(line), line["order"], "yes" if line["flip"] else "no", line["weighting"], reranking(line),
             str(line["repeats"]), *figures,
         ])
     return header, lines
@@ -84,7 +84,7 @@ def grid_csv(runs: list[dict]) -> str:
     for run in runs:
         for result in run["results"] if "corruption" in run else []:
             lines.writerow([
-                run["order"], run["corruption"], run["severity"], result["protocol"], result["flip"],
+                run["order"], run["corruption"], run["severity"], protocol_of(result), result["flip"],
                 result["weighting"], reranking(result), *(round(result["mean"][key], 6) for key in FIGURES),
             ])
     return file.getvalue()
@@ -102,7 +102,7 @@ def page(title: str, saved: dict) -> str:
         parts.append(markdown_table(*summary_rows(saved["summary"])))
     for result in of_first_weighting(saved["results"]):
         for order, grid in grids(saved["runs"], result, "mAP").items():
-            parts.append(f"## mAP by corruption and severity: {result['protocol']}, {order}\n")
+            parts.append(f"## mAP by corruption and severity: {protocol_of(result)}, {order}\n")
             parts.append(f"Weighting {result['weighting']}; clean {100 * result['mean']['mAP']:.2f}.\n")
             lines = [[name, *cells(row)] for name, row in zip(CORRUPTIONS, grid)]
             lines.append(["mean", *cells(grid.mean(axis=0))])

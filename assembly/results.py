@@ -25,6 +25,19 @@ def tested_elsewhere(cfg, checkpoint: dict) -> str:
     return trained if trained != cfg.DATA.NAME else ""
 
 
+def wanted_protocols(asked: list[str] | None, overrides: list[str], cfg, checkpoint: dict, benchmark) -> list[str]:
+    """Names of protocols, each once; those of the configuration mean nothing on another data set than the training's.
+
+    asked        names, `all` or `one-modality`; None: those of the configuration, or else the data set's usual ones
+    overrides    options on the command line
+    checkpoint   what results.json says of it
+    """
+    own = "TEST.PROTOCOLS" in overrides[::2] or not tested_elsewhere(cfg, checkpoint)
+    names = asked or (own and cfg.TEST.PROTOCOLS) or benchmark.default_protocols()
+    groups = {"all": benchmark.available_protocols(), "one-modality": benchmark.one_modality_protocols()}
+    return [*dict.fromkeys(name for wanted in names for name in groups.get(wanted, [wanted]))]
+
+
 def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: list[str], per_query: bool) -> list | None:
     """The figures in a results file, where they are those that this evaluation would give; else None.
 

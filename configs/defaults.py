@@ -105,9 +105,10 @@ _C.TEST.RERANK = Reranking(
 )
 _C.TEST.AIM = Section()
 _C.TEST.AIM.K1 = option(0, "of aim: how many affinities an image keeps; 0: its authors' for the protocol",
-                        at_least=0, at_most=100_000)
+                        at_least=0, at_most=100_000, goes_with=("TEST.RERANK", "aim"))
 _C.TEST.AIM.K2 = option(0, "of aim: over how many neighbours, itself among them, a gallery image's are averaged; "
-                        "0: its authors' for the protocol", at_least=0, at_most=100_000)
+                        "0: its authors' for the protocol", at_least=0, at_most=100_000,
+                        goes_with=("TEST.RERANK", "aim"))
 
 _C.EMBEDDING = Section()
 _C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on the training set); 0: none",

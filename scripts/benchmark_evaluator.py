@@ -130,9 +130,7 @@ def measure(protocol: SimpleNamespace, identities: np.ndarray, features: torch.T
         seconds["metrics"].append(duration)
         figures.append(summary)
         seconds["pass"].append(timed(similarity.amax, device, repeat=3)[0])
-        keys = similarity.view(torch.int32).long()
-        seconds["sort"].append(timed(lambda: sort_rows(keys), device)[0])
-        del keys
+        seconds["sort"].append(timed(partial(sort_rows, similarity.view(torch.int32).long()), device)[0])
         for name in ("loop", "vectorised loop") if loop else ():
             arguments = (
                 similarity.cpu().numpy(), identities[trial.query], identities[trial.gallery],

@@ -31,16 +31,20 @@ from assembly.embedding import described, learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.experiment import markdown_table  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.results import kept_results, place_of_results, put_aside  # noqa: E402
+from assembly.results import (  # noqa: E402
+    kept_results, place_of_results, put_aside, tested_elsewhere, wanted_protocols,
+)
 from assembly.titles import method_title  # noqa: E402
 from assembly.trained import load_run  # noqa: E402
 from data.corrupted import ORDERS, VERSION, CorruptedReader  # noqa: E402
 from data.corruptions import CORRUPTIONS, SEVERITIES  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
 from utils.arguments import count  # noqa: E402
+from utils.evaluation.evaluator import check_reranking  # noqa: E402
 from utils.lock import only_one  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
+from utils.reporting.results import protocol_of  # noqa: E402
 from utils.retrieval.compress import CompressionError  # noqa: E402
 from utils.training.run import library_versions, select_device  # noqa: E402
 
@@ -96,17 +100,19 @@ def main() -> None:
     plots = import_plots() if args.grid else None  # what is not installed is named before all else
     model, cfg, checkpoint = load_run(args.checkpoint, args.overrides, complete=False)
     benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
-    names = args.protocol or cfg.TEST.PROTOCOLS or benchmark.default_protocols()
-    names = benchmark.available_protocols() if "all" in names else names
+    names = wanted_protocols(args.protocol, args.overrides, cfg, checkpoint, benchmark)
     protocols = [benchmark.protocol(name) for name in names]
-    needed_rows(protocols, np.array([record.infrared for record in benchmark.test]))  # refuses what isn't across
+    infrared = np.array([record.infrared for record in benchmark.test])
+    needed_rows(protocols, infrared)  # refuses what isn't across
+    check_reranking(cfg.TEST.RERANK, protocols, infrared, (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2))
     weightings = weightings_of(model, cfg)
     if cfg.EMBEDDING.DIM:
         require_any_pair(model, "EMBEDDING.DIM")
     if cfg.TEST.RERANK != "none":
         require_any_pair(model, "TEST.RERANK")
     orders = [*dict.fromkeys(args.order or ORDERS)]
-    output = args.output or place_of_results(None, args.overrides, cfg, checkpoint).with_name("corruptions.json")
+    place = place_of_results(None, args.overrides, cfg, checkpoint)
+    output = args.output or place.with_name(place.name.replace("results", "corruptions"))
     if output.suffix != ".json":
         raise OutputError(f"--output is {output}; it is the JSON file, beside which the tables lie: name it .json")
     maps = {order: output.with_name(f"{output.stem}-{order}.png") for order in orders if args.grid}
@@ -134,7 +140,8 @@ def main() -> None:
             directions = {}
             if cfg.EMBEDDING.DIM:
                 directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device)
-            search = CorruptedSearch(model, benchmark.test, protocols, cfg, device, directions)
+            elsewhere = tested_elsewhere(cfg, checkpoint)
+            search = CorruptedSearch(model, benchmark.test, protocols, cfg, device, directions, elsewhere)
             measure(search, output, saved, missing, lambda run: reader(benchmark.root, args.seed, run))
         saved["summary"] = summary(saved["results"], saved["runs"])
         contents = {output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved)}
@@ -171,7 +178,7 @@ def heat_map(plots, saved: dict, order: str, title: str) -> bytes:
     """The mAP of each corruption and severity by the first weighting, a panel for each protocol."""
     panels = []
     for result in of_first_weighting(saved["results"]):
-        heading = f"{result['protocol']}\nclean {100 * result['mean']['mAP']:.1f}"
+        heading = f"{protocol_of(result)}\nclean {100 * result['mean']['mAP']:.1f}"
         panels.append((heading, 100 * grids(saved["runs"], result, "mAP")[order]))
     shown = f"{title}, weighting {saved['results'][0]['weighting']}, order {order}: mAP in percent by severity"
     return plots.png(plots.heat_maps(panels, [*CORRUPTIONS], [*map(str, SEVERITIES)], shown))

@@ -39,13 +39,14 @@ class Pixels(nn.Module):
         return torch.ones(24)
 
 
-def search_of(benchmark, name, rerank="none"):
+def search_of(benchmark, name, rerank="none", trained_on=""):
     cfg = load_config("configs/quickstart_base.yaml", [
         "TEST.WEIGHTINGS", "['neck']", "TEST.RERANK", rerank, "DATA.WORKERS", "0", "DATA.HEIGHT", "32",
         "DATA.WIDTH", "16",
     ])
     return CorruptedSearch(
-        Pixels(), benchmark.test, [benchmark.protocol(name)], cfg, torch.device("cpu"), directions={}
+        Pixels(), benchmark.test, [benchmark.protocol(name)], cfg, torch.device("cpu"), directions={},
+        trained_on=trained_on,
     )
 
 
@@ -69,6 +70,14 @@ def test_the_visible_side_alone_is_read_anew(data, make, tmp_path):
         assert moved == search.visible.tolist() and not any(benchmark.test[row].infrared for row in moved)
         sides.add(side)
     assert sides == {"query", "gallery"}
+
+
+def test_figures_name_their_reranking_and_where_the_network_was_trained(shared_data):
+    benchmark = open_benchmark("synthetic", shared_data)
+    search = search_of(benchmark, PROTOCOL, "aim", trained_on="llcm")
+    run = {"order": "native", "repeat": 0, "results": search.corrupted(black)}
+    lines = corruption_tables.summary_rows(corruption_tables.summary(search.clean(), [run]))[1]
+    assert lines[0][0] == f"{PROTOCOL} (trained on llcm)" and "aim (k1 2, k2 2)" in lines[0]
 
 
 def test_a_gallerys_images_alone_are_embedded(shared_data):
