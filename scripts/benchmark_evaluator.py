@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -28,8 +29,11 @@ import torch
 
 from assembly.drawn_protocols import draw_features, llcm, regdb, sysu  # noqa: E402
 from utils.arguments import count  # noqa: E402
+from utils.evaluation.aim import aim_similarity  # noqa: E402
 from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
 from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
+from utils.evaluation.mser import mser_distance  # noqa: E402
+from utils.evaluation.rerank import reranked_distance  # noqa: E402
 from utils.measure import resident  # noqa: E402
 
 FIGURES = {"rank1": 0, "rank5": 4, "rank10": 9, "rank20": 19}
@@ -171,6 +175,27 @@ def memory_table(device: torch.device, quick: bool) -> str:
     return "\n".join(lines)
 
 
+def reranking_table(device: torch.device, quick: bool) -> str:
+    """A trial's matrix of similarities by each re-ranking: seconds, times the plain product's, peak memory."""
+    dimensions = 64 if quick else 2048
+    heading = f"re-ranking of a trial, {dimensions} dimensions"
+    lines = [f"{heading:45s}{'seconds':>9s}{'x none':>8s}{'MiB':>8s}"]
+    for identities, protocol in (sysu(1, 1, quick), regdb(quick)):
+        features, trial = draw_features(identities, dimensions, device), protocol.trials[0]
+        query, gallery = (features[torch.as_tensor(rows, device=device)] for rows in (trial.query, trial.gallery))
+        by_night = len(query) != len(gallery)  # RegDB asks by day, and MSER sees four versions of what is seen by day
+        sides = (query.expand(1 if by_night else 4, -1, -1), gallery.expand(4 if by_night else 1, -1, -1))
+        ways = {
+            "none": partial(inner_products, query, gallery), "k_reciprocal": partial(reranked_distance, query, gallery),
+            "mser": partial(mser_distance, *sides), "aim": partial(aim_similarity, query, gallery, 4, 1),
+        }
+        seconds = {name: timed(way, device, repeat=2)[0] for name, way in ways.items()}
+        for name, way in ways.items():
+            times, peak = seconds[name] / seconds["none"], peak_bytes(way, device) / 2**20
+            lines.append(f"{protocol.name + ', ' + name:45s}{seconds[name]:9.2f}{times:8.1f}{peak:8.0f}")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -207,6 +232,7 @@ def main() -> int:
         all_equal &= row["equal"]
         del features
     print("\n" + memory_table(device, options.quick))
+    print("\n" + reranking_table(device, options.quick))
     return 0 if all_equal else 1
 
 

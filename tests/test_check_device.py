@@ -186,6 +186,7 @@ def test_a_compiled_network_computes_no_parts_again():
         check_together(cfg, CPU)
 
 
+@pytest.mark.long
 def test_a_training_that_compiles_says_how_long_its_first_update_took(shared_data, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.training.compiling.compile_training_pass", lambda *_: True)
     words = ["SOLVER.EPOCHS", 1, "SOLVER.IDENTITIES", 2, "DATA.ROOT", shared_data, "DATA.WORKERS", 0, "DEVICE", "cpu"]

@@ -1,6 +1,7 @@
 """From loaders to figures: every image embedded once, trials sharing their products, results ready for JSON."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -197,3 +198,5 @@ def test_the_table_says_what_each_number_is():
 def test_the_benchmark_runs_and_agrees_with_the_loop_over_queries():
     done = run("scripts/benchmark_evaluator.py", "--quick", "--device", "cpu")
     assert done.stdout.count(" equal ") == 4
+    for way in ("none", "k_reciprocal", "mser", "aim"):
+        assert len(re.findall(rf", {way} +\d+\.\d+ +\d+\.\d", done.stdout)) == 2
