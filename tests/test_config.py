@@ -266,7 +266,7 @@ def test_overrides_come_last_and_are_read_as_values():
      "LOSS.TRIPLET_MARGIN, which mpanet does not read; it is an option of agw, caj, cmfn, deen"),
     (["LOSS.TRIPLET_MARGIN", "1", "MODEL.NAME", "mpanet"], "LOSS.TRIPLET_MARGIN, which mpanet does not read"),
 ])
-def test_a_wrong_override_is_refused_with_the_mend(overrides, complaint):
+def test_a_wrong_override_is_refused_with_the_fix(overrides, complaint):
     with pytest.raises(ConfigError) as error:
         load_config(overrides=overrides)
     assert complaint in str(error.value)

@@ -1,4 +1,4 @@
-"""The simulation behind "when is a gain in a table noise": its metrics are the protocols', equal networks differ by
+"""The simulation that says when a gain in a table is noise: its metrics are the protocols', equal networks differ by
 nothing that people drawn again don't explain."""
 
 import importlib.util
