@@ -45,9 +45,8 @@ PMT = {
     "LOSS.PMT.DCL_WEIGHT": 0.5, "LOSS.PMT.MSEL_WEIGHT": 0.5, "MODEL.PMT.NORM_EPS": 1e-5,
 }
 MSCMNET = {
-    "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "MODEL.MSCMNET.RESIDUAL": False,
-    "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,  # that of the centres is the configuration's
-}
+    "MODEL.MSCMNET.STEMS": 2, "MODEL.MSCMNET.CORRELATION": True, "LOSS.MSCMNET.VIEW_WEIGHT": 0.0,
+}  # the weight of the centres, and whether blocks add to the trunk, are the configuration's
 MCJA = {
     "DATA.ONE_OF": ["hue", "weighted_grey", "channel_cutmix", "spectrum_jitter"], "LOSS.MCJA.RETRIEVAL_WEIGHT": 1.0,
 }  # the number of masks is the configuration's
