@@ -52,19 +52,21 @@ class Shell:
         env = os.environ | {name: str(value) for name, value in (variables | (environment or {})).items()}
         outputs = self.folder / "shell-stdout", self.folder / "shell-stderr"
         with open(outputs[0], "w") as stdout, open(outputs[1], "w") as stderr:
-            calls = os.open(self.folder / "call", os.O_RDWR)  # for writing too: it then never ends
+            # Both for reading and writing: they never end then, and no reader takes the end of an answer for the next.
+            calls, status = (os.open(self.folder / name, os.O_RDWR) for name in ("call", "status"))
             try:
                 process = subprocess.Popen([*map(str, command)], cwd=folder, env=env, stdout=stdout, stderr=stderr)
                 while process.poll() is None:
                     if select.select([calls], [], [], 0.01)[0]:
-                        self.answer(calls)
+                        self.answer(calls, status)
             finally:
                 os.close(calls)
+                os.close(status)
         done = Done(process.returncode, *(output.read_text() for output in outputs))
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def answer(self, calls: int) -> None:
+    def answer(self, calls: int, status: int) -> None:
         received = b""
         while not received.count(b"\0") or received.count(b"\0") < int(received.split(b"\0")[0]) + 2:
             received += os.read(calls, 2**16)
@@ -72,4 +74,4 @@ class Shell:
         done = run(*words, check=False, folder=Path(folder), drawn=False)
         (self.folder / "stdout").write_text(done.stdout)
         (self.folder / "stderr").write_text(done.stderr)
-        (self.folder / "status").write_text(f"{done.returncode}\n")
+        os.write(status, b"%d\n" % done.returncode)
