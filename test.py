@@ -20,13 +20,12 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
-import yaml
 from torch import nn
 
 from assembly.embedding import described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
-from assembly.results import kept_results, place_of_results, put_aside, tested_elsewhere, wanted_protocols
+from assembly.results import kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols
 from assembly.titles import method_title
 from assembly.trained import load_authors, load_run
 from configs.load import ConfigError, load_config
@@ -39,7 +38,7 @@ from utils.output import require_files, write_or_keep
 from utils.reporting.report import notes, only_a_warning, write_report
 from utils.retrieval.compress import CompressionError, project
 from utils.training.distributed import Ranks, joined
-from utils.training.run import library_versions, select_device
+from utils.training.run import select_device
 
 
 def evaluate(
@@ -117,9 +116,8 @@ def main() -> None:
             model, checkpoint = load_authors(args.authors_checkpoint, cfg, trained=load_config(args.config))
 
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
-    summary = benchmark.summary()
     if ranks.first:
-        print(summary)
+        print(benchmark.summary())
     if model is None:
         model = build_network(cfg, benchmark.training_identities(), pretrained=False)
     wanted = wanted_protocols(args.protocol, args.overrides, cfg, checkpoint, benchmark)
@@ -131,17 +129,7 @@ def main() -> None:
     check_reranking(cfg.TEST.RERANK, protocols, infrared, (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2))
 
     device = select_device(cfg.DEVICE, ranks.local)
-    saved = {
-        "data": {
-            "name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test),
-        },
-        "checkpoint": checkpoint,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "device": str(device),
-        "versions": library_versions(),
-        "config": yaml.safe_load(cfg.dump()),
-        "data_summary": summary,
-    }
+    saved = tested(model, checkpoint, benchmark, cfg, device)
     if args.per_query:
         saved["data"]["identities"] = [record.identity for record in benchmark.test]
     output = place_of_results(args.output, args.overrides, cfg, checkpoint)

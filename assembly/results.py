@@ -4,9 +4,13 @@ import itertools
 import json
 from pathlib import Path
 
+import torch
 import yaml
+from torch import nn
 
 from configs.load import differences, from_dump
+from data.records import Benchmark
+from utils.training.run import library_versions
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
 CHANGES_NO_FIGURE = (
@@ -23,6 +27,24 @@ def tested_elsewhere(cfg, checkpoint: dict) -> str:
     """
     trained = checkpoint.get("trained_on", {}).get("name", cfg.DATA.NAME)
     return trained if trained != cfg.DATA.NAME else ""
+
+
+def tested(model: nn.Module, checkpoint: dict, benchmark: Benchmark, cfg, device: torch.device) -> dict:
+    """What a results file says of network, data and machine, before any figure.
+
+    checkpoint   which it is: as `load_run` describes it
+    """
+    return {
+        "data": {
+            "name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test),
+        },
+        "checkpoint": checkpoint,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": str(device),
+        "versions": library_versions(),
+        "config": yaml.safe_load(cfg.dump()),
+        "data_summary": benchmark.summary(),
+    }
 
 
 def wanted_protocols(asked: list[str] | None, overrides: list[str], cfg, checkpoint: dict, benchmark) -> list[str]:

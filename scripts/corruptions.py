@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-import yaml
 
 from assembly.corrupted_search import CorruptedSearch, needed_rows  # noqa: E402
 from assembly.corruption_tables import grid_csv, grids, of_first_weighting, page, summary, summary_rows  # noqa: E402
@@ -32,7 +31,7 @@ from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.experiment import markdown_table  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
 from assembly.results import (  # noqa: E402
-    kept_results, place_of_results, put_aside, tested_elsewhere, wanted_protocols,
+    kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols,
 )
 from assembly.titles import method_title  # noqa: E402
 from assembly.trained import load_run  # noqa: E402
@@ -46,7 +45,7 @@ from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.reporting.results import protocol_of  # noqa: E402
 from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.training.run import library_versions, select_device  # noqa: E402
+from utils.training.run import select_device  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -118,16 +117,7 @@ def main() -> None:
     maps = {order: output.with_name(f"{output.stem}-{order}.png") for order in orders if args.grid}
     tables = [output.with_suffix(".md"), *[output.with_name(f"{output.stem}-grid.csv")] * args.grid]
     require_files(output, *tables, *maps.values(), fix="name another file by --output")
-    saved = {
-        "data": {
-            "name": cfg.DATA.NAME, "fingerprint": benchmark.fingerprint(), "test_images": len(benchmark.test),
-        },
-        "checkpoint": checkpoint,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "device": str(device),
-        "versions": library_versions(),
-        "config": yaml.safe_load(cfg.dump()),
-        "data_summary": benchmark.summary(),
+    saved = tested(model, checkpoint, benchmark, cfg, device) | {
         "corruptions": {"seed": args.seed, "version": VERSION, "names": [*CORRUPTIONS], "frost": "drawn"},
     }
     print(saved["data_summary"])

@@ -72,7 +72,8 @@ def finish(processes, status=0):
     return outputs
 
 
-TWO_VIEWS = {f"DATA.{name}": "[['normalise', 'erase'], ['flip', 'normalise', 'erase']]" for name in ("VISIBLE", "INFRARED")}
+VIEWS = "[['normalise', 'erase'], ['flip', 'normalise', 'erase']]"
+TWO_VIEWS = {"DATA.VISIBLE": VIEWS, "DATA.INFRARED": VIEWS}
 METHODS = {
     "cmfn": {"MODEL.MBUE.DROPOUT": "0.0", "MODEL.MBUE.DROP_PATH": "0.0"},
     "caj": {  # two streams of visible images; the divergence pairs rows of different streams
