@@ -28,7 +28,7 @@ from assembly.recipe import (
     build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches, train_loader,
 )
 from assembly.trained import check_same_run
-from assembly.update import NonFiniteTerms, Update
+from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
 from configs.load import as_yaml, explained, load_config
 from data.dataset import hold_out, open_benchmark
@@ -42,10 +42,6 @@ from utils.training.loaders import loader_advice
 from utils.training.optimizer import kept_per_parameter, part_of_epoch
 from utils.training.run import LOG, Metrics, memory_advice, select_algorithms, select_device, start_log
 from utils.training.saving import Saving
-
-
-class NonFiniteLoss(ValueError):
-    """A loss term became infinite or NaN; the message names step, terms and identities."""
 
 
 class Trainer:
@@ -106,8 +102,9 @@ class Trainer:
         """Train to the end, or to a stop; returns the program's exit status."""
         solver, state, last = self.cfg.SOLVER, self.state, self.saving.last
         LOG.info(
-            "%d identities, %d updates an epoch, %s%s", len(self.batches.identities), self.updates(state["epoch"]),
-            self.device, f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
+            "%d identities, %d updates an epoch, %s%s", len(self.batches.identities),
+            self.batches.updates(state["epoch"]), self.device,
+            f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
         )
         if state["epoch"] >= solver.EPOCHS and not state["figures"]:
             LOG.info("the training was complete already: %s", last)
@@ -138,19 +135,15 @@ class Trainer:
             if figures is None:
                 self.save()
                 raise Stopped(stop.by)
-            if not self.update.weights_are_finite():  # by the last update, after which no loss was computed
-                raise NonFiniteLoss(
-                    f"a weight is not finite after epoch {epoch}; {self.saving.last} holds those of the epoch before, "
-                    "if it exists. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
-                )
+            self.update.require_finite_weights(epoch, self.saving.last)
             state |= {"epoch": epoch + 1, "step": 0, "sums": {}, "figures": figures | {"lr": rate}}
             self.finish_epoch(stop)
 
     def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float] | None:
         """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
         self.model.train()
-        sums, first, updates = self.state["sums"], self.state["step"], self.updates(epoch)
-        announced = self.announced(epoch)
+        sums, first, updates = self.state["sums"], self.state["step"], self.batches.updates(epoch)
+        announced = self.batches.announced(epoch)
         begun, images, advice = time.perf_counter(), 0, less_memory(self.cfg, self.model.parts)
         each, left = self.cfg.SOLVER.ACCUMULATION, self.batches.length(epoch) - first * self.cfg.SOLVER.ACCUMULATION
         steps = tqdm(
@@ -188,15 +181,10 @@ class Trainer:
         try:
             return self.update(batches, epoch, step, stop)
         except NonFiniteTerms as found:
-            kept = f"The weights had become non-finite before; {self.saving.last} holds the last good ones"
-            if self.update.weights_are_finite():
+            good = self.update.weights_are_finite()
+            if good:
                 self.save()
-                kept = f"The weights from before this step are in {self.saving.last}"
-            raise NonFiniteLoss(
-                f"the loss is not finite at epoch {epoch}, step {step}: {found}; identities of the batch: "
-                f"{self.batches.identities_of(batches)}. {kept}. Train anew with a lower SOLVER.BASE_LR or with "
-                "SOLVER.PRECISION float32, in another OUTPUT"
-            ) from None
+            refuse_terms(found, epoch, step, self.batches.identities_of(batches), self.saving.last, good)
 
     def finish_epoch(self, stop: StopRequest) -> None:
         """Validate where it is time to, save, and write the figures of the last epoch.
@@ -224,13 +212,6 @@ class Trainer:
             self.draw_curves()  # to be looked at while it trains; `main` draws the last ones
         if sum_over_ranks(torch.full((1,), float(bool(stop)), device=self.device)).item() > 0:
             raise Stopped(stop.by)  # any process that was asked to stop stops all
-
-    def updates(self, epoch: int) -> int:
-        return -(-self.batches.length(epoch) // self.cfg.SOLVER.ACCUMULATION)
-
-    def announced(self, epoch: int) -> int:
-        """Updates by which a schedule divides an epoch."""
-        return -(-self.batches.sampler.announced(epoch) // self.cfg.SOLVER.ACCUMULATION)
 
     def draw_curves(self) -> None:
         if self.ranks.first:

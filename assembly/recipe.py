@@ -103,7 +103,7 @@ def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache 
     sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
     return TrainBatches(
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,
-        cache=cache, rank=ranks.rank, world=ranks.world,
+        cache=cache, rank=ranks.rank, world=ranks.world, accumulation=solver.ACCUMULATION,
         visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
     )
 

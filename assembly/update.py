@@ -3,6 +3,8 @@
 import math
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,28 @@ class NonFiniteTerms(ArithmeticError):
 
     def __init__(self, terms: dict[str, float]):
         super().__init__(", ".join(f"{name} {value:.4g}" for name, value in terms.items()))
+
+
+class NonFiniteLoss(ValueError):
+    """What ends a training that can't go on."""
+
+
+def refuse_terms(
+    found: NonFiniteTerms, epoch: int, step: int, identities: list[int], last: Path, good: bool
+) -> NoReturn:
+    """
+    identities   of the batch
+    last         the last checkpoint
+    good         it holds the weights from before the step, which are finite
+    raises       NonFiniteLoss
+    """
+    kept = f"The weights had become non-finite before; {last} holds the last good ones"
+    if good:
+        kept = f"The weights from before this step are in {last}"
+    raise NonFiniteLoss(
+        f"the loss is not finite at epoch {epoch}, step {step}: {found}; identities of the batch: {identities}. {kept}. "
+        "Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
+    ) from None
 
 
 class Update:
@@ -93,6 +117,17 @@ class Update:
 
     def weights_are_finite(self) -> bool:
         return all(bool(t.isfinite().all()) for t in self.model.state_dict().values())
+
+    def require_finite_weights(self, epoch: int, last: Path) -> None:
+        """After an epoch, whose last update is followed by no loss.
+
+        raises   NonFiniteLoss
+        """
+        if not self.weights_are_finite():
+            raise NonFiniteLoss(
+                f"a weight is not finite after epoch {epoch}; {last} holds those of the epoch before, if it exists. "
+                "Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
+            )
 
 
 def gather(rows: Tensor, dim: int) -> Tensor:

@@ -78,6 +78,7 @@ class TrainBatches(Dataset):
     resize                 how images get that size
     cache                  where the resized images come from; without one, from the files. Changes no batch
     rank, world            of several training processes, each takes its share of a batch's identities
+    accumulation           batches that make an update
     sampler                which images make a batch (data/sampler.py)
     visible, infrared      a pipeline for each view of an image of that modality (data/transforms.py)
     batches[epoch, step]   the Batch: a stream for each view of the visible images, then of the infrared ones, float32
@@ -100,11 +101,12 @@ class TrainBatches(Dataset):
         cache: ImageCache | None = None,
         rank: int = 0,
         world: int = 1,
+        accumulation: int = 1,
     ):
         if sampler.count % world:
             raise DataError(f"SOLVER.IDENTITIES is {sampler.count}, which {world} processes cannot share evenly")
         self.records, self.seed, self.height, self.width = records, seed, height, width
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.accumulation = rank, world, accumulation
         self.sampler, self.identities = sampler, sampler.identities
         rows, columns = read_size or (height, width)
         if cache is not None and (cache.height, cache.width) != (rows, columns):
@@ -121,6 +123,14 @@ class TrainBatches(Dataset):
     def length(self, epoch: int) -> int:
         """Batches in an epoch."""
         return self.sampler.length(epoch)
+
+    def updates(self, epoch: int) -> int:
+        """Updates in an epoch."""
+        return -(-self.sampler.length(epoch) // self.accumulation)
+
+    def announced(self, epoch: int) -> int:
+        """Updates by which a schedule divides an epoch."""
+        return -(-self.sampler.announced(epoch) // self.accumulation)
 
     def __getitem__(self, position: tuple[int, int]) -> Batch:
         epoch, step = position
