@@ -9,7 +9,6 @@ The gallery is embedded once, into the same index as scripts/search.py's. The pa
 """
 
 import argparse
-import logging
 import socket
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.gallery import (  # noqa: E402
     MODALITIES, SearchError, add_missing, index_folder, index_settings, list_images, open_embedder, shown,
 )
-from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_page  # noqa: E402
+from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_page, server_of  # noqa: E402
 from assembly.search_page.details import DetailsError, details_of, read_table  # noqa: E402
 from assembly.search_page.lookup import Lookup  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
@@ -97,20 +96,17 @@ def open_lookup(args) -> tuple[Lookup, str, str]:
 def main() -> None:
     args = arguments()
     import_flask()
-    from werkzeug.serving import make_server
-
     with listening(args.host, args.port) as place:
         lookup, title, checkpoint = open_lookup(args)
         host, port = place.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         app = search_page(lookup, title, checkpoint, [*LOOPBACK, host, *args.name])
-        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request: what is searched is private
         if host not in LOOPBACK:
             print(
                 f"warning: the page is served at {address}, to everybody who reaches this machine there, without a "
                 "password and without encryption; leave --host out to keep it on this machine"
             )
-        with make_server(host, port, app, threaded=True, fd=place.fileno()) as server:
+        with server_of(app, host, port, place.fileno()) as server:
             print(f"the page: http://{address}:{port}/ (Ctrl-C ends it)", flush=True)
             server.serve_forever()
 

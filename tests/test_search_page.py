@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import re
+import signal
 import socket
 import struct
 import sys
 import threading
+import time
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Started
 from programs import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +31,7 @@ import serve  # noqa: E402
 from assembly.gallery import Embedder  # noqa: E402
 from assembly.search_page import lookup as lookups  # noqa: E402
 from assembly.search_page import uploads  # noqa: E402
-from assembly.search_page.app import PageError, import_flask, search_page  # noqa: E402
+from assembly.search_page.app import PageError, import_flask, search_page, server_of  # noqa: E402
 from assembly.search_page.details import DetailsError, camera_in, details_of, read_table, time_in  # noqa: E402
 from assembly.search_page.uploads import UploadError, looks_infrared, read_upload  # noqa: E402
 from data.dataset import open_benchmark  # noqa: E402
@@ -417,14 +421,35 @@ def test_the_program_serves_on_this_machine_alone_and_warns_elsewhere(trained, g
     assert served == [[200, 400, 400], [200, 200, 200]]
 
 
+def test_it_answers_until_it_is_stopped(trained, gallery, tmp_path):
+    process = Started(tmp_path / "printed", "scripts/serve.py", "--checkpoint", trained("quickstart_base"),
+                      "--gallery", gallery, "--port", "0", "--output", tmp_path)
+    try:
+        until, address, printed = time.monotonic() + 60, None, tmp_path / "printed" / "stdout"
+        while address is None and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.02)
+            address = re.search(r"http://127.0.0.1:\d+/", printed.read_text()) if printed.exists() else None
+        with urllib.request.urlopen(address[0], timeout=30) as page:
+            assert b"12 images of photos, ranked by Two-stream baseline" in page.read()
+        process.send_signal(signal.SIGINT)
+        status, _, said = process.finished()
+        assert status == 130 and said == "stopped by SIGINT\n"
+    finally:
+        process.kill()
+
+
+def test_the_benchmark_asks_over_http(trained):
+    words = ["--checkpoint", trained("quickstart_base"), "--rows", "50", "--queries", "2", "--method", "exact"]
+    said = run("scripts/benchmark_page.py", *words).stdout
+    assert re.search(r"50 rows of \d+ numbers, ready after .* exact\nmodality=ir: median 0.\d+ s, longest .* of 2\n", said)
+
+
 # In a browser
 
 
 @pytest.fixture
 def address(lookup):
-    from werkzeug.serving import make_server
-
-    server = make_server("127.0.0.1", 0, search_page(lookup, "A network", "0" * 64), threaded=True)
+    server = server_of(search_page(lookup, "A network", "0" * 64), "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.port}/"
@@ -447,8 +472,9 @@ def test_the_page_in_a_browser(address, gallery, tmp_path):
 
         browser.drop(query, "#drop")
         browser.wait("document.querySelectorAll('#results li').length === 12")
-        status = browser.evaluate("document.getElementById('status').textContent")
-        assert status.startswith("Taken by day, as guessed from its colours") and "12 images ranked in" in status
+        taken, status = (browser.evaluate(f"document.querySelector('#{x}').textContent") for x in ("taken", "status"))
+        assert taken.startswith("Taken by day, as guessed from its colours") and "12 images ranked in" in status
+        assert browser.evaluate("document.getElementById('file').files[0].name") == query.name
         first = browser.evaluate("document.querySelector('#results li').innerText")
         assert str(query.relative_to(gallery)) in first and "similarity 1.000" in first and "camera 1" in first
         browser.wait("[...document.querySelectorAll('#results img')].slice(0, 2).every(image => image.naturalWidth)")
@@ -474,7 +500,7 @@ def test_the_page_in_a_browser(address, gallery, tmp_path):
         browser.evaluate("document.querySelector('[name=camera][value=\"4\"]').click()")
         browser.wait("document.querySelectorAll('#results li').length === 3")
         browser.evaluate("document.querySelector('[name=modality][value=ir]').click()")
-        browser.wait("document.getElementById('status').textContent.startsWith('Taken by night.')")
+        browser.wait("document.getElementById('taken').textContent === 'Taken by night.'")
         assert browser.complaints() == []
 
         (tmp_path / "text.jpg").write_text("no image")

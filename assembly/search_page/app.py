@@ -158,6 +158,20 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
     return app
 
 
+def server_of(app, host: str, port: int, fd: int | None = None):
+    """A server for one person or a few, without a line for each request: what is searched for is private.
+
+    fd   of a socket that listens already
+    """
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Silent(WSGIRequestHandler):
+        def log_request(self, *_) -> None:
+            pass
+
+    return make_server(host, port, app, threaded=True, request_handler=Silent, fd=fd)
+
+
 def page_of(lookup: Lookup, title: str, token: str) -> str:
     """The HTML, with what its script has to know."""
     rows = np.flatnonzero(lookup.current)

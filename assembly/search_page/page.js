@@ -32,6 +32,7 @@ function take(files) {
   if (!files || !files.length) return;
   file = files[0];
   marks = new Map();
+  at("file").files = files;  // its name stands there, however the file came
   URL.revokeObjectURL(at("query").src);
   at("query").src = URL.createObjectURL(file);
   at("query").alt = `The image that is searched for: ${file.name}`;
@@ -70,6 +71,7 @@ async function post(path, query, body) {
 
 function complain(error) {
   at("error").textContent = error.message;
+  at("taken").textContent = "";
   at("status").textContent = "";
 }
 
@@ -102,10 +104,10 @@ async function search() {
 
 function show() {
   const { modality, guessed, images, seconds, results } = answer;
-  const taken = guessed ? `Taken ${WORDS[modality]}, as guessed from its colours: choose above if that is wrong`
-    : `Taken ${WORDS[modality]}`;
+  at("taken").textContent = guessed
+    ? `Taken ${WORDS[modality]}, as guessed from its colours: choose above if that is wrong.` : `Taken ${WORDS[modality]}.`;
   const first = results.length ? `; the first ${results.length} are shown` : "; no image of the gallery is left";
-  at("status").textContent = `${taken}. ${images.toLocaleString("en")} images ranked in ${seconds.toFixed(2)} s${first}.`;
+  at("status").textContent = `${images.toLocaleString("en")} images ranked in ${seconds.toFixed(2)} s${first}.`;
   at("results").replaceChildren(...results.map(card));
   at("found").hidden = !results.length;
 }
