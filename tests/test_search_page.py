@@ -439,9 +439,10 @@ def test_it_answers_until_it_is_stopped(trained, gallery, tmp_path):
 
 
 def test_the_benchmark_asks_over_http(trained):
-    words = ["--checkpoint", trained("quickstart_base"), "--rows", "50", "--queries", "2", "--method", "exact"]
-    said = run("scripts/benchmark_page.py", *words).stdout
+    words = ["scripts/benchmark_page.py", "--checkpoint", trained("quickstart_base"), "--queries", "2", "--rows"]
+    said = run(*words, "50", "--method", "exact").stdout
     assert re.search(r"50 rows of \d+ numbers, ready after .* exact\nmodality=ir: median 0.\d+ s, longest .* of 2\n", said)
+    assert "the page found nothing: " in run(*words, "1", check=False).stderr  # none of the camera that it asks for
 
 
 # In a browser
