@@ -98,14 +98,12 @@ class Net:
 
     def batches(self, images: Sequence[OneImage], numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(numbers (B,) of images, the images (B, 3, H, W)); threads read the next batch while one is embedded."""
+        parts, coming = [numbers[start:start + self.batch] for start in range(0, len(numbers), self.batch)], []
         with ThreadPoolExecutor(self.readers) as pool:
-            parts = [numbers[start:start + self.batch] for start in range(0, len(numbers), self.batch)]
-            coming = [pool.submit(self.read, images, i) for i in parts[0]] if parts else []
-            for part, after in zip(parts, [*parts[1:], []]):
-                now, coming = coming, []
-                done = [image.result() for image in now]
-                coming = [pool.submit(self.read, images, i) for i in after]
-                yield part, torch.stack(done)
+            for part in [*parts, []]:
+                now, coming = coming, [(i, pool.submit(self.read, images, i)) for i in part]
+                if now:
+                    yield np.array([i for i, _ in now]), torch.stack([image.result() for _, image in now])
 
     def read(self, images: Sequence[OneImage], number: int) -> Tensor:
         """(3, H, W)"""
@@ -117,16 +115,14 @@ class Net:
                 image = in_rgb(image.copy())
             except Exception as error:  # Pillow raises many kinds for broken files
                 raise DataError(f"{name_of(images, number)} is broken ({error}); open it anew") from None
-        elif not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            found = f"an array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else repr(type(image))
+        elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+            image = Image.fromarray(image)
+        else:
+            found = f"an array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else str(type(image))
             raise DataError(
                 f"{name_of(images, number)} is {found}; an image is a path, a Pillow image, or an (H, W, 3) uint8 "
-                "array in RGB"
+                "array in RGB that has pixels"
             )
-        else:
-            if not image.size:
-                raise DataError(f"{name_of(images, number)} has no pixels: its shape is {image.shape}")
-            image = Image.fromarray(image)
         return eval_transform(resized(image, self.height, self.width, resize))
 
 

@@ -236,6 +236,25 @@ def index_settings(settings: dict, gallery: Path, modality: str, dtype: str = "f
     return settings | {"gallery": str(gallery.resolve()), "modality": modality, "dtype": dtype}
 
 
+def chosen_method(
+    method: str, queries: int, matrix: np.ndarray, top: int, device: torch.device, folder: Path, modality: str = ""
+) -> str:
+    """exact or faiss; of "auto" the one that pays, and FAISS only where it is installed.
+
+    folder     of the index
+    modality   of the queries
+    """
+    if method != "auto":
+        return method
+    if faiss_pays(queries, matrix, top, device, folder, modality):
+        try:
+            import_faiss()
+            return "faiss"
+        except FaissMissing as error:
+            print(f"searching {queries} queries exactly, which takes a while: {error}")
+    return "exact"
+
+
 def searcher(
     queries: Tensor, index: SearchIndex, current: np.ndarray, top: int, method: str, modality: str
 ) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -243,15 +262,7 @@ def searcher(
     the one that pays. FAISS is made ready for it, so this belongs inside `open_index`.
     """
     matrix = index.matrix()
-    if method == "auto":
-        method = "exact"
-        if faiss_pays(len(queries), matrix, top, queries.device, index.folder, modality):
-            try:
-                import_faiss()
-                method = "faiss"
-            except FaissMissing as error:
-                print(f"searching {len(queries)} queries exactly, which takes a while: {error}")
-    if method == "faiss":
+    if chosen_method(method, len(queries), matrix, top, queries.device, index.folder, modality) == "faiss":
         return faiss_search(queries, matrix, current, top, index.folder, kind=modality)
     return partial(search_exact, queries, matrix, current, top)
 

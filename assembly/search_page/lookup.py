@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from assembly.gallery import Embedder
+from assembly.gallery import Embedder, chosen_method
 from data.pixels import eval_transform, resized
 from utils.evaluation.evaluator import EvaluationError, rows_not_finite
 from utils.lock import only_one
 from utils.retrieval.index import SearchIndex
-from utils.retrieval.nearest import FaissMissing, faiss_index, faiss_pays, faiss_search, import_faiss, search_exact
+from utils.retrieval.nearest import faiss_index, faiss_search, import_faiss, search_exact
 
 MODALITY = {False: "vis", True: "ir"}
 
@@ -44,15 +44,7 @@ class Lookup:
         top      how many answers most queries ask for
         raises   FaissMissing, SearchIndexError
         """
-        if method == "auto":
-            method = "exact"
-            if faiss_pays(1, self.matrix, top, self.embed.device, self.index.folder):
-                try:
-                    import_faiss()
-                    method = "faiss"
-                except FaissMissing as error:
-                    print(f"searching exactly, which takes a while: {error}")
-        if method == "faiss":
+        if chosen_method(method, 1, self.matrix, top, self.embed.device, self.index.folder) == "faiss":
             self.faiss = faiss_index(import_faiss(), self.matrix, self.index.folder, print)
         else:
             search_exact(torch.zeros(1, self.embed.numbers, device=self.embed.device), self.matrix, self.current, 1)
