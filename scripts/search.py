@@ -38,13 +38,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from data.dataset import open_benchmark  # noqa: E402
-from data.records import PICTURES, DataError  # noqa: E402
+from data.formats import endings, is_systems, not_read  # noqa: E402
+from data.records import DataError  # noqa: E402
 from data.pixels import eval_transform, open_image  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
+from assembly.trained import load_run, open_tested  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import rows_not_finite  # noqa: E402
@@ -55,7 +55,6 @@ from utils.output import OutputError, require_files, require_folder, write_or_ke
 from utils.training.run import memory_advice, select_device  # noqa: E402
 from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
 
-ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
 SCORES = ("cosine", "inner")  # of embeddings; the inner product is that of test.py
 CSV, SHEET = "ranking.csv", "ranking.jpg"  # what a search writes
@@ -104,7 +103,7 @@ def open_embedder(path: Path, overrides: list[str], score: str = "cosine") -> tu
     model = model.to(device, memory_format=torch.channels_last).eval()
     if cfg.EMBEDDING.DIM:
         def train_records() -> list:
-            return open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT).train
+            return open_tested(cfg, checkpoint).train
 
         directions = learned_directions(model, [weighting], train_records, cfg, checkpoint, device)[weighting]
     settings = {
@@ -176,19 +175,25 @@ def embedded(
             yield [numbers[row] for row in kept], embeddings[kept], broken
 
 
-def list_images(root: Path) -> dict[str, Stamp]:
+def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]:
     """Names of the images in a folder and the folders in it, relative to it, in a fixed order.
 
     Hidden files and folders are left out, and links to folders; a link to a file is that file. A file that is reached
     twice comes once, by its first name. The sheet of a search, which lies beside its table, is left out.
+
+    others   gets the names of the files that are not images
     """
-    files, seen = {}, set()
+    files, seen, read = {}, set(), endings()
+    others = [] if others is None else others
     for folder, folders, names in os.walk(root, onerror=lambda error: print(f"warning: a folder is left out: {error}")):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.startswith(".") or not name.lower().endswith(ENDINGS) or name == SHEET and CSV in names:
+            if is_systems(name) or name in (CSV, SHEET) and CSV in names:
                 continue
             path = Path(folder, name)
+            if not name.lower().endswith(read):
+                others.append(str(path.relative_to(root)))
+                continue
             try:
                 state = os.stat(path)
             except OSError:  # a link to nowhere, for instance
@@ -242,9 +247,12 @@ def embed_queries(paths: list[Path], infrared: bool, embed: Embedder, cfg) -> tu
     return kept, torch.cat(parts), left_out
 
 
-def query_paths(query: Path) -> list[Path]:
+def query_paths(query: Path, others: list[str]) -> list[Path]:
+    """
+    others   as in `list_images`
+    """
     if query.is_dir():
-        return [query / name for name in list_images(query)]
+        return [query / name for name in list_images(query, others)]
     if not query.is_file():
         raise SearchError(f"--query is {query}, which is neither an image nor a folder")
     return [query]
@@ -340,7 +348,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
-    queries = query_paths(args.query)
+    others: dict[Path, list[str]] = {args.query: [], args.gallery: []}  # one folder may be both
+    queries = query_paths(args.query, others[args.query])
     table, sheet = args.output / CSV, args.output / SHEET
     folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
     require_files(table, sheet, fix="choose another --output")
@@ -349,12 +358,14 @@ def main() -> None:
     queries, query_embeddings, left_out = embed_queries(queries, args.query_modality == "ir", embed, cfg)
 
     settings |= {"gallery": str(args.gallery.resolve()), "modality": args.gallery_modality, "dtype": args.dtype}
-    files = list_images(args.gallery)
+    others[args.gallery].clear()
+    files = list_images(args.gallery, others[args.gallery])
     with open_index(folder, settings, args.rebuild) as index:
         left_out |= add_missing(index, args.gallery, files, args.gallery_modality == "ir", embed, cfg)
         current = index.rows(files)
         if not current.any():
-            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
+            why = [*left_out.values(), *filter(None, [not_read(others[args.gallery])])]
+            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *why]))
         search = searcher(query_embeddings, index, current, args.top, args.method, args.query_modality)
 
     scores, rows = search()
@@ -370,6 +381,9 @@ def main() -> None:
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
     print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
+    for folder, names in others.items():
+        if names:
+            print(f"note: in {shown(folder)}, {shown(not_read(names))}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
 
