@@ -79,7 +79,8 @@ class Folder(Benchmark):
         left = not_read(path.removeprefix(f"{self.root.as_posix()}/") for path in others)
         self.notes += [left] if left else []
         if not found:
-            raise LayoutError(f"{self.source} has no image{f'; {left}' if left else ''}. {OBTAIN}")
+            more = f"; {left}" if left else ""
+            raise LayoutError(f"nothing in {self.source} is an image that is read{more}. {OBTAIN}")
         self.people = numbers({image.identity for image in found}, "identities", self.source)
         self.records_of(found, split, test_share, validation_share)
         if strict:
@@ -88,11 +89,14 @@ class Folder(Benchmark):
     def records_of(self, found: Sequence[Found], split: int, test_share: float, validation_share: float) -> None:
         """Fill the parts."""
         part_of = parts(found, self.source)
-        if not part_of:
+        if not part_of and test_share < 1:
             self.split = split
             part_of = self.draw(found, test_share)
         elif split != 1:
-            raise DataError(f"DATA.SPLIT is {split}, and {self.source} has a split of its own: set DATA.SPLIT to 1")
+            raise DataError(f"DATA.SPLIT is {split}, and nothing is drawn of {self.source}: set DATA.SPLIT to 1")
+        elif not part_of:
+            self.notes.append("no split is given: all people are for the test (DATA.FOLDER.TEST_SHARE 1)")
+            part_of = dict.fromkeys(self.people, "test")
         self.hold_out(found, part_of, split, validation_share)
         cameras = camera_numbers({image.camera for image in found})
         read: dict[str, list[Record]] = {"train": [], "test": []}
@@ -104,7 +108,7 @@ class Folder(Benchmark):
 
         def sorted_part(part: str) -> list[Record]:
             if not read[part]:
-                raise PartAbsent(f"no image of {self.source} is for {part}")
+                raise PartAbsent(f"{self.source} says of no image that it is for {part}")
             return sorted(read[part], key=lambda record: (record.identity, record.camera, record.path))
 
         self.read_parts(train=lambda: sorted_part("train"), test=lambda: sorted_part("test"))
@@ -112,9 +116,6 @@ class Folder(Benchmark):
     def draw(self, found: Sequence[Found], share: float) -> dict[str, str]:
         """The part of each identity, of which a share is drawn for the test; so are those of one modality alone."""
         both, alone = by_modality(found)
-        if share == 1:
-            self.notes.append("no split is given: all people are for the test (DATA.FOLDER.TEST_SHARE 1)")
-            return dict.fromkeys([*both, *alone], "test")
         if len(both) < FEWEST:
             raise DataError(
                 f"{self.source} gives no split, and has {len(both)} people whom both modalities show: too few to draw "

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
-from data.records import Record  # noqa: E402
+from data.records import DataError, Record  # noqa: E402
 from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
 from models.parts.backbone import PretrainedError  # noqa: E402
 from assembly.ranking_sheets import ranking_picture  # noqa: E402
@@ -104,6 +104,10 @@ def main() -> None:
         require_any_pair(model, "a map")
     benchmark, device = open_tested(cfg, checkpoint), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
+    if "map" in args.parts and len(modalities(records)) < 2:
+        raise DataError(
+            f"a map shows both modalities, and {cfg.DATA.NAME} has one: --parts ranking attention leaves it out"
+        )
     if "ranking" in args.parts:
         infrared, aim = [record.infrared for record in records], (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2)
         check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
