@@ -56,7 +56,8 @@ _C.DATA.WORKERS = option(8, "processes that load images; changes no batch", at_l
 
 _C.MODEL = Section()
 _C.MODEL.NAME = option("cmfn", "the network, an entry of models/build.py")
-_C.MODEL.PRETRAINED = option("imagenet", "imagenet, none, or the path of a state dict (of a ResNet, torchvision's)")
+_C.MODEL.PRETRAINED = option("imagenet", "imagenet, none, or the path of a state dict (of a ResNet, torchvision's) or "
+                              "of a two-stream network's checkpoint")
 _C.MODEL.RECOMPUTE = option([], "parts computed again in the backward pass, to save memory")
 
 _C.LOSS = Section()

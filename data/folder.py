@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files import files_beside, is_utf8, list_images, meant, names_in, open_root, read_lines
-from data.formats import HEIF, MORE, endings, is_systems, not_read
+from data.formats import HEIF, MORE, endings, is_systems, not_read, printable
 from data.records import Benchmark, DataError, LayoutError, PartAbsent, Record, Trial, check_both_modalities
 
 LIST = "images.csv"
@@ -126,11 +126,11 @@ class Folder(Benchmark):
         test = drawn(both, number, f"test {self.split}")
         self.notes.append(
             f"no split is given: {len(both) - number} people are drawn for training and {number} for the test "
-            f"(DATA.SPLIT {self.split}, DATA.FOLDER.TEST_SHARE {share:g}), who are {', '.join(sorted(test))}"
+            f"(DATA.SPLIT {self.split}, DATA.FOLDER.TEST_SHARE {share:g}), who are {some(test)}"
         )
         if alone:
             self.notes.append(
-                f"{len(alone)} people whom one modality alone shows are for the test, too: {', '.join(sorted(alone))}"
+                f"{len(alone)} people whom one modality alone shows are for the test, too: {some(alone)}"
             )
         return {name: "test" if name in test or name in alone else "train" for name in (*both, *alone)}
 
@@ -146,7 +146,7 @@ class Folder(Benchmark):
             given = drawn(train, number, f"validation {split}")
             self.notes.append(
                 f"{number} of {len(train)} people to train on are held out for validation "
-                f"(DATA.FOLDER.VALIDATION_SHARE {share:g}): {', '.join(sorted(given))}"
+                f"(DATA.FOLDER.VALIDATION_SHARE {share:g}): {some(given)}"
             )
         self.held_out = frozenset(self.people[name] for name in given)
 
@@ -467,6 +467,12 @@ def by_modality(found: Sequence[Found]) -> tuple[list[str], list[str]]:
     """The identities that both modalities show, and those that one alone shows; sorted."""
     shown = [{image.identity for image in found if image.infrared == infrared} for infrared in (False, True)]
     return sorted(shown[0] & shown[1]), sorted(shown[0] ^ shown[1])
+
+
+def some(names: Iterable[str], most: int = 10) -> str:
+    """In their order; of many the first, and where all can be had."""
+    known = sorted(map(printable, names))
+    return ", ".join(known[:most]) + (" ... (scripts/describe_data.py --list writes all down)" if known[most:] else "")
 
 
 def drawn(names: Sequence[str], number: int, seed: str) -> set[str]:

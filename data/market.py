@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from data.files import list_images, open_root, require_folder
 from data.records import Benchmark, DataError, Expected, PartAbsent, Protocol, Record, Trial
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
+DISTRACTOR = 1_000_000
 OBTAIN = "Market-1501 is given out by its authors (Zheng et al., ICCV 2015)."
 
 
 class Market(Benchmark):
     """Records and the protocol of Market-1501, market/vis-to-vis: the query images search all of bounding_box_test but
-    for junk (-1); identity 0, the distractors, is nobody's. A query ignores its person's images by its own camera, and
-    CMC counts images.
+    for junk (-1). A query ignores its person's images by its own camera, and CMC counts images. Distractors (0 on disk)
+    are nobody's: each gets an identity of its own, from DISTRACTOR on.
     """
 
     counts = "images"
@@ -29,7 +31,6 @@ class Market(Benchmark):
             Expected("train", "both", "identities", 751),
             Expected("train", "both", "images", 12_936),
             Expected("train", "both", "cameras", 6),
-            Expected("test", "both", "identities", 751),  # the distractors being one
             Expected("test", "both", "images", 3_368 + 15_913),
             Expected("test", "both", "cameras", 6),
         ]
@@ -50,10 +51,13 @@ class Market(Benchmark):
         for name in (QUERY, GALLERY):
             require_folder(self.root / name, "images such as 0002_c1s1_000451_03.jpg", OBTAIN)
         queries, gallery = self.read(QUERY), self.read(GALLERY)
-        kept = [record for record in gallery if record.identity >= 0]
-        self.queries, self.junk = len(queries), len(gallery) - len(kept)
+        kept = [record for record in gallery if record.identity > 0]
+        distractors = [record for record in gallery if record.identity == 0]
+        self.queries, self.distractors = len(queries), len(distractors)
+        self.junk = len(gallery) - len(kept) - len(distractors)
+        kept += [replace(record, identity=DISTRACTOR + place) for place, record in enumerate(distractors)]
         trained = {record.identity for record in self.records("train")}
-        shared = trained & {record.identity for record in [*queries, *kept] if record.identity}
+        shared = trained & {record.identity for record in [*queries, *kept]}
         if shared:
             raise DataError(f"{self.root}: identities {sorted(shared)[:5]} are both in training and in test")
         return queries + kept
@@ -97,5 +101,7 @@ class Market(Benchmark):
         return self._protocol(f"{self.name}/validation", (Trial(rows, rows),), records)
 
     def summary(self) -> str:
-        junk = f"\nnote: {self.junk} images of {GALLERY} are junk (-1), which no query sees" if self.junk else ""
-        return super().summary() + junk
+        return super().summary() + (
+            f"\nnote: {self.junk} images of {GALLERY} are junk (-1), which no query sees, and {self.distractors} are "
+            "distractors, each counted as a person of its own"
+        ) * bool(self.records("test"))

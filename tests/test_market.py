@@ -9,10 +9,11 @@ from programs import run
 from shared import SMALL
 from trees import market_tree, write_image
 
-from assembly.recipe import train_batches
+from assembly.recipe import build_loss, build_network, train_batches
+from assembly.update import Update
 from configs.load import ConfigError, load_config
 from data.dataset import open_benchmark
-from data.market import Market
+from data.market import DISTRACTOR, Market
 from data.records import DataError
 from utils.training.distributed import Ranks
 
@@ -22,13 +23,14 @@ def test_the_query_images_search_all_but_junk_and_their_own_camera(tmp_path):
     protocol = data.protocol("market/vis-to-vis")
     trial, = protocol.trials
     assert len(trial.query) == 4 and len(trial.gallery) == 2 * 2 * 2 + 1 and protocol.counts == "images"
-    assert {data.test[row].identity for row in trial.gallery} == {0, 1, 3} and data.junk == 1
+    assert {data.test[row].identity for row in trial.gallery} == {1, 3, DISTRACTOR} and data.junk == 1
     for query in trial.query:
         for row in trial.gallery:
             a, b = data.test[query], data.test[row]
             ignored = protocol.query_ignores[query] == protocol.gallery_group[row]
             assert ignored == ((a.identity, a.camera) == (b.identity, b.camera))
     assert "note: 1 images of bounding_box_test are junk" in data.summary() and "3 (751)" in data.summary()
+    assert "1 are distractors, each counted as a person of its own" in data.summary()
     assert not any(record.infrared for record in [*data.train, *data.test])
 
 
@@ -100,6 +102,13 @@ def test_a_method_that_can_is_trained_and_tested_on_one_modality(tmp_path, thin,
     assert saved["results"][0]["trials"][0]["valid_queries"] == 4
     weights = torch.load(tmp_path / "run" / "last.pth", weights_only=False)["model"]
     assert all(x.isfinite().all() for x in weights.values())
+    start = build_network(load_config("configs/quickstart.yaml", [
+        "MODEL.PRETRAINED", str(tmp_path / "run" / "last.pth"), "DATA.NAME", "synthetic",
+    ]), classes=3).state_dict()
+    for name in ("visible_stem.0.weight", "infrared_stem.0.weight", "stages.2.0.conv1.weight"):  # CMFN starts from it
+        theirs = f"backbone.{name}".replace("infrared", "visible")
+        theirs = theirs if theirs in weights else theirs.replace("stages.2.", "stages.2.blocks.")
+        assert torch.equal(start[f"backbone.{name}"], weights[theirs]), name
     pictures = ["scripts/visualize.py", tmp_path / "run", "--identities", "1", "--parts"]
     run(*pictures, "ranking", "attention", drawn=False)
     done = run(*pictures, "map", check=False)
@@ -126,9 +135,6 @@ def test_what_else_needs_both_is_refused(tmp_path):
 
 
 def test_a_stem_without_images_keeps_its_weights_and_statistics(tmp_path, thin):
-    from assembly.recipe import build_loss, build_network
-    from assembly.update import Update
-
     cfg = load_config("configs/quickstart_base.yaml", ["DATA.NAME", "market", "SOLVER.IDENTITIES", "2"])
     model = build_network(cfg, 3)
     before = {name: x.clone() for name, x in model.state_dict().items()}
