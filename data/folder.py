@@ -390,12 +390,13 @@ def contents(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     raises   DataError naming what cannot be read
     """
     images = [name for name in list_images(folder, endings()) if not is_systems(name)]
-    rest = [name for name in names_in(folder) if not is_systems(name) and name not in {*images}]
+    rest = sorted({*names_in(folder)} - {*images})
+    rest = [name for name in rest if not is_systems(name)]
     folders = [name for name in rest if os.path.isdir(folder / name)]
     for name in folders:
         if not is_utf8(name):
             raise DataError(f"{folder} has the folder {ascii(name)}, whose name is not UTF-8: rename it")
-    others = [f"{folder.as_posix()}/{name}" for name in rest if name not in {*folders}]
+    others = [f"{folder.as_posix()}/{name}" for name in sorted({*rest} - {*folders})]
     return [folder / name for name in folders], images, others
 
 

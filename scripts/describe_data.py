@@ -45,6 +45,7 @@ def contact_sheet(benchmark: Benchmark, people: int, broken: set[str]) -> Image.
     broken   relative paths of images that are left out
     """
     root, rows = f"{benchmark.root.as_posix()}/", []
+    names = {number: name for name, number in getattr(benchmark, "people", {}).items()}
     for part in ("train", "test"):
         shown: dict[int, list[Record]] = {}
         for record in benchmark.records(part):
@@ -57,7 +58,7 @@ def contact_sheet(benchmark: Benchmark, people: int, broken: set[str]) -> Image.
                 images = [record for record in shown[identity] if record.infrared == infrared][:EACH]
                 cells += [Cell(read_image(record.path), f"camera {record.camera}") for record in images]
                 cells += [None] * (EACH - len(images))
-            rows.append((f"{part_of(benchmark, part, shown[identity][0])}\nidentity {identity}", cells))
+            rows.append((f"{part_of(benchmark, part, shown[identity][0])}\n{names.get(identity, identity)}", cells))
     columns = ["visible", *[""] * (EACH - 1), "infrared"]
     return sheet(rows, columns, f"{benchmark.name}", HEIGHT, WIDTH, apart={EACH}) if rows else None
 
