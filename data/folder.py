@@ -5,7 +5,6 @@ import difflib
 import hashlib
 import os
 import posixpath
-import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from data.files import files_beside, is_utf8, list_images, meant, names_in, open_root, read_lines
 from data.formats import HEIF, MORE, endings, is_systems, not_read, printable
 from data.records import Benchmark, DataError, LayoutError, PartAbsent, Record, Trial, check_both_modalities
+from data.sysu import SHOTS, TRIALS, random_draw
 
 LIST = "images.csv"
 COLUMNS = ("path", "identity", "modality", "camera", "split")
@@ -27,8 +27,6 @@ MODALITIES = {
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test", "testing")}
 DIRECTIONS = {"ir-to-vis": (True, False), "vis-to-ir": (False, True)}  # whether queries, and gallery, are infrared
 ONE_MODALITY = {"vis-to-vis": (False, False), "ir-to-ir": (True, True)}
-SHOTS = {"single-shot": 1, "multi-shot": 10}
-TRIALS = 10
 FEWEST = 4  # people whom both modalities show, where a split is drawn
 LARGEST = 10 ** 9  # a name of a greater number is no number: products of two must fit into int64
 OBTAIN = "docs/own_data.md says how to lay out one's own images."
@@ -174,16 +172,11 @@ class Folder(Benchmark):
         asking, shown = (DIRECTIONS | ONE_MODALITY)[kind]
         infrared = np.array([record.infrared for record in self.test])
         query, rows = np.flatnonzero(infrared == asking), np.flatnonzero(infrared == shown)
-        return tuple(Trial(query, self.sample(rows, SHOTS[shots], trial)) for trial in range(TRIALS))
-
-    def sample(self, rows: np.ndarray, shots: int, trial: int) -> np.ndarray:
-        """So many images of each (person, camera), or all of fewer."""
-        folders: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for row in rows.tolist():
-            folders.setdefault(self.group(self.test[row]), []).append(row)
-        generator = random.Random(trial)
-        drawn_rows = (generator.sample(folder, min(shots, len(folder))) for folder in folders.values())
-        return np.array([row for folder in drawn_rows for row in folder], dtype=np.int64)
+            groups.setdefault(self.group(self.test[row]), []).append(row)
+        galleries = (random_draw(groups, SHOTS[shots], trial) for trial in range(TRIALS))
+        return tuple(Trial(query, np.array(gallery, dtype=np.int64)) for gallery in galleries)
 
     def fingerprint(self) -> str:
         """Over what is said of the images, too: a list can change while the files stay."""
