@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data.files import files_beside
-from data.formats import endings, not_read
+from data.formats import by_kind, endings
 from data.parallel import in_parallel
 from data.pixels import read_image
 from data.records import Benchmark, DataError, Record
 
 AT_ONCE = {"name": "images", "chunk": 32, "fewer": "--workers"}
-LISTS = (".txt", ".mat", ".csv")  # what readers themselves read
 
 
 def described(benchmark: Benchmark, workers: int) -> dict:
@@ -25,7 +24,7 @@ def described(benchmark: Benchmark, workers: int) -> dict:
                     part, one of them is wrong, or the test shows what was trained on
     broken          why, by path
     not_listed      images in the root that no part has
-    not_read        other files, in words
+    other_files     of each kind how many, in words
     """
     root = f"{benchmark.root.as_posix()}/"
     records = {part: benchmark.records(part) for part in ("train", "test")}
@@ -42,7 +41,7 @@ def described(benchmark: Benchmark, workers: int) -> dict:
             sizes["{}x{}".format(*size)] += 1
         if digest:
             same.setdefault(digest, []).append(path)
-    beside = [path for path in files_beside(benchmark.root, {*paths}) if not path.lower().endswith(LISTS)]
+    beside = files_beside(benchmark.root, {*paths})
     images = [path for path in beside if path.lower().endswith(endings())]
     parts: dict[str, list[Record]] = {}
     for part, record in (entry for entries in said.values() for entry in entries):
@@ -65,7 +64,7 @@ def described(benchmark: Benchmark, workers: int) -> dict:
         ],
         "broken": broken,
         "not_listed": [path.removeprefix(root) for path in images],
-        "not_read": not_read(path.removeprefix(root) for path in {*beside} - {*images}),
+        "other_files": by_kind(path.removeprefix(root) for path in {*beside} - {*images}),
     }
 
 
@@ -133,7 +132,7 @@ def findings(found: dict) -> list[str]:
         said.append(f"{len(found['broken'])} images cannot be read: {some([*found['broken'].values()], 3)}")
     if found["not_listed"]:
         said.append(f"{len(found['not_listed'])} images are in no part: {some(found['not_listed'])}")
-    return said + ([found["not_read"]] if found["not_read"] else [])
+    return said
 
 
 def some(items: Sequence, most: int = 10) -> str:

@@ -34,17 +34,21 @@ def is_systems(name: str) -> bool:
 
 
 def not_read(names: Iterable[str]) -> str:
-    """How many files of each kind are not read, each with an example; "" of none."""
+    """A sentence that counts files which are not read; "" of none."""
+    names = [*names]
+    return f"{len(names)} file{'s are' if len(names) > 1 else ' is'} not read: {by_kind(names)}" if names else ""
+
+
+def by_kind(names: Iterable[str]) -> str:
+    """How many files there are of each kind, with an example."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
-    words = [
+    return ", ".join(
         f"{len(found)} {printable(kind) or 'without an ending'} (such as {printable(min(found))}"
         f"{f'; to read them: {MORE}' if kind in HEIF else ''})"
         for kind, found in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
-    ]
-    number = sum(map(len, kinds.values()))
-    return f"{number} file{'s are' if number > 1 else ' is'} not read: {', '.join(words)}" if words else ""
+    )
 
 
 def printable(name: str) -> str:

@@ -109,6 +109,7 @@ def main() -> None:
     print(f"{benchmark.summary()}\n\n{aligned(table(found))}\n")
     sizes = [f"{size} ({number})" for size, number in [*found["sizes"].items()][:SIZES]]
     print(f"{len(found['sizes'])} sizes of images, width x height: {', '.join(sizes)}")
+    print(f"other files: {found['other_files'] or 'none'}")
     print("\n".join(f"warning: {sentence}" for sentence in said) or "nothing is wrong with it")
     picture = contact_sheet(benchmark, args.people, {*found["broken"]})
     contents = {places[0]: json.dumps(found | {"findings": said}, indent=1) + "\n"}

@@ -44,9 +44,10 @@ def test_copies_broken_images_and_people_of_one_modality_are_named(tmp_path):
         "1 groups of images of the same bytes in several parts, which leaks what was trained on into the test: ",
         "2 groups of images of the same bytes of several identities, of which one alone can be right",
         "1 groups of images of the same bytes of one identity", "1 images cannot be read: test/day/dan/9.jpg",
-        "train: 1 identities are shown by one modality alone: 2", "1 file is not read: 1 .mov (such as walk.mov)",
+        "train: 1 identities are shown by one modality alone: 2",
     ):
         assert f"warning: {words}" in done.stdout
+    assert found["other_files"] == "1 .mov (such as walk.mov)" and "\nother files: 1 .mov (such as walk" in done.stdout
     assert found["names"] == {"1": "anna", "2": "ben", "3": "cleo", "4": "dan"}
     assert found["parts"]["test"]["visible"]["images_of_an_identity"] == [2, 5]
     assert [*found["broken"]] == ["test/day/dan/9.jpg"]
@@ -56,7 +57,8 @@ def test_images_that_no_list_has_are_named(tmp_path):
     root = regdb_tree(tmp_path / "data")
     write_image(root / "Visible" / "extra" / "0.bmp")
     done, _ = describe("regdb", root, tmp_path / "out")
-    assert "warning: 1 images are in no part: Visible/extra/0.bmp" in done.stdout and ".txt" not in done.stdout
+    assert "warning: 1 images are in no part: Visible/extra/0.bmp" in done.stdout
+    assert "other files: 4 .txt (such as idx/test_thermal_1.txt)" in done.stdout
 
 
 def test_a_drawn_split_is_written_down(tmp_path):
