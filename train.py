@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
-    build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches, train_loader,
+    body_shapes, build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches,
+    train_loader,
 )
 from assembly.trained import check_same_run
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
@@ -72,7 +73,8 @@ class Trainer:
             raise CheckpointError(f"{self.saving.last} was trained on other data than {cfg.DATA.ROOT} now holds")
         for name in {*cfg.TEST.PROTOCOLS} - {"all"}:
             self.benchmark.protocol(name)  # refuses an unknown one
-        self.batches = train_batches(cfg, records, ranks, cached_images(cfg, self.benchmark))
+        shapes = body_shapes(cfg, self.benchmark)
+        self.batches = train_batches(cfg, records, ranks, cached_images(cfg, self.benchmark), shapes)
 
         # Of a checkpoint, the weights replace those of ImageNet anyway.
         model = build_network(cfg, len(self.batches.identities), pretrained=saved is None)

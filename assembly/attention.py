@@ -119,8 +119,8 @@ def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[di
         return keep
 
     hooks = [module.register_forward_hook(showing(title)) for title, module in titled_modules(model).items()]
-    if model.last_map() is not None:
-        hooks.append(model.last_map()[0].register_forward_hook(lambda _, inputs, output: last.append(output)))
+    if model.last_map(infrared) is not None:
+        hooks.append(model.last_map(infrared)[0].register_forward_hook(lambda _, inputs, output: last.append(output)))
     try:
         with torch.no_grad():
             model.embed(images, infrared, flip=False)
@@ -131,21 +131,22 @@ def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[di
 
     if not last:
         return maps, None
-    maps[GRAD_CAM], predicted = grad_cam(model, last[0])
+    maps[GRAD_CAM], predicted = grad_cam(model, last[0], infrared)
     return maps, predicted
 
 
-def grad_cam(model: nn.Module, last: Tensor) -> tuple[Tensor, Tensor]:
+def grad_cam(model: nn.Module, last: Tensor, infrared: bool) -> tuple[Tensor, Tensor]:
     """Which positions of the last map speak for the training class that is predicted (Selvaraju et al., ICCV 2017).
 
     The channels are weighted by the mean gradient of that class' logit (the mean of the views'); of their sum the
     positive part, then the mean over views.
 
     last      (V * B, D, h, w)
+    infrared  of which modality the images are
     returns   (B, h, w) and the class (B,)
     """
     last = last.detach().requires_grad_()
-    logits, predicted = model.last_map()[1](last).mean(dim=0).max(dim=1)
+    logits, predicted = model.last_map(infrared)[1](last).mean(dim=0).max(dim=1)
     gradient, = torch.autograd.grad(logits.sum(), last)
     cam = (gradient.mean(dim=(2, 3), keepdim=True) * last.detach()).sum(dim=1).relu()
     return cam.unflatten(0, (-1, len(predicted))).mean(dim=0), predicted

@@ -19,7 +19,7 @@ from assembly.device_checks import (
 )
 from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
 from assembly.recipe import (
-    build_loss, build_network, cached_images, image_size, train_batches, train_loader,
+    body_shapes, build_loss, build_network, cached_images, image_size, train_batches, train_loader,
 )
 from assembly.timed_step import PHASES, RECOMPUTE, TimedStep, drawn_batch, plain_network, products_as
 from assembly.update import Update
@@ -204,7 +204,8 @@ def data(machine: Machine) -> Iterator[Finding]:
 def loading(machine: Machine, what: str, cfg: CfgNode, update: Update) -> Finding:
     """Of one number of processes: first alone, then beside updates."""
     number, benchmark = 2 if machine.quick else 12, open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
-    batches = train_batches(cfg, benchmark.train, cache=cached_images(cfg, benchmark))
+    cache, shapes = cached_images(cfg, benchmark), body_shapes(cfg, benchmark)
+    batches = train_batches(cfg, benchmark.train, cache=cache, shapes=shapes)
     loader = iter(train_loader(batches, cfg, 0, 0, machine.device))
     for _ in range(1 + 3 * cfg.DATA.WORKERS):  # what was read ahead while the processes started
         next(loader)

@@ -31,9 +31,9 @@ BLOCKS = "blocks/{}/"          # where features of images of blocks stand, by mo
 TINY = 1e-8                    # a gradient of that share of the largest one is the rounding of a 0
 
 
-def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The values of an entry of a state dict, by the authors' name."""
-    n = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(shape)
+def weight(key: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
+    """The values of an entry of a state dict, by the authors' name; another salt gives others."""
+    n = np.random.RandomState(zlib.crc32((key + salt).encode()) & 0xFFFFFFFF).standard_normal(shape)
     last = key.rsplit(".", 1)[-1]
     if last == "running_mean":
         return 0.1 * n

@@ -9,6 +9,7 @@ from data.cache import ImageCache, prepared
 from data.dataset import TrainBatches
 from data.records import Benchmark
 from data.sampler import SAMPLERS
+from data.shapes import WHERE_FROM, Shapes
 from data.transforms import Pipeline, read_size, read_step
 from losses.build import build_total
 from models.build import MODELS, build_model, class_of
@@ -26,6 +27,16 @@ def check_together(cfg, device: torch.device) -> None:
     network = class_of(cfg.MODEL)
     network.check_installed()
     network.check_images(cfg.MODEL, image_size(cfg), (len(cfg.DATA.VISIBLE), len(cfg.DATA.INFRARED)))
+    if network.reads_shapes and not cfg.DATA.SHAPES:
+        raise ConfigError(
+            f"{cfg.MODEL.NAME} learns from a body-shape image of each training image: set DATA.SHAPES to their folder; "
+            f"{WHERE_FROM}"
+        )
+    if network.in_pairs and SAMPLERS[cfg.SOLVER.SAMPLER].blind:
+        raise ConfigError(
+            f"SOLVER.SAMPLER is {cfg.SOLVER.SAMPLER}, whose batches have any mix of both modalities, and "
+            f"{cfg.MODEL.NAME} compares them row by row: set it to replacement, distinct or chunks"
+        )
     weightings_of(network, cfg)  # what the test cannot do is said before the training
     check_sizes(cfg.DATA)
     if cfg.SOLVER.SYNC_BN and device.type != "cuda":
@@ -94,9 +105,20 @@ def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
     )
 
 
-def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None) -> TrainBatches:
+def body_shapes(cfg, benchmark: Benchmark) -> Shapes | None:
+    """The body shapes of the training images; None for a method that reads none.
+
+    raises   DataError where some are missing
+    """
+    return Shapes(benchmark, cfg.DATA.SHAPES) if class_of(cfg.MODEL).reads_shapes else None
+
+
+def train_batches(
+    cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None, shapes: Shapes | None = None
+) -> TrainBatches:
     """The batches of a training on these records, of several processes this one's share.
 
+    shapes   of the records; where these are cached, so are they
     raises   DataError; ConfigError where the records show one modality, and the method needs both
     """
     solver, data = cfg.SOLVER, cfg.DATA
@@ -108,6 +130,8 @@ def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache 
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,
         cache=cache, rank=ranks.rank, world=ranks.world, accumulation=solver.ACCUMULATION,
         visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
+        shape=shapes and (shapes.own, Pipeline(data.SHAPE[0])), mix=cfg.LOSS.MIXED,
+        shape_cache=cached_images(cfg, shapes) if shapes and cache else None,
     )
 
 
@@ -176,11 +200,13 @@ def layout_of(cfg) -> torch.memory_format:
 
 
 def streams_of(cfg) -> int:
-    """How often a batch has K images of an identity: in each view of visible and of infrared images, unless the K are
-    of both modalities together.
+    """How often a batch has K images of an identity: in each view of visible and of infrared images and of their body
+    shapes, unless the K are of both modalities together.
     """
     visible, infrared = len(cfg.DATA.VISIBLE), len(cfg.DATA.INFRARED)
-    return max(visible, infrared) if SAMPLERS[cfg.SOLVER.SAMPLER].blind else visible + infrared
+    if SAMPLERS[cfg.SOLVER.SAMPLER].blind:
+        return max(visible, infrared)
+    return visible + infrared + 2 * class_of(cfg.MODEL).reads_shapes
 
 
 def less_memory(cfg, parts: tuple[str, ...]) -> str:

@@ -128,6 +128,7 @@ def drawn_batch(cfg: CfgNode, identities: int, images: int) -> Batch:
     labels = torch.arange(identities).repeat_interleave(images)
     kinds = [Kind(False, i) for i in range(len(cfg.DATA.VISIBLE))]
     kinds += [Kind(True, i) for i in range(len(cfg.DATA.INFRARED))]
+    kinds += [Kind(infrared, shape=True) for infrared in (False, True) if class_of(cfg.MODEL).reads_shapes]
     parts = [labels[::2], labels[1::2]] if SAMPLERS[cfg.SOLVER.SAMPLER].blind else [labels, labels]
     return Batch([
         Stream(torch.randn(len(part), 3, *image_size(cfg)), part, kind)

@@ -60,6 +60,7 @@ class Update:
         self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
         solver, self.layout = cfg.SOLVER, layout_of(cfg)
         self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16")
         self.buffers = [b for b in model.buffers() if b.is_floating_point()]
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
@@ -111,8 +112,12 @@ class Update:
         if not math.isfinite(terms["total"]):
             torch._foreach_copy_(self.buffers, self.buffers_before)
             raise NonFiniteTerms(terms)
+        if self.cfg.SOLVER.CLIP_NORM:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.trained, self.cfg.SOLVER.CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.model.after_update(epoch)
         return terms, stopping > 0
 
     def weights_are_finite(self) -> bool:

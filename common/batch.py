@@ -3,7 +3,7 @@
 One letter per axis: B rows, V embeddings of each row, H×W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -17,6 +17,7 @@ class Kind(NamedTuple):
 
     infrared: bool
     view: int = 0  # 0: images as they are; 1, 2, ...: shown once more, changed in another way
+    shape: bool = False  # body-shape images, row by row those of the stream of images of that modality and view
 
 
 class Stream(NamedTuple):
@@ -62,38 +63,52 @@ class Rows:
         return torch.cat([parts[i] for i in streams], dim) if len(streams) != 1 else parts[streams[0]]
 
 
+class Pasted(NamedTuple):
+    """Of a mixed batch, in which each image has a rectangle of another one."""
+
+    labels: Tensor  # (B,) int64: identity of what is pasted, in the order of the rows
+    kept: Tensor    # () float32: the share of an image outside the rectangle
+
+
 @dataclass(frozen=True)
 class Batch:
-    """The images of a training step. Visible streams stand before infrared ones.
+    """The images of a training step. Visible streams stand before infrared ones, body shapes after both.
 
     streams   of any size: one may be empty
     shares    as in `Rows`
+    pasted    None: the images are whole
     """
 
     streams: Sequence[Stream]
     shares: Sequence[Sequence[int]] | None = None
+    pasted: Pasted | None = None
 
     @property
     def rows(self) -> Rows:
+        """Those of the images; body shapes are further sights of the same rows."""
+        streams = [stream for stream in self.streams if not stream.kind.shape]
         return Rows(
-            torch.cat([stream.labels for stream in self.streams]),
-            [len(stream.labels) for stream in self.streams],
-            [stream.kind for stream in self.streams],
+            torch.cat([stream.labels for stream in streams]),
+            [len(stream.labels) for stream in streams],
+            [stream.kind for stream in streams],
             self.shares,
         )
 
-    def images(self, infrared: bool | None = None) -> Tensor:
-        """(B, 3, H, W): all images in the order of the rows, or those of one modality."""
-        found = [s.images for s in self.streams if infrared is None or s.kind.infrared == infrared]
+    def images(self, infrared: bool | None = None, shape: bool = False) -> Tensor:
+        """(B, 3, H, W): all images in the order of the rows, or those of one modality; or likewise the body shapes."""
+        found = [s.images for s in self.streams if s.kind.shape == shape and infrared in (None, s.kind.infrared)]
         return torch.cat(found) if len(found) != 1 else found[0]
 
     def __len__(self) -> int:
-        """The number of images."""
+        """The number of images, body shapes among them."""
         return sum(len(stream.labels) for stream in self.streams)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
-        return replace(self, streams=[Stream(change(s.images), change(s.labels), s.kind) for s in self.streams])
+        return replace(
+            self, streams=[Stream(change(s.images), change(s.labels), s.kind) for s in self.streams],
+            pasted=self.pasted and Pasted(*map(change, self.pasted)),
+        )
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.channels_last) -> "Batch":
         """On the device, without waiting for it, with images in memory of that layout."""
@@ -112,14 +127,20 @@ class Output:
 
         output = Output(batch.rows, pooled=pooled, logits=logits)
         output.logits, output.labels, output.infrared, output.where(infrared=True).pooled
+
+    common   by name, tensors that belong to no row, such as a weight that a loss looks at: each process has its own,
+             and gathering leaves them as they are
     """
 
-    def __init__(self, rows: Rows, **entries: Tensor):
-        self.rows, self.entries, self._source = rows, entries, None
+    def __init__(self, rows: Rows, /, common: Mapping[str, Tensor] | None = None, **entries: Tensor):
+        self.rows, self.entries, self.common, self._source = rows, entries, common or {}, None
+        self._gradient = None
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name == "entries":  # asked for by a copy that isn't filled yet
+        if name.startswith("_") or name in ("entries", "common"):  # asked for by a copy that isn't filled yet
             raise AttributeError(name)
+        if name in self.common:
+            return self.common[name]
         if name not in self.entries:
             if self._source is None:
                 raise AttributeError(f"the network's output has no {name}; it has {', '.join(self.entries)}")
@@ -145,7 +166,7 @@ class Output:
         ]
         part = Output(Rows(
             rows.take(rows.labels, streams, dim=0), [rows.sizes[i] for i in streams], [rows.kinds[i] for i in streams],
-        ))
+        ), self.common)
         part._source = lambda name: rows.take(getattr(self, name), streams, dim=1)
         return part
 
@@ -171,6 +192,17 @@ class Output:
             sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
         else:
             sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
-        whole = Output(Rows(labels, sizes, kinds))
+        whole = Output(Rows(labels, sizes, kinds), self.common)
         whole._source = lambda name: of_all(getattr(self, name), 1)
+        # What each process made of a row's gradient is summed, and all made the same.
+        whole._gradient = lambda loss, name: of_all(self.gradient(loss, name), 1) * len(rows.labels) / len(labels)
         return whole
+
+    def gradient(self, loss: Tensor, name: str) -> Tensor:
+        """d loss / d entry, (V, B, D), for weights that a total takes from its parts' gradients; itself a constant.
+
+        loss   made of what the network has computed from that very entry
+        """
+        if self._gradient is not None:
+            return self._gradient(loss, name)
+        return torch.autograd.grad(loss, self.entries[name], retain_graph=True)[0]

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 from common.options import MOST_EPOCHS, Option, Section, defaults_of, option, options_of
 from data.sampler import SAMPLERS
 from data.pixels import RESIZES
-from data.transforms import Views
+from data.transforms import OneView, Views
 from losses.build import TOTALS
 from models.build import MODELS
 
@@ -51,6 +51,10 @@ _C.DATA.READ_SIZE = option(
 _RECIPE = ["jitter", "pad", "grey", "crop", "flip", "normalise", "erase"]
 _C.DATA.VISIBLE = Views([_RECIPE], "what is done to a visible image in training: for each view of it, a list of steps")
 _C.DATA.INFRARED = Views([_RECIPE], "likewise to an infrared one (data/transforms.py has the steps)")
+_C.DATA.SHAPES = option("", "folder of body-shape images, in DATA.ROOT or elsewhere, with the paths of the training "
+                         "images (scripts/make_shapes.py); empty: none")
+_C.DATA.SHAPE = OneView([["pad", "crop", "flip", "normalise"]], "what is done to a body-shape image in training: one "
+                        "list of steps")
 _C.DATA.CACHE = option("", "folder of resized images (scripts/prepare.py), memory-mapped; empty: none")
 _C.DATA.WORKERS = option(8, "processes that load images; changes no batch", at_least=0, at_most=256)
 
@@ -77,6 +81,8 @@ _C.SOLVER.BACKBONE_LR_FACTOR = option(0.1, "everything else learns at this fract
 _C.SOLVER.OPTIMIZER = option("sgd", "sgd, adam (decay added to the gradient) or adamw", one_of=("sgd", "adam", "adamw"))
 _C.SOLVER.MOMENTUM = option(0.9, "of SGD with Nesterov's rule", above=0, below=1, goes_with=("SOLVER.OPTIMIZER", "sgd"))
 _C.SOLVER.WEIGHT_DECAY = option(5e-4, "on every trained parameter", at_least=0, at_most=1)
+_C.SOLVER.CLIP_NORM = option(0.0, "the gradient, of all parameters together, is shortened to this length; 0: never",
+                             at_least=0, at_most=1e6)
 _C.SOLVER.SCHEDULE = option("steps", "of the rate by epoch, after the warm-up; line: LR_POINTS, without one",
                             one_of=("steps", "cosine", "line"))
 _C.SOLVER.WARMUP_EPOCHS = option(10, "epoch e < this: rate × (e + 1) / this", at_least=0, at_most=MOST_EPOCHS,
@@ -145,6 +151,8 @@ def collected(section: Section, methods: dict[str, type], prefix: str) -> dict[s
 
 # By key, the methods that read an option; what isn't here, all read.
 OWNERS = collected(_C.MODEL, MODELS, "MODEL.") | collected(_C.LOSS, TOTALS, "LOSS.")
+OWNERS |= {key: {name for name, network in MODELS.items() if network.reads_shapes}
+           for key in ("DATA.SHAPES", "DATA.SHAPE")}
 OPTIONS: dict[str, Option] = options_of(_C)  # by key, such as SOLVER.EPOCHS
 _DEFAULTS = defaults_of(_C)
 

@@ -1,7 +1,7 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from data.llcm import LLCM
 from data.market import Market
 from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
+from data.mixing import mixed
 from data.sampler import Part, Sampler
 from data.sysu import SYSU
 from data.pixels import eval_transform, open_image
 from data.transforms import Pipeline
+
+MIXING = 1  # tells the draws of mixed batches from those of the sampler
 
 
 def open_data(data, strict: bool = True) -> Benchmark:
@@ -127,8 +130,11 @@ class TrainBatches(Dataset):
     accumulation           batches that make an update
     sampler                which images make a batch (data/sampler.py)
     visible, infrared      a pipeline for each view of an image of that modality (data/transforms.py)
-    batches[epoch, step]   the Batch: a stream for each view of the visible images, then of the infrared ones, float32
-                           in channels-last memory
+    shape                  where the images' body shapes are (path -> path), and their pipeline; None: there are none
+    shape_cache            as `cache`, of the body shapes
+    mix                    probability that a batch is mixed (data/mixing.py)
+    batches[epoch, step]   the Batch: a stream for each view of the visible images, then of the infrared ones, then the
+                           body shapes of both; float32 in channels-last memory
     raises                 DataError where the identities of a batch cannot be shared evenly
     """
 
@@ -145,6 +151,9 @@ class TrainBatches(Dataset):
         read_size: tuple[int, int] | None = None,
         resize: str = "lanczos",
         cache: ImageCache | None = None,
+        shape: tuple[Mapping[str, str], Pipeline] | None = None,
+        shape_cache: ImageCache | None = None,
+        mix: float = 0.0,
         rank: int = 0,
         world: int = 1,
         accumulation: int = 1,
@@ -155,11 +164,17 @@ class TrainBatches(Dataset):
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self.sampler, self.identities = sampler, sampler.identities
         rows, columns = read_size or (height, width)
-        if cache is not None and (cache.height, cache.width) != (rows, columns):
-            raise DataError(f"the cache {cache.folder} holds images of another size than {rows}x{columns}")
-        self.read = partial(open_image, height=rows, width=columns, resize=resize) if cache is None else cache.read
+        for held in (cache, shape_cache):
+            if held is not None and (held.height, held.width) != (rows, columns):
+                raise DataError(f"the cache {held.folder} holds images of another size than {rows}x{columns}")
+        from_file = partial(open_image, height=rows, width=columns, resize=resize)
+        self.read = from_file if cache is None else cache.read
+        self.read_shape = from_file if shape_cache is None else shape_cache.read
         self.views = [(Kind(False, i), pipeline) for i, pipeline in enumerate(visible)]
         self.views += [(Kind(True, i), pipeline) for i, pipeline in enumerate(infrared)]
+        self.shapes, of_shapes = shape or ({}, None)
+        self.views += [(Kind(modality, shape=True), of_shapes) for modality in (False, True) if of_shapes]
+        self.mix = mix
 
     def identities_of(self, batches: Sequence[Batch]) -> list[int]:
         """Whom they show, as the data set names them."""
@@ -184,13 +199,17 @@ class TrainBatches(Dataset):
         parts = [drawn.infrared if kind.infrared else drawn.visible for kind, _ in self.views]
         sizes = [len(part.rows) for part in parts]
         groups = drawn.identities.reshape(self.world, -1)  # of each process
-        shares = [[int(np.isin(part.labels, group).sum()) for part in parts] for group in groups]
+        shares = [
+            [int(np.isin(part.labels, group).sum()) for part, (kind, _) in zip(parts, self.views) if not kind.shape]
+            for group in groups
+        ]
         seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
         with torch.random.fork_rng(devices=[]):
-            return Batch([
+            batch = Batch([
                 self.stream(kind, pipeline, epoch, part, own_seeds, groups[self.rank])
                 for (kind, pipeline), part, own_seeds in zip(self.views, parts, np.split(seeds, np.cumsum(sizes)[:-1]))
             ], shares if any(share != shares[0] for share in shares) else None)
+        return mixed(batch, self.mix, (self.seed, epoch, step, MIXING), self.rank) if self.mix else batch
 
     def stream(
         self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray, identities: np.ndarray
@@ -201,7 +220,8 @@ class TrainBatches(Dataset):
         for row, seed, out in zip(part.rows[mine], seeds[mine].tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            pipeline(self.read(self.records[row].path), out, epoch)
+            path = self.records[row].path
+            pipeline(self.read_shape(self.shapes[path]) if kind.shape else self.read(path), out, epoch)
         return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
 
 

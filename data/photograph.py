@@ -5,11 +5,14 @@ that knows nothing of the person, so none of them tells who it is.
 """
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from data.figure import BACKGROUND, Person, View, color, draw_body, second_material
 
 SUPERSAMPLING = 3
+PART_COLORS = np.array([  # of body shapes, by region: background and bag are no part of a body
+    (0, 0, 0), (0, 0, 128), (128, 0, 0), (0, 128, 0), (128, 128, 0), (128, 0, 128), (0, 0, 0),
+], np.uint8)
 
 
 class Camera:
@@ -63,8 +66,11 @@ def as_bytes(rgb: np.ndarray) -> tuple[int, ...]:
 
 def render(
     person: Person, camera: Camera, infrared: bool, rng: np.random.Generator, height: int, width: int
-) -> Image.Image:
-    """One image, (height, width) in RGB; infrared ones have three equal channels, as SYSU-MM01's have."""
+) -> tuple[Image.Image, Image.Image]:
+    """One image and its body shape, (height, width) in RGB; infrared images have three equal channels, as SYSU-MM01's.
+
+    The shape is what a perfect human parser would cut out: the body, each part of it in a colour that says which.
+    """
     view = take_view(person, camera, rng, SUPERSAMPLING * height, SUPERSAMPLING * width)
     regions = draw_body(person, view, rng)
     second = second_material(person, view, regions, rng)
@@ -92,6 +98,7 @@ def render(
     image = image.filter(ImageFilter.GaussianBlur(blur)).resize((width, height), Image.Resampling.BOX)
     noise = rng.normal(0, rng.uniform(2, 6), (height, width, 1 if infrared else 3))
     pixels = np.asarray(image) + noise
+    shape = Image.fromarray(PART_COLORS[regions]).resize((width, height), Image.Resampling.BOX)
     if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        pixels, shape = pixels[:, ::-1], ImageOps.mirror(shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), shape

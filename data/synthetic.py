@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ CAMERAS = (1, 2, 3, 4, 5, 6)
 INFRARED = (3, 6)
 VERSION = 1            # of the drawings: raise it when the same seed gives other images
 MANIFEST = "synthetic.json"
+SHAPES = "shapes"      # folder of the training images' body shapes, by the same names; no part of the data set proper
 LIMITS = {             # of the arguments; a folder's name holds four digits
     "seed": (0, 2**32 - 1), "train_identities": (2, 9000), "test_identities": (1, 999), "images_per_camera": (1, 9999),
     "height": (32, 1024), "width": (16, 1024),
@@ -59,11 +61,14 @@ def write_synthetic(
             raise DataError(f"the embedded data set's {name} is {manifest[name]}; choose {least} to {most}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         check_manifest(root, manifest)
+        if not (root / SHAPES).exists():  # an older version wrote none
+            replace_folder(root / SHAPES, lambda folder: write_images(folder, manifest, workers, shapes_alone=True))
         return False
     if root.is_symlink() or os.path.ismount(root):  # the rename would fail, after all was drawn
         raise DataError(f"{root} is a link or a mounted disk, which cannot be replaced: name a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     images = (train_identities + test_identities) * len(CAMERAS) * images_per_camera
+    images += train_identities * len(CAMERAS) * images_per_camera  # body shapes, whose files are no larger
     room = images * (2.5 * height * width + 1024)  # the size of an image's file at most: `draw_jpeg`
     free = shutil.disk_usage(root.parent).free
     if free < room:
@@ -71,16 +76,25 @@ def write_synthetic(
             f"the embedded data set needs {room / 1e6:.0f} MB, and the disk of {root} has {free / 1e6:.0f} MB left: "
             "make room, or choose another folder"
         )
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{root.name}.unfinished-", dir=root.parent))
+
+    def write(folder: Path) -> None:
+        write_images(folder, manifest, workers)
+        write_lists(folder / "exp", train_identities, test_identities)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+    replace_folder(root, write)
+    return True
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """A folder that is new or empty, written whole or not at all."""
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
     try:
-        write_images(unfinished, manifest, workers)
-        write_lists(unfinished / "exp", train_identities, test_identities)
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        write(unfinished)
         os.chmod(unfinished, 0o755)  # mkdtemp's is for its owner only
-        os.rename(unfinished, root)
+        os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return True
 
 
 def check_manifest(root: Path, manifest: dict) -> None:
@@ -98,20 +112,25 @@ def check_manifest(root: Path, manifest: dict) -> None:
         )
 
 
-def write_images(root: Path, manifest: dict, workers: int) -> None:
-    identities = range(1, manifest["train_identities"] + manifest["test_identities"] + 1)
-    write = partial(write_identity, root, manifest)
+def write_images(root: Path, manifest: dict, workers: int, shapes_alone: bool = False) -> None:
+    trained = manifest["train_identities"]
+    identities = range(1, trained + (0 if shapes_alone else manifest["test_identities"]) + 1)
+    write = partial(write_identity, root, manifest, shapes_alone)
     for _ in in_parallel(write, [*identities], workers, name="people", chunk=4, fewer="--workers"):
         pass
 
 
-def write_identity(root: Path, manifest: dict, identity: int) -> None:
+def write_identity(root: Path, manifest: dict, shapes_alone: bool, identity: int) -> None:
+    shapes = root if shapes_alone else root / SHAPES
     for camera in CAMERAS:
-        folder = root / f"cam{camera}" / f"{identity:04d}"
-        folder.mkdir(parents=True)
         for number in range(1, manifest["images_per_camera"] + 1):
-            image = draw_jpeg(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
-            (folder / f"{number:04d}.jpg").write_bytes(image)
+            name = f"cam{camera}/{identity:04d}/{number:04d}.jpg"
+            files = draw_jpegs(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
+            wanted = [None if shapes_alone else root, shapes if identity <= manifest["train_identities"] else None]
+            for folder, file in zip(wanted, files):
+                if folder is not None:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_bytes(file)
 
 
 def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
@@ -130,16 +149,22 @@ def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
 
 def draw_jpeg(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> bytes:
     """One image's file, a function of its arguments alone."""
+    return draw_jpegs(seed, identity, camera, number, height, width)[0]
+
+
+def draw_jpegs(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> tuple[bytes, bytes]:
+    """The files of an image and of its body shape, functions of the arguments alone."""
     person = Person(np.random.default_rng((seed, 0, identity)))
     place = Camera(np.random.default_rng((seed, 1, camera)))
     moment = np.random.default_rng((seed, 2, identity, camera, number))
-    image = render(person, place, camera in INFRARED, moment, height, width)
-    file = io.BytesIO()
+    image, shape = render(person, place, camera in INFRARED, moment, height, width)
+    file, of_shape = io.BytesIO(), io.BytesIO()
     image.save(file, "JPEG", quality=90)
+    shape.save(of_shape, "JPEG", quality=90)
     # A checked coat makes a larger file than a plain one, in both modalities. Readers ignore what follows the image's
     # end: zeros, up to a size that knows nothing of the image.
     size = height * width * moment.uniform(2, 2.5) + 1024
-    return file.getvalue().ljust(int(size), b"\0")
+    return file.getvalue().ljust(int(size), b"\0"), of_shape.getvalue()
 
 
 def main() -> None:

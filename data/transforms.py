@@ -381,6 +381,15 @@ class Views(Option):
         return ""
 
 
+class OneView(Views):
+    """A list of one such list."""
+
+    allowed = Views.allowed.replace("views, each a list", "one view, a list")
+
+    def refusal(self, value: object) -> str:
+        return super().refusal(value) or ("" if len(value) == 1 else f"; it is {self.allowed}")
+
+
 class Pipeline:
     """What is done to a training image, step by step.
 

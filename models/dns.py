@@ -120,7 +120,7 @@ class DNS(TwoStreamNetwork):
                 groups.setdefault(rate, []).append(parameter)
         return [{"params": parameters, "base_lr": base_lr * rate} for rate, parameters in groups.items()]
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.shift4, lambda last: self.by_view(self.head(last)[2])
 
     def keep_for_embedding(self, modality: str) -> None:

@@ -134,7 +134,7 @@ class MCJA(Network):
     def authors_unused(self) -> list[str]:
         return [r"backbone\.fc\."]                               # ImageNet's classifier, where it was kept
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.stages[-1], lambda last: self.classifier(self.neck(self.pool(last)))[None]
 
     def keep_for_embedding(self, modality: str) -> None:

@@ -161,7 +161,7 @@ class MPANet(Network):
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.neck.num_features + 2 * bool(self.only_across))
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.alleviate4, lambda last: self.classifier(self.neck(self.pool(last, self.masks_of(last))))[None]
 
     def keep_for_embedding(self, modality: str) -> None:

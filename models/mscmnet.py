@@ -131,7 +131,7 @@ class MSCMNet(Network):
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.head.classifier.in_features)
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.stages[-1], lambda last: self.head(last)[2][None]
 
     def keep_for_embedding(self, modality: str) -> None:

@@ -33,6 +33,8 @@ class Network(nn.Module):
     reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
     packages: tuple[str, ...] = ()     # of requirements-optional.txt, what this network is built of
     reads_modality = False             # whether an embedding depends on which modality the image is
+    reads_shapes = False               # whether it is trained on body-shape images too (DATA.SHAPES)
+    in_pairs = False                   # whether row r of its visible and infrared images must be of one identity
     neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
 
     def __init__(self, options, classes: int):
@@ -123,9 +125,17 @@ class Network(nn.Module):
         epoch   from 0
         """
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
+    def after_update(self, epoch: int) -> None:
+        """Called once after an update of the weights: a teacher, a running mean of the network, moves here.
+
+        epoch   from 0
+        """
+
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
         """For Grad-CAM: the module whose output is the last map (V · B, D, h, w), and what makes logits (V, B, classes)
         of it. None: the network has no such map.
+
+        infrared   of which modality the images are
         """
         return None
 

@@ -112,7 +112,7 @@ class TwoStreamNetwork(Network):
             parts = unit(plain + mirrored) if self.unit_after_flip else plain + mirrored
         return parts.transpose(0, 1).flatten(1)
 
-    def last_map(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.backbone.stages[-1], lambda last: self.by_view(self.head(last)[2])
 
     def keep_for_embedding(self, modality: str) -> None:

@@ -55,6 +55,10 @@ DNS = {
     "MODEL.DNS.STAGE4_LR_FACTOR": 0.25, "LOSS.CIRCLE_MARGIN": 0.45, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.2,
     "LOSS.DNS.DISTILLATION_WEIGHT": 1.0, "LOSS.DNS.CIRCLE_MEAN": "twice", "SOLVER.RATE_BY": "update_before",
 }
+SEFEL = {
+    "LOSS.SEFEL.MUTUAL_WEIGHT": 1.0, "LOSS.SEFEL.ERASED_WEIGHT": 1.0, "LOSS.SEFEL.ESTIMATE_WEIGHT": 1.0,
+    "LOSS.SEFEL.ORTHOGONAL_WEIGHT": 1.0, "LOSS.SEFEL.BALANCE": "larger",
+}  # the share of mixed batches is the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -141,6 +145,22 @@ VARIANTS = {
         "once": ("full, circle loss a mean over rows", DNS | {"LOSS.DNS.CIRCLE_MEAN": "once"}),
         "bias": ("full, the neck's bias not trained", DNS | {"MODEL.DNS.NECK_BIAS": False}),
         "update": ("full, each update at its own rate", DNS | {"SOLVER.RATE_BY": "update"}),
+    },
+    "sefel": {
+        "backbone": ("ID and triplet", SEFEL | {
+            "LOSS.SEFEL.MUTUAL_WEIGHT": 0.0, "LOSS.SEFEL.ERASED_WEIGHT": 0.0, "LOSS.SEFEL.ESTIMATE_WEIGHT": 0.0,
+            "LOSS.SEFEL.ORTHOGONAL_WEIGHT": 0.0,
+        }),
+        "mutual": ("+ mutual learning of the modalities", SEFEL | {
+            "LOSS.SEFEL.ERASED_WEIGHT": 0.0, "LOSS.SEFEL.ESTIMATE_WEIGHT": 0.0, "LOSS.SEFEL.ORTHOGONAL_WEIGHT": 0.0,
+        }),
+        "shape": ("+ the shape's estimate", SEFEL | {
+            "LOSS.SEFEL.ERASED_WEIGHT": 0.0, "LOSS.SEFEL.ORTHOGONAL_WEIGHT": 0.0,
+        }),
+        "erased": ("+ shape-erased features", SEFEL | {"LOSS.SEFEL.ORTHOGONAL_WEIGHT": 0.0}),
+        "full": ("+ orthogonality (full)", SEFEL),
+        "smaller": ("full, the smaller gradient has the larger weight", SEFEL | {"LOSS.SEFEL.BALANCE": "smaller"}),
+        "even": ("full, both weights 1", SEFEL | {"LOSS.SEFEL.BALANCE": "none"}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -25,7 +25,9 @@ import yaml
 from yacs.config import CfgNode
 
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import build_loss, build_network, check_together, less_memory, train_batches  # noqa: E402
+from assembly.recipe import (  # noqa: E402
+    body_shapes, build_loss, build_network, check_together, less_memory, train_batches,
+)
 from assembly.update import Update  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.dataset import hold_out, open_data  # noqa: E402
@@ -44,7 +46,7 @@ class Training:
         self.cfg, self.device = cfg, device
         benchmark = open_data(cfg.DATA)
         records, _ = hold_out(benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED, benchmark.held_out)
-        drawn = train_batches(cfg, records)
+        drawn = train_batches(cfg, records, shapes=body_shapes(cfg, benchmark))
         # Weights change no duration, so none are downloaded.
         self.model = build_network(cfg, len(drawn.identities), pretrained=False)
         self.model = self.model.to(device, memory_format=torch.channels_last).train()

@@ -23,6 +23,7 @@ from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
+from assembly.recipe import body_shapes  # noqa: E402
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.dataset import open_data  # noqa: E402
@@ -55,16 +56,17 @@ def main() -> None:
         require_folder(cfg.DATA.CACHE, "choose another DATA.CACHE")
     benchmark = open_data(cfg.DATA)
     begun = time.perf_counter()
-    cache = prepared(
-        cfg.DATA.CACHE, benchmark, *read_size(cfg.DATA), args.workers, alone=alone, resize=cfg.DATA.RESIZE,
-    )
-    size = len(cache) * cache.height * cache.width * 3 / 1e9
-    print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
-    if args.verify:
-        problems = cache.problems(args.workers)
-        if problems:
-            raise DataError(f"{len(problems)} images are not as they should be; the first: {problems[0]}")
-        print("every image is that of its file")
+    for images in [benchmark, *filter(None, [body_shapes(cfg, benchmark)])]:
+        cache = prepared(
+            cfg.DATA.CACHE, images, *read_size(cfg.DATA), args.workers, alone=alone, resize=cfg.DATA.RESIZE,
+        )
+        size = len(cache) * cache.height * cache.width * 3 / 1e9
+        print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
+        if args.verify:
+            problems = cache.problems(args.workers)
+            if problems:
+                raise DataError(f"{len(problems)} images are not as they should be; the first: {problems[0]}")
+            print("every image is that of its file")
     print(f"next: {shlex.join(['python', 'train.py', '--config', args.config, *args.overrides])}")
 
 

@@ -16,7 +16,7 @@ from processes import Started, context
 from thin import thin
 from torch import nn
 
-from assembly.recipe import build_loss, image_size, train_batches
+from assembly.recipe import body_shapes, build_loss, image_size, train_batches
 from assembly.update import gather
 from configs.load import is_read, load_config
 from data.dataset import eval_loaders, open_benchmark
@@ -81,6 +81,9 @@ METHODS = {
         "LOSS.DIVERGENCE_WEIGHT": "1.0",
     },
     "dns": {"MODEL.NAME": "dns", "MODEL.DNS.DROPOUT": "0.0"},  # entries of one and of two features of each row
+    "sefel": {  # body shapes, a teacher, weights by gradients
+        "MODEL.NAME": "sefel", "MODEL.SEFEL.SHAPE_WIDTH": "32", "DATA.SHAPES": "shapes", "SOLVER.IMAGES": "2",
+    },
     "mscmnet": {"MODEL.NAME": "mscmnet", "DATA.HEIGHT": "48", "DATA.WIDTH": "48", **TWO_VIEWS},
     "mcja": {  # streams that differ in size between the processes
         "MODEL.NAME": "mcja", "SOLVER.SAMPLER": "blind_chunks", "SOLVER.IMAGES": "3", "SEED": "1",
@@ -110,7 +113,9 @@ def gradients(options, world, batch):
 
 
 def batch_of(options, data, rank, world):
-    return train_batches(options, open_benchmark("synthetic", data).train, Ranks(rank, world, rank))[0, 0]
+    benchmark = open_benchmark("synthetic", data)
+    shapes = body_shapes(options, benchmark)
+    return train_batches(options, benchmark.train, Ranks(rank, world, rank), shapes=shapes)[0, 0]
 
 
 def rank_main(rank, world, port, data, folder):

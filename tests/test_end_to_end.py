@@ -211,6 +211,7 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     ("mscmnet", "keys_mscmnet.json", {("neck", False)}),
     ("mcja", "keys_mcja.json", {("neck", False)}),
     ("dns", "keys_dns.json", {("neck", True), ("pooled", True)}),
+    ("sefel", "keys_sefel.json", {("neck", True)}),
 ])
 def test_a_checkpoint_of_a_compared_methods_authors_is_evaluated(method, keys, expected, data, tmp_path):
     entries, size = json.loads((DATA / keys).read_text()), {}

@@ -41,7 +41,7 @@ INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::inde
 SHIPPED = {  # the precision in which a network is tested; with --all in each
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16", "sysu_pmt": "float16",
-    "sysu_mscmnet": "float16", "sysu_mcja": "float16", "sysu_dns": "float16",
+    "sysu_mscmnet": "float16", "sysu_mcja": "float16", "sysu_dns": "float16", "sysu_sefel": "float32",
 }
 
 
@@ -145,6 +145,7 @@ def batch(cfg, device=CUDA):
     number, size = cfg.SOLVER.IDENTITIES * cfg.SOLVER.IMAGES, (3, *image_size(cfg))
     kinds = [Kind(False, view) for view in range(len(cfg.DATA.VISIBLE))]
     kinds += [Kind(True, view) for view in range(len(cfg.DATA.INFRARED))]
+    kinds += [Kind(infrared, shape=True) for infrared in (False, True) if MODELS[cfg.MODEL.NAME].reads_shapes]
     return Batch([Stream(empty((number, *size), device), empty((number,), device, torch.int64), k) for k in kinds])
 
 
@@ -261,7 +262,7 @@ def copies(monkeypatch):
 STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are not enough
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
     ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"), ("mscmnet", "cuda", "float16"),
-    ("mcja", "cuda", "float16"), ("dns", "cuda", "bfloat16"),
+    ("mcja", "cuda", "float16"), ("dns", "cuda", "bfloat16"), ("sefel", "cuda", "float16"),
 ]
 ALL_STEPS = sorted({*product(MODELS, ["cuda"], AUTOCAST), *product(MODELS, ["cpu"], ["float32", "bfloat16"])})
 

@@ -202,7 +202,7 @@ def test_the_embedded_data_set_is_not_drawn_where_it_cannot_stand(make, said, tm
     with pytest.raises(DataError, match=said):
         synthetic.write_synthetic(tmp_path / "root")
     monkeypatch.setattr(synthetic.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(free=10**6))
-    with pytest.raises(DataError, match=r"needs 24 MB, and the disk of \S+ has 1 MB left"):
+    with pytest.raises(DataError, match=r"needs 33 MB, and the disk of \S+ has 1 MB left"):
         synthetic.write_synthetic(tmp_path / "another")
 
 

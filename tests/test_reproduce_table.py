@@ -86,7 +86,7 @@ def test_three_files_with_methods_by_year_and_every_row_with_its_source(tmp_path
     assert years[:-1] == sorted(years[:-1]) and lines[-1]["method"] == "CMFN(Ours)" and len(lines) == 26
     source = {line["method"]: line["source"] for line in lines}
     assert {name for name, words in source.items() if words == "cited, runs here"} == {
-        "AGW", "MPANet", "PMT", "DEEN", "DNS", "MCJA", "MSCMNet", "CMFN(Ours)"
+        "AGW", "MPANet", "PMT", "DEEN", "DNS", "MCJA", "MSCMNet", "SEFEL", "CMFN(Ours)"
     }
     assert {name: words for name, words in source.items() if words != "cited, runs here"}["CAJ"] == "cited only"
     tex = (tmp_path / "out" / "sysu_mm01.tex").read_text()

@@ -65,6 +65,7 @@ def offsets(window: int) -> Tensor:
 
 RESNET = r"(backbone\.\w+_stem(\.stem|\.stages\.\d\.\d)?|(backbone\.)?stages\.\d(\.blocks)?\.\d|stem|\w+_stems\.\d)\."
 NON_LOCAL = r"(mfa\.\d\.(channel|position)|(backbone\.)?stages\.\d\.non_local\.\d)\."
+SHAPE_ERASURE = r"(student|teacher)\."
 BRANCH = r"mbue\.branch\d\."
 BRANCH_NORM = BRANCH + (
     r"(local_block\.norm|global_block\.(attention|mlp)_norm|compress_\w+\.1|"
@@ -136,6 +137,13 @@ RULES = {
     r"(shift\d\.reduce\.1|css\.mlp\.0)\.weight": constant(1),
     r"(shift\d\.reduce\.1|css\.mlp\.0)\.bias": constant(0),
     r"css\.mlp\.[14]\.(weight|bias)": default,
+    # SEFEL
+    SHAPE_ERASURE + r"(stems\.\w+\.convolution|stages\.\d\.\d\.(convolutions\.\d|shortcut))\.weight": kaiming_fan_out,
+    SHAPE_ERASURE + r"(stems\.\w+|stages\.\d\.\d)\.(norms(\.\d)?|shortcut_norms)\.\w+\.weight": constant(1),
+    SHAPE_ERASURE + r"((stems\.\w+|stages\.\d\.\d)\.(norms(\.\d)?|shortcut_norms)|necks)\.\w+\.bias": constant(0),
+    SHAPE_ERASURE + r"necks\.\w+\.weight": normal(1, 0.01),
+    SHAPE_ERASURE + r"(shape_)?classifier\.weight": normal(0, 0.001),
+    SHAPE_ERASURE + r"(shape_)?projection": lambda weight: Start("normal", spread=1 / weight.shape[1]),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),

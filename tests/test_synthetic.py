@@ -209,7 +209,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.synthetic.draw_jpeg", stop)
+    monkeypatch.setattr("data.synthetic.draw_jpegs", stop)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []

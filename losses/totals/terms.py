@@ -24,6 +24,10 @@ TRIPLET_KIND = {
     "TRIPLET": option("batch_hard", "or weighted (agw), weighted_softmax (its paper), squared_difference (caj)",
                       one_of=("batch_hard", "weighted", "weighted_softmax", "squared_difference")),
 }
+MIXED = {
+    "MIXED": option(0.0, "probability that each image of a batch gets a rectangle of one of the other modality",
+                    at_least=0, at_most=1),
+}
 BRANCHES = {
     "CPM_WEIGHT": option(0.8, "cross-modal centre alignment, λ1", at_least=0, at_most=1000),
     "CPM_MARGIN": option(0.2, "m of its hinges", at_least=0, at_most=100),
