@@ -43,7 +43,7 @@ class SEFELTotal(nn.Module):
             "orthogonal": weighted(weights.ORTHOGONAL_WEIGHT, self.overlap, output.columns),
         }
         if "kept" in output.common:
-            nothing = terms["mutual"].new_zeros(())
+            nothing = 0 * output.part.mean()  # and not nothing at all: every weight has a gradient on every process
             return terms | {
                 "id": self.mixed(output, output.logits[0]), "id_shape": self.mixed(output, output.shape_logits[0]),
                 **dict.fromkeys(("triplet", "estimate", "id_erased", "mutual_erased"), nothing),
