@@ -19,10 +19,10 @@ from yacs.config import CfgNode
 
 from assembly.embedding import learned_directions
 from assembly.recipe import require_any_pair, weightings_of
-from assembly.trained import load_run
-from data.dataset import open_benchmark
+from assembly.trained import load_run, open_tested
+from data.formats import endings, is_systems
 from data.pixels import eval_transform, open_image
-from data.records import PICTURES, DataError
+from data.records import DataError
 from utils.evaluation.evaluator import rows_not_finite
 from utils.retrieval.compress import project
 from utils.retrieval.index import SearchIndex, Stamp
@@ -31,7 +31,6 @@ from utils.stop import StopRequest
 from utils.training.loaders import loader_advice, start_worker
 from utils.training.run import memory_advice, select_device
 
-ENDINGS = (*PICTURES, ".webp", ".tif", ".tiff")
 MODALITIES = ("vis", "ir")
 SCORES = ("cosine", "inner")  # of embeddings; the inner product is that of test.py
 CSV, SHEET = "ranking.csv", "ranking.jpg"  # what a search writes
@@ -84,7 +83,7 @@ def open_embedder(
     model = model.to(device, memory_format=torch.channels_last).eval()
     if cfg.EMBEDDING.DIM:
         def train_records() -> list:
-            return open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT).train
+            return open_tested(cfg, checkpoint).train
 
         directions = learned_directions(model, [weighting], train_records, cfg, checkpoint, device)[weighting]
     settings = {
@@ -156,19 +155,25 @@ def embedded(
             yield [numbers[row] for row in kept], embeddings[kept], broken
 
 
-def list_images(root: Path) -> dict[str, Stamp]:
+def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]:
     """Names of the images in a folder and the folders in it, relative to it, in a fixed order.
 
     Hidden files and folders are left out, and links to folders; a link to a file is that file. A file that is reached
     twice comes once, by its first name. The sheet of a search, which lies beside its table, is left out.
+
+    others   gets the names of the files that are not images
     """
-    files, seen = {}, set()
+    files, seen, read = {}, set(), endings()
+    others = [] if others is None else others
     for folder, folders, names in os.walk(root, onerror=lambda error: print(f"warning: a folder is left out: {error}")):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.startswith(".") or not name.lower().endswith(ENDINGS) or name == SHEET and CSV in names:
+            if is_systems(name) or name in (CSV, SHEET) and CSV in names:
                 continue
             path = Path(folder, name)
+            if not name.lower().endswith(read):
+                others.append(str(path.relative_to(root)))
+                continue
             try:
                 state = os.stat(path)
             except OSError:  # a link to nowhere, for instance

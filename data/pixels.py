@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from data.formats import HEIF, MORE, reads_heif
 from data.records import DataError
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -40,6 +41,8 @@ def read_image(path: str) -> Image.Image:
 
     raises   DataError
     """
+    if path.lower().endswith(HEIF) and not reads_heif():
+        raise DataError(f"{path} is a HEIF image, for which pillow-heif is needed: {MORE}")
     try:
         with Image.open(path) as image:
             return in_rgb(image)

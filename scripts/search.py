@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 from PIL import Image
 
+from data.formats import not_read  # noqa: E402
 from data.records import DataError  # noqa: E402
 from data.pixels import open_image  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
@@ -41,9 +42,12 @@ from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
 SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of an image, in pixels
 
 
-def query_paths(query: Path) -> list[Path]:
+def query_paths(query: Path, others: list[str]) -> list[Path]:
+    """
+    others   as in `list_images`
+    """
     if query.is_dir():
-        return [query / name for name in list_images(query)]
+        return [query / name for name in list_images(query, others)]
     if not query.is_file():
         raise SearchError(f"--query is {query}, which is neither an image nor a folder")
     return [query]
@@ -108,7 +112,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
-    queries = query_paths(args.query)
+    others: dict[Path, list[str]] = {args.query: [], args.gallery: []}  # one folder may be both
+    queries = query_paths(args.query, others[args.query])
     table, sheet = args.output / CSV, args.output / SHEET
     folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
     require_files(table, sheet, fix="choose another --output")
@@ -117,12 +122,14 @@ def main() -> None:
     queries, query_embeddings, left_out = embed_queries(queries, args.query_modality == "ir", embed, cfg)
 
     settings = index_settings(settings, args.gallery, args.gallery_modality, args.dtype)
-    files = list_images(args.gallery)
+    others[args.gallery].clear()
+    files = list_images(args.gallery, others[args.gallery])
     with open_index(folder, settings, args.rebuild) as index:
         left_out |= add_missing(index, args.gallery, files, args.gallery_modality == "ir", embed, cfg)
         current = index.rows(files)
         if not current.any():
-            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
+            why = [*left_out.values(), *filter(None, [not_read(others[args.gallery])])]
+            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *why]))
         search = searcher(query_embeddings, index, current, args.top, args.method, args.query_modality)
 
     scores, rows = search()
@@ -138,6 +145,9 @@ def main() -> None:
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
     print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
+    for folder, names in others.items():
+        if names:
+            print(f"note: in {shown(folder)}, {shown(not_read(names))}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
 

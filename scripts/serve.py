@@ -28,6 +28,7 @@ from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_p
 from assembly.search_page.details import DetailsError, details_of, read_table  # noqa: E402
 from assembly.search_page.lookup import Lookup  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
+from data.formats import not_read  # noqa: E402
 from utils.output import require_folder  # noqa: E402
 from utils.retrieval.compress import CompressionError  # noqa: E402
 from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
@@ -79,15 +80,19 @@ def open_lookup(args) -> tuple[Lookup, str, str]:
     folder = args.index or index_folder(output, args.gallery, args.gallery_modality)
     require_folder(folder, fix="choose another --output or --index")
     embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
-    files = list_images(args.gallery)
+    others: list[str] = []
+    files = list_images(args.gallery, others)
     with open_index(folder, index_settings(settings, args.gallery, args.gallery_modality), args.rebuild) as index:
         left_out = add_missing(index, args.gallery, files, args.gallery_modality == "ir", embed, cfg)
         current = index.rows(files)
         if not current.any():
-            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *left_out.values()]))
+            why = [*left_out.values(), *filter(None, [not_read(others)])]
+            raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *why]))
         cameras, times = details_of([name for name, _ in index.entries], args.details)
         lookup = Lookup(embed, cfg, index, args.gallery, current, cameras, times)
         lookup.get_ready(args.method, USUAL_RESULTS)
+    if others:
+        print(f"note: in {shown(args.gallery)}, {shown(not_read(others))}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
     return lookup, method_title(cfg.MODEL), settings["checkpoint"]

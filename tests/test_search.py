@@ -283,7 +283,24 @@ def test_what_a_folder_holds(tmp_path):
         write_image(root / name, seed=7)
     (root / "sub" / "ranking.csv").touch()  # by which the image beside it is a search's
     names = ["a.png", "b.JPG", "ranking.jpg", "sub/c.bmp", "sub/outside.png", "sub/deep/e.webp"]
-    assert [*searching.list_images(root)] == names
+    others = []
+    assert [*searching.list_images(root, others)] == names and others == ["notes.txt"]
+
+
+def test_files_that_are_not_read_are_counted_and_named(cmfn, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data.formats.reads_heif", lambda: False)
+    gallery, nights = write_images(tmp_path / "gallery", [1]), write_images(tmp_path / "nights", [2])
+    for name in ("a.heic", "deep/b.HEIC", "walk.mp4", "Thumbs.db", ".hidden.gif"):
+        (gallery / name).parent.mkdir(exist_ok=True)
+        (gallery / name).touch()
+    (nights / "c.gif").touch()
+    run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", nights, "--output", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"note: in {nights}, 1 file is not read: 1 .gif (such as c.gif)" in said
+    assert f"note: in {gallery}, 3 files are not read: 2 .heic (such as a.heic; to read them: pip install " in said
+    (gallery / "01.png").unlink()
+    with pytest.raises(search.SearchError, match="(?s)no image that can be searched.*3 files are not read: 2 .heic"):
+        run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", nights, "--output", tmp_path / "out")
 
 
 def test_a_name_is_one_line_also_with_control_characters_and_bytes_that_are_no_text():
