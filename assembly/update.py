@@ -44,8 +44,8 @@ def refuse_terms(
     if good:
         kept = f"The weights from before this step are in {last}"
     raise NonFiniteLoss(
-        f"the loss is not finite at epoch {epoch}, step {step}: {found}; identities of the batch: {identities}. {kept}. "
-        "Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
+        f"the loss is not finite at epoch {epoch}, step {step}: {found}; identities of the batch: {identities}. "
+        f"{kept}. Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32, in another OUTPUT"
     ) from None
 
 

@@ -23,7 +23,8 @@ def site(tmp_path_factory):
 
 def test_every_page_is_in_the_menu_and_in_the_site(site):
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    pages = [page for entry in menu for under in entry.values() for page in ([under] if isinstance(under, str) else under)]
+    groups = [[under] if isinstance(under, str) else under for entry in menu for under in entry.values()]
+    pages = [page for group in groups for page in group]
     assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
     assert all((site / page).with_suffix(".html").exists() for page in pages if page != "README.md")
     assert "The documentation" in (site / "index.html").read_text(encoding="utf-8")
