@@ -48,6 +48,7 @@ from assembly.trained import load_run  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import rows_not_finite  # noqa: E402
+from utils.evaluation.metrics import full_float32  # noqa: E402
 from utils.retrieval.index import SearchIndex, SearchIndexError, Stamp, open_index  # noqa: E402
 from utils.training.loaders import loader_advice, start_worker  # noqa: E402
 from utils.retrieval.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact  # noqa: E402
@@ -90,7 +91,8 @@ class Embedder:
     @torch.inference_mode()
     def __call__(self, images: Tensor, infrared: bool) -> Tensor:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        embeddings = self.model.embed(images, infrared, self.flip).float()[:, self.columns] * self.scale
+        with full_float32(self.device):  # as test.py does
+            embeddings = self.model.embed(images, infrared, self.flip).float()[:, self.columns] * self.scale
         if self.directions is not None:
             embeddings = project(embeddings, self.directions)
         return F.normalize(embeddings) if self.score == "cosine" else embeddings
