@@ -90,7 +90,7 @@ def step_of(machine: Machine, name: str, setting: str, plain: bool = False) -> T
     else:
         model, criterion = build_network(cfg, CLASSES), build_loss(cfg)
     step = TimedStep(model, criterion, cfg, setting, machine.device, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES,
-                     backend="aot_eager" if machine.quick else "inductor")
+                     backend="eager" if machine.quick else "inductor")
     for _ in range(1 if machine.quick else step.warm_up):
         step.step()
     return step

@@ -157,11 +157,13 @@ def reading(recipe: tuple, number: int, rounds: int) -> dict[str, float]:
 
 def batches(method: str, folder: Path, rounds: int) -> tuple[CfgNode, dict[str, float]]:
     """The configuration of a method on SYSU-MM01, and images per second of its batches, from the files and from the
-    cache: of drawn people.
+    cache: of drawn people, so few that an image would often be drawn twice, and read once.
     """
     write_synthetic(folder / "people", 0, 20, 4, 4, 384, 160)
     overrides = ["DATA.NAME", "synthetic", "DATA.ROOT", str(folder / "people"), "DATA.WORKERS", "1"]
     cfg = load_config(CONFIGS / f"sysu_{method}.yaml", [*overrides, "DATA.CACHE", str(folder / f"cache-{method}")])
+    if cfg.SOLVER.SAMPLER == "replacement":
+        cfg = load_config(overrides=["SOLVER.SAMPLER", "distinct"], base=cfg)
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
     files = train_batches(cfg, benchmark.train)
     cached = train_batches(cfg, benchmark.train, cache=cached_images(cfg, benchmark))

@@ -1,6 +1,6 @@
 """Check and time everything on this machine's device: what holds, what doesn't, how fast.
 
-    python scripts/check_device.py                       # CUDA if there is one: about eight minutes on a large GPU
+    python scripts/check_device.py                       # CUDA if there is one: eight minutes at most
     python scripts/check_device.py --quick               # tiny networks, to see it run: minutes on two cores
     python scripts/check_device.py --only parity export  # some of the checks
     python scripts/check_device.py --methods cmfn agw --minutes 20
@@ -41,23 +41,23 @@ from utils.measure import device_name  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.training.run import library_versions, select_device  # noqa: E402
 
-CHECKS = {  # in the order in which they run
+CHECKS = {  # in the order in which they run: what is wanted most comes first
     "parity": device_checks.parity,
-    "cpu": device_checks.as_on_the_cpu,
+    "waiting": device_checks.waiting,
     "half": device_checks.half,
     "deterministic": device_checks.deterministic,
-    "waiting": device_checks.waiting,
-    "evaluation": device_checks.evaluation,
-    "resume": device_checks.resume,
-    "export": device_checks.export,
-    "training": device_checks.training,
     "steps": device_speed.steps,
     "profile": device_speed.profile,
+    "evaluation": device_checks.evaluation,
+    "resume": device_checks.resume,
+    "training": device_checks.training,
+    "export": device_checks.export,
     "data": device_speed.data,
     "embedding": device_speed.embedding,
     "evaluator": device_speed.evaluator,
     "search": device_speed.search,
     "hours": device_speed.hours,
+    "cpu": device_checks.as_on_the_cpu,
     "settings": device_speed.settings,
 }
 LEFT = "not measured: the time of --minutes is up"
