@@ -27,9 +27,8 @@ from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
 from assembly.results import kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols
 from assembly.titles import method_title
-from assembly.trained import load_authors, load_run
+from assembly.trained import load_authors, load_run, open_tested
 from configs.load import ConfigError, load_config
-from data.dataset import open_benchmark
 from models.authors_checkpoint import AuthorsCheckpointError
 from utils.evaluation.distances import distance_counts
 from utils.evaluation.evaluator import check_reranking, evaluate_protocol, format_table, scaled
@@ -115,7 +114,7 @@ def main() -> None:
         else:
             model, checkpoint = load_authors(args.authors_checkpoint, cfg, trained=load_config(args.config))
 
-    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    benchmark = open_tested(cfg, checkpoint)
     if ranks.first:
         print(benchmark.summary())
     if model is None:

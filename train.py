@@ -31,7 +31,7 @@ from assembly.trained import check_same_run
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
 from configs.load import as_yaml, explained, load_config
-from data.dataset import hold_out, open_benchmark
+from data.dataset import hold_out, open_data
 from utils.lock import only_one
 from utils.output import require_folder, write_atomically
 from utils.reporting.report import only_a_warning, write_curves
@@ -62,9 +62,10 @@ class Trainer:
             write_atomically(self.folder / "config.yaml", as_yaml(cfg))
         select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
 
-        self.benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+        self.benchmark = open_data(cfg.DATA)
         LOG.info("%s", self.benchmark.summary())
-        records, held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        own = self.benchmark.held_out
+        records, held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED, own)
         self.validation = Validation(cfg, self.benchmark, held_out)
         fingerprint = self.benchmark.fingerprint()
         if saved is not None and saved["data"] != fingerprint:

@@ -152,12 +152,12 @@ def grad_cam(model: nn.Module, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_picture(
-    model: nn.Module, pairs: Sequence[tuple[Record, Record]], trained_on: Sequence[int], height: int, width: int,
+    model: nn.Module, pairs: Sequence[Sequence[Record]], trained_on: Sequence[int], height: int, width: int,
     device: torch.device, title: str, resize: str = "lanczos",
 ) -> Image.Image:
     """A row for each person, a column for each kind of map; in each cell the visible image, then the infrared one.
 
-    pairs           a visible and an infrared record of the same identity
+    pairs           a visible and an infrared record of the same identity, or one of the only modality there is
     trained_on      identity of each training class
     height, width   of the network's input; `resize` says how images get that size
     """
@@ -169,7 +169,7 @@ def attention_picture(
             image, _ = EvalImages(pair, [i], height, width, resize)[0]
             shown.append(attention_maps(model, image[None].to(device), record.infrared))
         columns = [*shown[0][0]]
-        cells = [Cell(side_by_side(images), "VIS | IR")]
+        cells = [Cell(side_by_side(images), " | ".join("IR" if record.infrared else "VIS" for record in pair))]
         for column in columns:
             maps = [maps[column][0].cpu() for maps, _ in shown]
             overlays = [overlay(image, values) for image, values in zip(images, maps)]
@@ -178,8 +178,8 @@ def attention_picture(
                 people = [trained_on[int(predicted)] for _, predicted in shown]
                 caption += "\ntraining identity " + " | ".join(map(str, people))
             cells.append(Cell(side_by_side(overlays), caption))
-        visible, infrared = pair
-        rows.append((f"identity {visible.identity}\ncamera {visible.camera} | {infrared.camera}", cells))
+        cameras = " | ".join(str(record.camera) for record in pair)
+        rows.append((f"identity {pair[0].identity}\ncamera {cameras}", cells))
     return sheet(rows, ["pictures", *columns], title, HEIGHT, 2 * WIDTH + BETWEEN, apart={1})
 
 

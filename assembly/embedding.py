@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.dataset import eval_loaders
+from data.dataset import eval_loaders, has_splits
 from data.pixels import open_image
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
@@ -78,7 +78,7 @@ def learned_directions(
     dim = cfg.EMBEDDING.DIM
     folder = Path(checkpoint["path"]).parent if "path" in checkpoint else Path(cfg.OUTPUT)
     files = {weighting: folder / f"pca-{dim}-{weighting}.pth" for weighting in weightings}
-    split = {"split": cfg.DATA.SPLIT} if cfg.DATA.NAME == "regdb" else {}  # no other data set reads it
+    split = {"split": cfg.DATA.SPLIT} if has_splits(cfg.DATA.NAME) else {}  # no other data set reads it
     data = {"name": cfg.DATA.NAME, **split} | checkpoint.get("trained_on", {})
     of_all = {key: value for key, value in checkpoint.items() if key not in ("path", "trained_on")} | {
         "model": cfg.MODEL.dump(), "data": [data["name"], data.get("split", 1)], "flip": cfg.TEST.FLIP,

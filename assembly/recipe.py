@@ -11,7 +11,7 @@ from data.records import Benchmark
 from data.sampler import SAMPLERS
 from data.transforms import Pipeline, read_size, read_step
 from losses.build import build_total
-from models.build import build_model, class_of
+from models.build import MODELS, build_model, class_of
 from utils.lock import only_one
 from utils.training.distributed import Ranks
 from utils.training.loaders import start_worker
@@ -97,15 +97,40 @@ def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
 def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None) -> TrainBatches:
     """The batches of a training on these records, of several processes this one's share.
 
-    raises   DataError
+    raises   DataError; ConfigError where the records show one modality, and the method needs both
     """
     solver, data = cfg.SOLVER, cfg.DATA
+    shown = {record.infrared for record in records}
+    if len(shown) == 1:
+        require_one_modality(cfg, "infrared" if shown.pop() else "visible", ranks)
     sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
     return TrainBatches(
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,
         cache=cache, rank=ranks.rank, world=ranks.world, accumulation=solver.ACCUMULATION,
         visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
     )
+
+
+def require_one_modality(cfg, modality: str, ranks: Ranks) -> None:
+    """
+    modality   the only one that the training images are of
+    raises     ConfigError where the method, its sampler or several processes don't work with that
+    """
+    able = [name for name, network in MODELS.items() if network.one_modality]
+    if cfg.MODEL.NAME not in able:
+        raise ConfigError(
+            f"{cfg.DATA.NAME} has {modality} training images alone, and {cfg.MODEL.NAME} learns from both modalities; "
+            f"of one alone learn {' and '.join(able)}, and the baseline, which is agw by configs/methods/base.yaml"
+        )
+    if SAMPLERS[cfg.SOLVER.SAMPLER].in_pairs:
+        raise ConfigError(
+            f"SOLVER.SAMPLER is {cfg.SOLVER.SAMPLER}, which pairs the modalities, and {cfg.DATA.NAME} has {modality} "
+            "training images alone: set it to replacement or distinct"
+        )
+    if ranks.world > 1:
+        raise ConfigError(
+            f"{cfg.DATA.NAME} has {modality} training images alone, on which one process trains, not {ranks.world}"
+        )
 
 
 def train_loader(batches: TrainBatches, cfg, epoch: int, step: int, device: torch.device) -> DataLoader:

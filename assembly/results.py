@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from configs.load import differences, from_dump
+from data.dataset import has_splits
 from data.records import Benchmark
 from utils.training.run import library_versions
 
@@ -90,7 +91,7 @@ def place_of_results(output: Path | None, overrides: list[str], cfg, checkpoint:
     if "OUTPUT" in overrides[::2]:
         return Path(cfg.OUTPUT, "results.json")
     if "path" in checkpoint:
-        split = f"-{cfg.DATA.SPLIT}" if cfg.DATA.NAME == "regdb" else ""
+        split = f"-{cfg.DATA.SPLIT}" if has_splits(cfg.DATA.NAME) else ""
         elsewhere = f"-on-{cfg.DATA.NAME}{split}" if tested_elsewhere(cfg, checkpoint) else ""
         return Path(checkpoint["path"]).with_name(f"results{elsewhere}.json")
     trained = Path(cfg.OUTPUT, "last.pth").exists()  # whose results this control leaves alone

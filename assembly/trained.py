@@ -8,6 +8,8 @@ from torch import nn
 from assembly.recipe import build_network, image_size
 from common import weights
 from configs.load import differences, from_dump, is_read, load_config
+from data.dataset import has_splits, is_own, open_data
+from data.records import Benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import class_of
 from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
@@ -40,10 +42,10 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
                 f"the training in {path.parent} was stopped in its last validation: go on with train.py --resume"
             )
     cfg = load_config(overrides=overrides, base=trained)
-    if cfg.DATA.NAME == trained.DATA.NAME == "regdb" and cfg.DATA.SPLIT != trained.DATA.SPLIT:
+    if cfg.DATA.NAME == trained.DATA.NAME and has_splits(cfg.DATA.NAME) and cfg.DATA.SPLIT != trained.DATA.SPLIT:
         raise CheckpointError(
-            f"{path} was trained on RegDB's split {trained.DATA.SPLIT}; split {cfg.DATA.SPLIT} has a model of its own "
-            "(its test people may have been trained on here)"
+            f"{path} was trained on split {trained.DATA.SPLIT} of {cfg.DATA.NAME}; split {cfg.DATA.SPLIT} has a model "
+            "of its own (its test people may have been trained on here)"
         )
     size, wanted = image_size(trained), image_size(cfg)
     if size != wanted and class_of(cfg.MODEL).reads_size:
@@ -65,8 +67,42 @@ def data_of(data, fingerprint: str | None) -> dict:
     data          the DATA section of the training's configuration
     fingerprint   None where nobody knows it
     """
-    split = {"split": data.SPLIT} if data.NAME == "regdb" else {}  # no other data set reads it
+    split = {"split": data.SPLIT} if has_splits(data.NAME) else {}  # no other data set reads it
     return {"name": data.NAME, **split, "fingerprint": fingerprint}
+
+
+def open_tested(cfg, checkpoint: dict) -> Benchmark:
+    """The data set that a configuration names, for the network of a checkpoint.
+
+    A folder of one's own has no published name: by that of the training's it must hold the very same images, and one
+    whose split is drawn may have trained on those who are the test's here.
+
+    checkpoint   what results.json says of it
+    raises       DataError, CheckpointError
+    """
+    benchmark, trained = open_data(cfg.DATA), checkpoint.get("trained_on", {})
+    if not is_own(cfg.DATA.NAME) or trained.get("fingerprint") in (None, benchmark.fingerprint()):
+        return benchmark
+    if trained["name"] == cfg.DATA.NAME:
+        raise CheckpointError(
+            f"{checkpoint['path']} was trained on other images, or otherwise listed ones, than {benchmark.root} now "
+            f"has as {cfg.DATA.NAME}: to test on another folder, give it a name, such as DATA.NAME folder-new"
+        )
+    if is_own(trained["name"]) and hasattr(benchmark, "split"):
+        raise CheckpointError(
+            f"the split of {benchmark.root} is drawn, and {checkpoint['path']} was trained on another folder, which "
+            "may show those who are drawn for the test: list who is for the test, or set DATA.FOLDER.TEST_SHARE to 1 "
+            "where nobody was trained on"
+        )
+    return benchmark
+
+
+def data_options(data) -> list[str]:
+    """KEY, VALUE, ... that name the data set of a DATA section."""
+    keys = ["NAME", "ROOT", "SPLIT"]
+    words = [word for key in keys for word in (f"DATA.{key}", str(data[key]))]
+    own = [word for key, value in data.FOLDER.items() for word in (f"DATA.FOLDER.{key}", str(value))]
+    return words + (own if is_own(data.NAME) else [])
 
 
 def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
@@ -97,7 +133,7 @@ def check_same_run(saved: dict, cfg, path: Path) -> None:
     """
     free = (
         "DEVICE", "OUTPUT", "DATA.ROOT", "DATA.WORKERS", "DATA.CACHE", "MODEL.RECOMPUTE", "SOLVER.LOG_PERIOD",
-        "SOLVER.EPOCHS", "TEST.", "EMBEDDING.", *(["DATA.SPLIT"] if cfg.DATA.NAME != "regdb" else []),
+        "SOLVER.EPOCHS", "TEST.", "EMBEDDING.", *([] if has_splits(cfg.DATA.NAME) else ["DATA.SPLIT"]),
     )
     changed = [d for d in differences(from_dump(saved["config"]), cfg) if not d.startswith(free)]
     changed += terms_of_before(saved["config"], cfg.MODEL.NAME)

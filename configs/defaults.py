@@ -29,9 +29,18 @@ _C.DETERMINISTIC = option(False, "only operators that give the same bits in ever
 _C.OUTPUT = option("runs/cmfn", "the run's folder: checkpoints, log, metrics, results")
 
 _C.DATA = Section()
-_C.DATA.NAME = option("sysu", "sysu, regdb, llcm or synthetic (the embedded data set); a name of data/dataset.py")
+_C.DATA.NAME = option("sysu", "sysu, regdb, llcm, market, synthetic (the embedded data set), or for images of your own "
+                       "folder or folder-NAME; a name of data/dataset.py")
 _C.DATA.ROOT = option("datasets/SYSU-MM01", "the folder that the data set's owners ship")
-_C.DATA.SPLIT = option(1, "RegDB: which of its ten splits", at_least=1, at_most=10)
+_C.DATA.SPLIT = option(1, "RegDB: which of its ten splits; a folder of your own without a split: which drawn one",
+                       at_least=1, at_most=10)
+_C.DATA.FOLDER = Section()
+_C.DATA.FOLDER.LIST = option("", "the CSV file in DATA.ROOT that lists your images; empty: images.csv, or else folders",
+                             goes_with=("DATA.NAME", "folder"))
+_C.DATA.FOLDER.TEST_SHARE = option(0.5, "of the people, for the test, where no split is given; 1: all, and no training",
+                                   above=0, at_most=1, goes_with=("DATA.NAME", "folder"))
+_C.DATA.FOLDER.VALIDATION_SHARE = option(0.1, "of the training people, to choose the best epoch, where none are given",
+                                         at_least=0, below=1, goes_with=("DATA.NAME", "folder"))
 _C.DATA.HEIGHT = option(384, "image height in pixels, for training and test", at_least=16, at_most=4096)
 _C.DATA.WIDTH = option(192, "image width in pixels", at_least=16, at_most=4096)
 _C.DATA.RESIZE = option("lanczos", "how images get that size, in training and test", one_of=tuple(RESIZES))
@@ -47,7 +56,8 @@ _C.DATA.WORKERS = option(8, "processes that load images; changes no batch", at_l
 
 _C.MODEL = Section()
 _C.MODEL.NAME = option("cmfn", "the network, an entry of models/build.py")
-_C.MODEL.PRETRAINED = option("imagenet", "imagenet, none, or the path of a state dict (of a ResNet, torchvision's)")
+_C.MODEL.PRETRAINED = option("imagenet", "imagenet, none, or the path of a state dict (of a ResNet, torchvision's) or "
+                              "of a two-stream network's checkpoint")
 _C.MODEL.RECOMPUTE = option([], "parts computed again in the backward pass, to save memory")
 
 _C.LOSS = Section()

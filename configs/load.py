@@ -104,7 +104,7 @@ def check_effect(key: str, cfg: CfgNode, source: str) -> None:
     elif DECLARED[key].goes_with:
         other, *values = DECLARED[key].goes_with
         found = dict(flatten(cfg))[other]
-        if found not in values:
+        if str(found).partition("-")[0] not in values:  # folder-NAME is a folder
             raise ConfigError(
                 f"{source} sets {key}, which changes nothing: it goes with {other} {' or '.join(values)}, "
                 f"and that is {found}"

@@ -1,6 +1,7 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Sequence, Set
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from common.batch import Batch, Kind, Stream
 from data.cache import ImageCache
 from data.files import absolute, archive_of, nearby, shows
+from data.folder import Folder
 from data.llcm import LLCM
+from data.market import Market
 from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
 from data.sampler import Part, Sampler
@@ -21,18 +24,46 @@ from data.pixels import eval_transform, open_image
 from data.transforms import Pipeline
 
 
-def open_benchmark(name: str, root: str | Path, split: int = 1) -> Benchmark:
-    """The data set of that name in the folder `root`; `split` is RegDB's.
+def open_data(data, strict: bool = True) -> Benchmark:
+    """The data set that a configuration names.
 
+    data     its DATA section
+    strict   as in `Folder`
+    raises   DataError
+    """
+    own = {
+        "listed": data.FOLDER.LIST, "test_share": data.FOLDER.TEST_SHARE,
+        "validation_share": data.FOLDER.VALIDATION_SHARE, "strict": strict,
+    }
+    return open_benchmark(data.NAME, data.ROOT, data.SPLIT, **own if is_own(data.NAME) else {})
+
+
+def open_benchmark(name: str, root: str | Path, split: int = 1, **own) -> Benchmark:
+    """The data set of that name in the folder `root`.
+
+    split    of RegDB, and of a folder of one's own whose split is drawn
+    own      what else `Folder` is told
     raises   DataError, of a folder that isn't laid out as the data set with a hint which one may have been meant
     """
     try:
-        return read_benchmark(name, root, split)
+        return read_benchmark(name, root, split, **own)
     except LayoutError as error:
         raise LayoutError(f"{error}{hint(name, absolute(root))}") from None
 
 
-def read_benchmark(name: str, root: str | Path, split: int) -> Benchmark:
+def is_own(name: str) -> bool:
+    """Whether a data set is a folder of one's own: folder, or folder-SOMETHING."""
+    return re.fullmatch(r"folder(-\w+)?", name, re.ASCII) is not None
+
+
+def has_splits(name: str) -> bool:
+    """Whether DATA.SPLIT says of a data set who is trained on."""
+    return name == "regdb" or is_own(name)
+
+
+def read_benchmark(name: str, root: str | Path, split: int, **own) -> Benchmark:
+    if is_own(name):
+        return Folder(root, split, name, **own)
     if name == "sysu":
         return SYSU(root)
     if name == "regdb":
@@ -41,12 +72,17 @@ def read_benchmark(name: str, root: str | Path, split: int) -> Benchmark:
         return LLCM(root)
     if name == "synthetic":
         return SYSU(root, name="synthetic")
-    raise DataError(f"DATA.NAME is {name!r}; known are sysu, regdb, llcm and synthetic")
+    if name == "market":
+        return Market(root)
+    raise DataError(
+        f"DATA.NAME is {name!r}; known are sysu, regdb, llcm, market, synthetic, and folder or folder-NAME for images "
+        "of your own"
+    )
 
 
 def hint(name: str, root: Path) -> str:
     """Sentences on what lies in a DATA.ROOT that is not the data set of that name, and where that may be."""
-    signs = {"sysu": SYSU.signs, "regdb": RegDB.signs, "llcm": LLCM.signs}
+    signs = {"sysu": SYSU.signs, "regdb": RegDB.signs, "llcm": LLCM.signs, "market": Market.signs}
     wanted = signs.get("sysu" if name == "synthetic" else name, ())
     if shows(root, wanted):
         return ""
@@ -58,12 +94,22 @@ def hint(name: str, root: Path) -> str:
     return f"{said} If the data set is in {archive}, unpack that." if archive else said
 
 
-def hold_out(records: Sequence[Record], identities: int, seed: int) -> tuple[list[Record], list[Record]]:
-    """Take some training identities away for validation: (records to train on, records held out)."""
+def hold_out(
+    records: Sequence[Record], identities: int, seed: int, own: Set[int] = frozenset()
+) -> tuple[list[Record], list[Record]]:
+    """Take some training identities away for validation: (records to train on, records held out).
+
+    own   those that the data set itself keeps for that
+    """
     known = sorted({record.identity for record in records})
+    if own and identities:
+        raise DataError(
+            f"SOLVER.VALIDATION_IDS is {identities}, and the data set has {len(own)} people for validation already: "
+            "set it to 0"
+        )
     if identities >= len(known):
         raise DataError(f"SOLVER.VALIDATION_IDS is {identities}, and the training set has {len(known)} identities")
-    held = set(np.random.default_rng(seed).choice(known, identities, replace=False).tolist())
+    held = own or set(np.random.default_rng(seed).choice(known, identities, replace=False).tolist())
     return [r for r in records if r.identity not in held], [r for r in records if r.identity in held]
 
 

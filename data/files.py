@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence, Set
 from itertools import chain, islice
 from pathlib import Path
 
+from data.formats import is_systems
 from data.records import PICTURES, DataError, LayoutError, PartAbsent
 
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz")
@@ -97,10 +98,12 @@ def names_in(folder: str | Path) -> list[str]:
         raise DataError(f"{folder} should be a readable folder, but: {error.strerror}") from None
 
 
-def list_images(folder: str | Path) -> list[str]:
+def list_images(folder: str | Path, endings: tuple[str, ...] = PICTURES) -> list[str]:
     """The names of the images in a folder, sorted; [] if there is no such folder.
 
     Other files, such as the Thumbs.db of a file manager, would change the galleries that are drawn.
+
+    endings   of images' names, in small letters
 
     raises   DataError where it is no readable folder, and naming what has an image's name and is no file
     """
@@ -108,7 +111,7 @@ def list_images(folder: str | Path) -> list[str]:
         with os.scandir(folder) as entries:
             files = {
                 entry.name: entry.is_file() for entry in entries
-                if entry.name.lower().endswith(PICTURES) and not entry.name.startswith(".")
+                if entry.name.lower().endswith(endings) and not entry.name.startswith(".")
             }
     except FileNotFoundError:
         return []
@@ -120,6 +123,15 @@ def list_images(folder: str | Path) -> list[str]:
         if not name.isascii() and not is_utf8(name):
             raise DataError(f"{folder} has the file {ascii(name)}, whose name is not UTF-8: rename it")
     return sorted(files)
+
+
+def files_beside(root: Path, listed: set[str]) -> list[str]:
+    """Absolute paths of the files in a root and its folders that are not listed, sorted."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_systems(name)]
+        found += [f"{Path(folder).as_posix()}/{name}" for name in names if not is_systems(name)]
+    return sorted({*found} - listed)
 
 
 def is_utf8(name: str) -> bool:
@@ -262,7 +274,9 @@ def read_lines(path: Path) -> list[str]:
         lines = content.decode("utf-8-sig").rstrip().splitlines()
     except FileNotFoundError:
         raise DataError(f"there is no index file {path}; it comes with the data set: is the copy complete?") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} could not be read as text: {error}; save it as UTF-8") from None
+    except OSError as error:
         raise DataError(f"{path} could not be read as text: {error}") from None
     if not lines:
         raise DataError(f"{path} is empty; it comes with the data set: is the copy complete?")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from data.formats import HEIF, MORE, reads_heif
 from data.records import DataError
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -40,18 +41,25 @@ def read_image(path: str) -> Image.Image:
 
     raises   DataError
     """
+    if path.lower().endswith(HEIF) and not reads_heif():
+        raise DataError(f"{path} is a HEIF image, for which pillow-heif is needed: {MORE}")
     try:
         with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
-            if image.mode.startswith(("I", "F")):
-                image = in_8_bits(np.asarray(image, np.float64))
-            return image.convert("RGB")
+            return in_rgb(image)
     except FileNotFoundError:
         raise DataError(f"there is no image {path}, although the data set lists it; is the copy complete?") from None
     except Exception as error:  # Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
             raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
         raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """An image, which this may change, turned and in 8 bits as `open_image` says; Pillow's errors come through."""
+    ImageOps.exif_transpose(image, in_place=True)  # costs nothing where there is no tag
+    if image.mode.startswith(("I", "F")):
+        image = in_8_bits(np.asarray(image, np.float64))
+    return image.convert("RGB")
 
 
 def resized(image: Image.Image, height: int, width: int, resize: str) -> np.ndarray:

@@ -88,12 +88,13 @@ class Part:
 class Benchmark:
     """A data set: training records, test records, protocols. Its readers are the subclasses.
 
-    name     as in the protocols' names
-    root     the folder that the data set's owners ship
-    train    records to learn from; DataError where the copy has none
-    test     every image that any protocol needs, once; DataError where the copy has none
-    absent   for "train" or "test", why the copy has none
-    signs    groups of names, in small letters, of each of which the root has one
+    name       as in the protocols' names
+    root       the folder that the data set's owners ship
+    train      records to learn from; DataError where the copy has none
+    test       every image that any protocol needs, once; DataError where the copy has none
+    absent     for "train" or "test", why the copy has none
+    held_out   training identities that the data set itself keeps for validation
+    signs      groups of names, in small letters, of each of which the root has one
     """
 
     name: str
@@ -101,6 +102,7 @@ class Benchmark:
     train = Part("training", "training, DATA.CACHE and EMBEDDING.DIM")
     test = Part("test", "protocols")
     absent: Mapping[str, str] = {}
+    held_out: Set[int] = frozenset()
     expected: Sequence[Expected] = ()
     signs: Sequence[Set[str]] = ()
     counts = "identities"
@@ -160,7 +162,7 @@ class Benchmark:
         """
         raises   DataError for an unknown name, naming the nearest
         """
-        known = [*self.protocol_names(), *self.one_modality_protocols()]
+        known = [*dict.fromkeys([*self.protocol_names(), *self.one_modality_protocols()])]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             listed = ", ".join(known)

@@ -16,6 +16,9 @@ class Part(NamedTuple):
     labels: np.ndarray  # (B_s,) 0 to identities - 1
 
 
+NONE = Part(np.empty(0, np.int64), np.empty(0, np.int64))  # of a modality that the records don't show
+
+
 class Draw(NamedTuple):
     """The images of a batch."""
 
@@ -37,13 +40,14 @@ class Sampler:
     raises       DataError where there are fewer than P identities
 
     sampler.blind           whether the K images are of both modalities together
+    sampler.in_pairs        whether it needs images of both modalities of each identity
     sampler.plan(epoch)     the batches of an epoch, in their order
     sampler.length(epoch)   how many they are
     sampler.announced(epoch)
                             as how many a schedule by update counts them
     """
 
-    blind = False
+    blind = in_pairs = False
 
     def __init__(self, records: Sequence[Record], identities: int, images: int, seed: int):
         self.count, self.images, self.seed = identities, images, seed
@@ -56,8 +60,9 @@ class Sampler:
         rows = {False: {i: [] for i in self.identities}, True: {i: [] for i in self.identities}}
         for row, record in enumerate(records):
             rows[record.infrared][record.identity].append(row)
-        self.visible = [np.array(rows[False][i]) for i in self.identities]
-        self.infrared = [np.array(rows[True][i]) for i in self.identities]
+        self.visible = [np.array(rows[False][i], dtype=np.int64) for i in self.identities]
+        self.infrared = [np.array(rows[True][i], dtype=np.int64) for i in self.identities]
+        self.shown = [any(map(len, of)) for of in (self.visible, self.infrared)]  # false of a modality without images
 
     def plan(self, epoch: int) -> list[Draw]:
         return [self.batch(epoch, step) for step in range(self.length(epoch))]
@@ -91,10 +96,10 @@ class WithReplacement(Sampler):
         generator = np.random.default_rng((self.seed, epoch, step))
         chosen = generator.choice(len(self.identities), self.count, replace=False)
         labels = chosen.repeat(self.images)
-        visible, infrared = (
-            np.concatenate([self.draw(generator, rows[i]) for i in chosen]) for rows in (self.visible, self.infrared)
-        )
-        return Draw(Part(visible, labels), Part(infrared, labels))
+        return Draw(*(
+            Part(np.concatenate([self.draw(generator, rows[i]) for i in chosen]), labels) if shown else NONE
+            for rows, shown in zip((self.visible, self.infrared), self.shown)
+        ))
 
     def draw(self, generator: np.random.Generator, rows: np.ndarray) -> np.ndarray:
         """K of an identity's rows in one modality."""
@@ -120,6 +125,8 @@ class Chunks(Sampler):
     modality has too few. A batch takes the next chunk of P different identities, evenly among those that have one left;
     the epoch ends where fewer than P do.
     """
+
+    in_pairs = True
 
     def length(self, epoch: int) -> int:
         return len(self.plan(epoch))
@@ -148,7 +155,7 @@ class BlindChunks(Chunks):
     one, drawn with replacement. So a batch has any mix of modalities, at times one alone.
     """
 
-    blind = True
+    blind, in_pairs = True, False
 
     def chunks(self, generator: np.random.Generator, identity: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(visible rows, infrared rows), K together, for each chunk of an identity."""

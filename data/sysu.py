@@ -173,7 +173,7 @@ def permutation_of(cameras: np.ndarray, camera: int, identity: int, trial: int) 
         return []
 
 
-def random_draw(folders: dict[tuple[int, int], list[int]], shots: int, trial: int) -> list[int]:
+def random_draw(folders: dict[object, list[int]], shots: int, trial: int) -> list[int]:
     """The field's galleries: a fresh generator for each trial, one choice (or a sample) for each folder in turn."""
     generator = random.Random(trial)
     if shots == 1:

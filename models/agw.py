@@ -21,6 +21,7 @@ class AGW(TwoStreamNetwork):
     paper = "Ye et al., TPAMI 2021"
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     unit_after_flip = True
+    one_modality = True
     authors_names = (
         (r"backbone\.stages\.(\d)\.non_local\.(\d)\.g\.", lambda m: f"NL_{int(m[1]) + 1}.{m[2]}.g.0."),
         (r"backbone\.stages\.(\d)\.non_local\.(\d)\.out\.", lambda m: f"NL_{int(m[1]) + 1}.{m[2]}.W."),
@@ -54,6 +55,7 @@ class CAJ(AGW):
     """AGW's network; CAJ differs in its images and its loss."""
 
     paper = "Ye et al., ICCV 2021"
+    one_modality = False  # its loss may compare both
 
     @classmethod
     def title(cls, options: dict) -> str:

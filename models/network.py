@@ -29,6 +29,7 @@ class Network(nn.Module):
     paper = ""                         # in a table of methods; "": it isn't in this repository
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
     only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
+    one_modality = False               # whether images of one modality alone can train it, by its total
     reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
     packages: tuple[str, ...] = ()     # of requirements-optional.txt, what this network is built of
     reads_modality = False             # whether an embedding depends on which modality the image is

@@ -75,9 +75,11 @@ class TwoStreamNetwork(Network):
         """The training pass: pooled and neck (V, B, D) and logits (V, B, classes) of all rows."""
         visible, infrared = batch.images(infrared=False), batch.images(infrared=True)
         check_positions(*visible.shape[2:], self.halves)
-        visible_map = self.stem_map(visible, infrared=False)
-        infrared_map = self.stem_map(infrared, infrared=True)
-        x = torch.cat([visible_map, infrared_map])              # (B, 64, H/4, W/4): here the modalities meet
+        maps = [                                                # no statistics are those of no image
+            self.stem_map(images, is_infrared)
+            for images, is_infrared in ((visible, False), (infrared, True)) if len(images)
+        ]
+        x = torch.cat(maps)                                     # (B, 64, H/4, W/4): here the modalities meet
         pooled, neck, logits = (self.by_view(y) for y in self.head(self.encode(x)))
         return Output(batch.rows, pooled=pooled, neck=neck, logits=logits)
 

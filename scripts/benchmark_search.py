@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.dataset import open_benchmark  # noqa: E402
+from data.dataset import open_data  # noqa: E402
 from assembly.embedding import embed_records  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
@@ -203,7 +203,7 @@ def measure_accuracy(path: Path, overrides: list[str], dims: list[int]) -> None:
     """mAP on the run's data set, by the protocol's inner product and by the cosine that scripts/search.py ranks by."""
     model, cfg, _ = load_run(path, overrides, complete=False)
     require_any_pair(model, "a search")
-    device, benchmark = select_device(cfg.DEVICE), open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    device, benchmark = select_device(cfg.DEVICE), open_data(cfg.DATA)
     model = model.to(device, memory_format=torch.channels_last).eval()
     weighting = weightings_of(model, cfg)[0]
     scale = model.column_scale(weighting)

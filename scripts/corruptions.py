@@ -34,10 +34,9 @@ from assembly.results import (  # noqa: E402
     kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols,
 )
 from assembly.titles import method_title  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
+from assembly.trained import load_run, open_tested  # noqa: E402
 from data.corrupted import ORDERS, VERSION, CorruptedReader  # noqa: E402
 from data.corruptions import CORRUPTIONS, SEVERITIES  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.evaluation.evaluator import check_reranking  # noqa: E402
 from utils.lock import only_one  # noqa: E402
@@ -98,7 +97,7 @@ def main() -> None:
     args = arguments()
     plots = import_plots() if args.grid else None  # what is not installed is named before all else
     model, cfg, checkpoint = load_run(args.checkpoint, args.overrides, complete=False)
-    benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
+    benchmark, device = open_tested(cfg, checkpoint), select_device(cfg.DEVICE)
     names = wanted_protocols(args.protocol, args.overrides, cfg, checkpoint, benchmark)
     protocols = [benchmark.protocol(name) for name in names]
     infrared = np.array([record.infrared for record in benchmark.test])

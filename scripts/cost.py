@@ -28,7 +28,7 @@ from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_loss, build_network, check_together, less_memory, train_batches  # noqa: E402
 from assembly.update import Update  # noqa: E402
 from configs.load import load_config  # noqa: E402
-from data.dataset import hold_out, open_benchmark  # noqa: E402
+from data.dataset import hold_out, open_data  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.measure import Clock, device_name, operations, peak_memory, resident  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
@@ -42,8 +42,8 @@ class Training:
         check_together(cfg, device)
         select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
         self.cfg, self.device = cfg, device
-        benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
-        records, _ = hold_out(benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED)
+        benchmark = open_data(cfg.DATA)
+        records, _ = hold_out(benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED, benchmark.held_out)
         drawn = train_batches(cfg, records)
         # Weights change no duration, so none are downloaded.
         self.model = build_network(cfg, len(drawn.identities), pretrained=False)

@@ -38,13 +38,12 @@ from torch.overrides import TorchFunctionMode
 from yacs.config import CfgNode
 
 from configs.load import ConfigError, load_config  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
 from data.pixels import MEAN, STD, eval_transform  # noqa: E402
 from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
 from assembly.embedding import learned_directions  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import find_checkpoint, load_authors, load_run  # noqa: E402
+from assembly.trained import find_checkpoint, load_authors, load_run, open_tested  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
 from utils.evaluation.evaluator import scaled  # noqa: E402
 from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
@@ -330,7 +329,7 @@ def main() -> None:
     model, directions = model.eval(), None
     if cfg.EMBEDDING.DIM:
         def train_records() -> list:
-            return open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT).train
+            return open_tested(cfg, checkpoint).train
 
         cpu = torch.device("cpu")
         directions = learned_directions(model, [weighting], train_records, cfg, checkpoint, cpu)[weighting]

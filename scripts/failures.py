@@ -27,8 +27,7 @@ from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
 from assembly.results import tested_elsewhere  # noqa: E402
 from assembly.titles import method_title  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
+from assembly.trained import data_options, load_run, open_tested  # noqa: E402
 from data.pixels import open_image  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.evaluation.evaluator import check_reranking, scaled, similarities_by  # noqa: E402
@@ -100,8 +99,7 @@ def all_loaded(paths: Sequence[Path], overrides: list[str]) -> list[tuple]:
     """`load_run` of each, the later ones on the data of the first."""
     loaded = []
     for path in paths:
-        data = loaded[0][1].DATA if loaded else None
-        there = ["DATA.NAME", data.NAME, "DATA.ROOT", data.ROOT, "DATA.SPLIT", str(data.SPLIT)] if loaded else []
+        there = data_options(loaded[0][1].DATA) if loaded else []
         loaded.append(load_run(path, [*overrides, *there], complete=False))
     return loaded
 
@@ -115,8 +113,8 @@ def main() -> None:
     output = args.output or (args.run if args.run.is_dir() else args.run.parent) / "failures.html"
     require_files(output, fix="choose another --output")
     loaded = all_loaded(paths, args.overrides)
+    benchmark, *_ = [open_tested(cfg, checkpoint) for _, cfg, checkpoint in loaded]
     cfg = loaded[0][1]
-    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
     for model, own, _ in loaded:
         infrared = [record.infrared for record in records]

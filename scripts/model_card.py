@@ -31,6 +31,7 @@ from utils.reporting.results import ResultsError, read_results  # noqa: E402
 
 from configs.defaults import get_defaults  # noqa: E402
 from configs.load import flatten, from_dump  # noqa: E402
+from data.dataset import has_splits  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import weightings_of  # noqa: E402
 from assembly.results import CHANGES_NO_FIGURE  # noqa: E402
@@ -97,7 +98,7 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
     options = [[f"`{key}`", f"`{before}`", f"`{value}`"] for key, before, value in changes(get_defaults(), cfg)]
     values = {
         "method": method_title(cfg.MODEL),
-        "data": cfg.DATA.NAME + (f", split {cfg.DATA.SPLIT}" if cfg.DATA.NAME == "regdb" else ""),
+        "data": cfg.DATA.NAME + (f", split {cfg.DATA.SPLIT}" if has_splits(cfg.DATA.NAME) else ""),
         "warnings": "\n".join(f"> **{warning}**\n" for warning in warnings),
         "network": model.layout(cfg.MODEL),
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",

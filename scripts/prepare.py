@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from configs.load import ConfigError, load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
+from data.dataset import open_data  # noqa: E402
 from data.records import DataError  # noqa: E402
 from data.transforms import read_size  # noqa: E402
 from utils.arguments import count  # noqa: E402
@@ -53,7 +53,7 @@ def main() -> None:
         raise ConfigError("DATA.CACHE names no folder: add, for instance, DATA.CACHE cache")
     if not Path(cfg.DATA.CACHE).is_dir():  # what is there may be valid, and is then only read
         require_folder(cfg.DATA.CACHE, "choose another DATA.CACHE")
-    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT)
+    benchmark = open_data(cfg.DATA)
     begun = time.perf_counter()
     cache = prepared(
         cfg.DATA.CACHE, benchmark, *read_size(cfg.DATA), args.workers, alone=alone, resize=cfg.DATA.RESIZE,

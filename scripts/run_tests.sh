@@ -5,7 +5,7 @@
 set -euo pipefail
 unset CDPATH  # with which cd goes elsewhere, and prints
 cd "$(dirname "$(readlink -f "$0" || echo "$0")")/.."
-source scripts/environment.sh requirements.txt requirements-optional.txt requirements-test.txt
+source scripts/environment.sh requirements.txt requirements-optional.txt requirements-docs.txt requirements-test.txt
 processes=$("$VENV/bin/python" -c 'import os; print(min(4, os.cpu_count() or 1))')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # each process computes with one thread
 echo "== running the tests in $processes processes"

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
-from data.records import Record  # noqa: E402
+from data.records import DataError, Record  # noqa: E402
 from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
 from models.parts.backbone import PretrainedError  # noqa: E402
 from assembly.ranking_sheets import ranking_picture  # noqa: E402
@@ -33,7 +32,7 @@ from assembly.embedding import described, embed_records, embed_versions, learned
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
 from assembly.results import tested_elsewhere  # noqa: E402
-from assembly.trained import find_checkpoint, load_run  # noqa: E402
+from assembly.trained import find_checkpoint, load_run, open_tested  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
 from utils.retrieval.compress import CompressionError, project  # noqa: E402
@@ -47,11 +46,16 @@ from assembly.titles import method_title  # noqa: E402
 PARTS = ("ranking", "attention", "map")
 
 
+def modalities(records: Sequence[Record]) -> list[bool]:
+    """Of the records: whether infrared."""
+    return sorted({record.infrared for record in records})
+
+
 def people(records: Sequence[Record], number: int, seed: int) -> list[int]:
-    """Some identities that both modalities show, drawn with the seed, ascending."""
-    seen = [{record.identity for record in records if record.infrared == infrared} for infrared in (False, True)]
-    both = sorted(set.intersection(*seen))
-    return sorted(np.random.default_rng(seed).permutation(both)[:number].tolist())
+    """Some identities that every modality of the records shows, drawn with the seed, ascending."""
+    seen = [{r.identity for r in records if r.infrared == infrared} for infrared in modalities(records)]
+    shown = sorted(set.intersection(*seen))
+    return sorted(np.random.default_rng(seed).permutation(shown)[:number].tolist())
 
 
 def images_of(records: Sequence[Record], identity: int, infrared: bool, number: int, seed: int) -> list[int]:
@@ -98,8 +102,12 @@ def main() -> None:
     model, cfg, checkpoint = load_run(args.run, args.overrides, complete=False)
     if "map" in args.parts:
         require_any_pair(model, "a map")
-    benchmark, device = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT, split=cfg.DATA.SPLIT), select_device(cfg.DEVICE)
+    benchmark, device = open_tested(cfg, checkpoint), select_device(cfg.DEVICE)
     protocol, records = benchmark.protocol(args.protocol or benchmark.default_protocols()[0]), benchmark.test
+    if "map" in args.parts and len(modalities(records)) < 2:
+        raise DataError(
+            f"a map shows both modalities, and {cfg.DATA.NAME} has one: --parts ranking attention leaves it out"
+        )
     if "ranking" in args.parts:
         infrared, aim = [record.infrared for record in records], (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2)
         check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
@@ -139,7 +147,7 @@ def main() -> None:
         if absent:
             print(f"{method_title(cfg.MODEL)} has no {', no '.join(absent)}; shown: {', '.join(shown)}")
         pairs = [
-            [records[images_of(records, identity, infrared, 1, args.seed)[0]] for infrared in (False, True)]
+            [records[images_of(records, identity, infrared, 1, args.seed)[0]] for infrared in modalities(records)]
             for identity in people(records, args.identities, args.seed)
         ]
         title = f"{trained}: yellow is much, purple is little; below each map its least and its greatest value"
@@ -149,7 +157,7 @@ def main() -> None:
 
     if "map" in args.parts:
         rows = [
-            row for identity in people(records, args.map_identities, args.seed) for infrared in (False, True)
+            row for identity in people(records, args.map_identities, args.seed) for infrared in modalities(records)
             for row in images_of(records, identity, infrared, args.map_images, args.seed)
         ]
         chosen = [records[row] for row in rows]

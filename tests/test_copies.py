@@ -192,7 +192,7 @@ def test_the_split_check_is_for_models_of_regdbs_splits(tmp_path, monkeypatch, t
     save_checkpoint(tmp_path / "last.pth", {"config": cfg.dump(), "identities": [], "model": {}, "epoch": 1, "step": 0})
     options = [word for pair in then.items() for word in pair]
     if refused:
-        with pytest.raises(CheckpointError, match="trained on RegDB's split 1; split 3 has a model of its own"):
+        with pytest.raises(CheckpointError, match="was trained on split 1 of regdb; split 3 has a model of its own"):
             load_run(tmp_path, options, complete=False)
     else:
         assert load_run(tmp_path, options, complete=False)[1].DATA.SPLIT == 3

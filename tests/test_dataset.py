@@ -153,8 +153,9 @@ def test_a_broken_image_is_named_from_a_worker_too(benchmark):
 
 
 def test_an_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(DataError, match="known are sysu, regdb, llcm and synthetic"):
-        open_benchmark("market", tmp_path)
+    for name in ("duke", "folder-", "folders", "folder-a/b"):
+        with pytest.raises(DataError, match="known are sysu, regdb, llcm, market, synthetic, and folder or folder"):
+            open_benchmark(name, tmp_path)
 
 
 def test_caj_sees_each_visible_image_twice_with_draws_of_its_own(benchmark):

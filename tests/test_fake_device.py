@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import export  # noqa: E402
-import search  # noqa: E402
-
+from assembly import gallery as searching  # noqa: E402
 from assembly.recipe import build_loss, build_network, image_size, train_batches  # noqa: E402
 from assembly.update import AUTOCAST, Update  # noqa: E402
 from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
@@ -407,7 +406,7 @@ def found_by_search(device):
     scale, rows = torch.tensor([0.0] * 4 + [2.0] * 8), []
     network = SimpleNamespace(embed=lambda images, infrared, flip: images.flatten(1))
     for directions in (None, drawn(8, 3)):
-        embedder = search.Embedder(network, scale, directions, False, device)
+        embedder = searching.Embedder(network, scale, directions, False, device)
         with NoWaiting():
             rows.append(embedder(drawn(5, 3, 2, 2), False))
         assert rows[-1].device == device and rows[-1].shape == (5, embedder.numbers)

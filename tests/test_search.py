@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_search  # noqa: E402
 import search  # noqa: E402
 import test as evaluation  # noqa: E402
+from assembly import gallery as searching  # noqa: E402
 from assembly.recipe import build_network  # noqa: E402
 from assembly.trained import load_run  # noqa: E402
 from configs.load import load_config  # noqa: E402
@@ -96,9 +97,9 @@ def find(checkpoint, gallery, query, output, *more) -> dict[str, list[tuple[str,
 @pytest.fixture
 def embedded(monkeypatch) -> list[int]:
     """Numbers of images that each forward pass had."""
-    sizes, embed = [], search.Embedder.__call__
+    sizes, embed = [], searching.Embedder.__call__
     monkeypatch.setattr(
-        search.Embedder, "__call__", lambda self, images, ir: (sizes.append(len(images)), embed(self, images, ir))[1]
+        searching.Embedder, "__call__", lambda self, images, ir: (sizes.append(len(images)), embed(self, images, ir))[1]
     )
     return sizes
 
@@ -138,6 +139,20 @@ def test_by_the_inner_product_a_search_ranks_as_the_test_does(cmfn, tmp_path):
         find(cmfn, gallery, query, tmp_path / "out")
 
 
+def test_a_search_embeds_without_tf32(monkeypatch):
+    """As a test does, so that scores are the same on every device."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    class Network(torch.nn.Module):
+        def embed(self, images, infrared, flip):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return images.mean(dim=(2, 3))
+
+    searching.Embedder(Network(), torch.ones(3), None, False, torch.device("cpu"))(torch.rand(2, 3, 4, 2), True)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
+
+
 def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
     gallery = write_images(tmp_path / "gallery", range(3))
     by_day = find(cmfn, gallery, gallery / "00.png", tmp_path / "out")
@@ -158,7 +173,7 @@ def test_galleries_of_the_same_name_have_indices_of_their_own(cmfn, tmp_path):
     find(cmfn, one, one, tmp_path / "out", *day)
     assert find(cmfn, other, other, tmp_path / "out", *day)["01.png"] == [("01.png", pytest.approx(1, abs=1e-5))]
     with pytest.raises(SearchIndexError, match=f"another gallery .*{one}, now {other}.*add --rebuild"):
-        find(cmfn, other, other, tmp_path / "out", "--index", search.index_folder(tmp_path / "out", one, "vis"))
+        find(cmfn, other, other, tmp_path / "out", "--index", searching.index_folder(tmp_path / "out", one, "vis"))
 
 
 def test_only_new_and_changed_images_are_embedded_and_gone_ones_not_found(cmfn, tmp_path, embedded):
@@ -178,14 +193,14 @@ def test_only_new_and_changed_images_are_embedded_and_gone_ones_not_found(cmfn, 
 
 def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatch):
     gallery, query = write_images(tmp_path / "gallery", range(10)), write_images(tmp_path / "query", [9]) / "09.png"
-    append = search.SearchIndex.append
+    append = searching.SearchIndex.append
 
     def stopped(self, *arguments):
         append(self, *arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(search.SearchIndex, "append", stopped)
+        patch.setattr(searching.SearchIndex, "append", stopped)
         with pytest.raises(search.SearchError, match="stopped by SIGTERM with 4 of 10 images"):
             find(cmfn, gallery, query, tmp_path / "out")
     assert len(find(cmfn, gallery, query, tmp_path / "out")["09.png"]) == 10
@@ -194,7 +209,7 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
 
 def test_killed_while_embedding_it_goes_on_where_it_was(cmfn, tmp_path, embedded):
     gallery, query = write_images(tmp_path / "gallery", range(40)), write_images(tmp_path / "query", [9]) / "09.png"
-    entries = search.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
+    entries = searching.index_folder(tmp_path / "out", gallery, "vis") / "entries.jsonl"
     process = Started(
         tmp_path / "printed", "scripts/search.py", "--checkpoint", cmfn, "--gallery", gallery, "--query", query,
         "--output", tmp_path / "out", "TEST.BATCH", "2",
@@ -242,14 +257,14 @@ def test_broken_images_are_named_and_left_out(cmfn, tmp_path, capsys):
 
 def test_an_embedding_that_is_not_finite_is_left_out(cmfn, tmp_path, capsys, monkeypatch):
     gallery = write_images(tmp_path / "gallery", range(3))
-    embed = search.Embedder.__call__
+    embed = searching.Embedder.__call__
 
     def spoiled(self, images, infrared):
         embeddings = embed(self, images, infrared).clone()
         embeddings[1:2, 0] = torch.nan
         return embeddings
 
-    monkeypatch.setattr(search.Embedder, "__call__", spoiled)
+    monkeypatch.setattr(searching.Embedder, "__call__", spoiled)
     found = find(cmfn, gallery, gallery / "00.png", tmp_path / "out")
     assert [name for name, _ in found["00.png"]] in (["00.png", "02.png"], ["02.png", "00.png"])
     assert "01.png is not finite" in capsys.readouterr().out
@@ -282,11 +297,28 @@ def test_what_a_folder_holds(tmp_path):
         write_image(root / name, seed=7)
     (root / "sub" / "ranking.csv").touch()  # by which the image beside it is a search's
     names = ["a.png", "b.JPG", "ranking.jpg", "sub/c.bmp", "sub/outside.png", "sub/deep/e.webp"]
-    assert [*search.list_images(root)] == names
+    others = []
+    assert [*searching.list_images(root, others)] == names and others == ["notes.txt"]
+
+
+def test_files_that_are_not_read_are_counted_and_named(cmfn, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data.formats.reads_heif", lambda: False)
+    gallery, nights = write_images(tmp_path / "gallery", [1]), write_images(tmp_path / "nights", [2])
+    for name in ("a.heic", "deep/b.HEIC", "walk.mp4", "Thumbs.db", ".hidden.gif"):
+        (gallery / name).parent.mkdir(exist_ok=True)
+        (gallery / name).touch()
+    (nights / "c.gif").touch()
+    run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", nights, "--output", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"note: in {nights}, 1 file is not read: 1 .gif (such as c.gif)" in said
+    assert f"note: in {gallery}, 3 files are not read: 2 .heic (such as a.heic; to read them: pip install " in said
+    (gallery / "01.png").unlink()
+    with pytest.raises(search.SearchError, match="(?s)no image that can be searched.*3 files are not read: 2 .heic"):
+        run(search, "--checkpoint", cmfn, "--gallery", gallery, "--query", nights, "--output", tmp_path / "out")
 
 
 def test_a_name_is_one_line_also_with_control_characters_and_bytes_that_are_no_text():
-    assert search.shown("a\nb\x1b[0m\u2028c\udcffé 人") == "a\\nb\\x1b[0m\\u2028c\\udcffé 人"
+    assert searching.shown("a\nb\x1b[0m\u2028c\udcffé 人") == "a\\nb\\x1b[0m\\u2028c\\udcffé 人"
 
 
 def test_a_file_name_with_a_line_end_is_printed_in_one(cmfn, tmp_path, capsys):
@@ -324,7 +356,7 @@ def test_programs_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
 def test_without_a_terminal_a_line_now_and_then_tells_how_far_it_is(cmfn, tmp_path, capsys, monkeypatch):
     gallery = write_images(tmp_path / "gallery", range(6))
     for seconds, expected in ((0, ["gallery: 4 of 6 images", "gallery: 6 of 6 images"]), (60, [])):
-        monkeypatch.setattr(search, "PROGRESS", seconds)
+        monkeypatch.setattr(searching, "PROGRESS", seconds)
         find(cmfn, gallery, gallery / "00.png", tmp_path / f"out{seconds}")
         assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("gallery:")] == expected
 
@@ -564,7 +596,7 @@ def test_nobody_else_uses_the_index_while_faiss_is_made_ready(cmfn, tmp_path, mo
 
     def noting(function):
         def call(*arguments):
-            assert not can_lock(search.index_folder(tmp_path / "out", gallery, "vis"), "index")
+            assert not can_lock(searching.index_folder(tmp_path / "out", gallery, "vis"), "index")
             tried.append(function.__name__)
             return function(*arguments)
         return call
@@ -665,7 +697,7 @@ def test_a_compressed_evaluation_and_search_share_what_was_learned(tmp_path, emb
     gallery = write_images(tmp_path / "gallery", range(4))
     found = find(path, gallery, gallery, tmp_path / "out", "--query-modality", "vis", "EMBEDDING.DIM", "8")
     assert all(found[name][0] == (name, pytest.approx(1, abs=1e-5)) for name in found)
-    assert (search.index_folder(tmp_path / "out", gallery, "vis") / "embeddings.bin").stat().st_size == 4 * 8 * 4
+    assert (searching.index_folder(tmp_path / "out", gallery, "vis") / "embeddings.bin").stat().st_size == 4 * 8 * 4
     with pytest.raises(SearchIndexError, match="another compression"):
         find(path, gallery, gallery, tmp_path / "out")
     with pytest.raises(CompressionError, match="allow 1 to 48"):

@@ -1,5 +1,6 @@
 """Small trees in the layouts of SYSU-MM01, RegDB and LLCM, with tiny images."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,4 +59,31 @@ def llcm_tree(root: Path, train=(1, 2), test=(7, 8, 12), images=2) -> Path:
                     name = f"{identity:04d}_c{camera:02d}_s{number:03d}_f{number}_{modality}.jpg"
                     write_image(root / f"test_{modality}" / f"cam{camera}" / f"{identity:04d}" / name)
     text(root / "idx" / "test_id.txt", ",".join(map(str, test)))
+    return root
+
+
+def folder_tree(root: Path, people=("anna", "ben", "cleo", "dan"), images=2, cameras=(), split: str = "") -> Path:
+    """Folders of one's own: [split/]day|night/PERSON/[camera/]IMAGE, every camera seeing by day and by night."""
+    for modality in ("day", "night"):
+        for person in people:
+            for camera in cameras or ("",):
+                for number in range(images):
+                    place = Path(split, modality, person, camera, f"{number}.jpg")
+                    write_image(root / place, seed=zlib.crc32(str(place).encode()))
+    return root
+
+
+def market_tree(root: Path, train=(2, 7, 10), test=(1, 3), images=2) -> Path:
+    """The queries are the first images of each person and camera; beside them, junk and a distractor."""
+    for folder, people, cameras in (("bounding_box_train", train, (1, 2)), ("bounding_box_test", test, (1, 3))):
+        for identity in people:
+            for camera in cameras:
+                for number in range(images):
+                    name = f"{identity:04d}_c{camera}s1_{number:06d}_01.jpg"
+                    write_image(root / folder / name, seed=identity * 100 + camera * 10 + number)
+    for identity in test:
+        for camera in (1, 3):
+            write_image(root / "query" / f"{identity:04d}_c{camera}s1_000099_00.jpg", seed=identity * 100 + camera)
+    for name in ("-1_c1s1_000001_01.jpg", "0000_c3s1_000002_01.jpg"):
+        write_image(root / "bounding_box_test" / name, seed=9)
     return root

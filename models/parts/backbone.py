@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -28,7 +29,8 @@ class Backbone(nn.Module):
     name         one of BACKBONES, torchvision's layouts
     stages       how many stages to build: 4, or 3 for the shorter network of RegDB
     own          how many of them each modality has for itself, as a part of its stem
-    pretrained   "imagenet" (torchvision's IMAGENET1K_V1), "none", or the path of a torchvision state dict
+    pretrained   "imagenet" (torchvision's IMAGENET1K_V1), "none", or the path of a torchvision state dict or of a
+                 checkpoint of a two-stream network
     last_stride  of stage 4: 1, or 2 as in torchvision
 
     visible_stem, infrared_stem   (B, 3, H, W) -> (B, stem_channels, h, w): 64, H/4 and W/4 without stages of their own
@@ -135,7 +137,8 @@ def remove_stride(block: nn.Module) -> None:
 def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
     """torchvision's state dict of the named ResNet, without its classifier.
 
-    source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (common/weights.py)
+    source   "imagenet", or a file written by torch.save: the state dict, or a dict that holds it (common/weights.py),
+             such as a checkpoint of a two-stream network
     raises   PretrainedError that says which file to get and which key to set where the weights cannot be had
     """
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url if source == "imagenet" else ""
@@ -143,6 +146,22 @@ def pretrained_weights(name: str, source: str) -> dict[str, Tensor]:
         state = torchvision.models.get_model(name, weights=None).state_dict()
     wanted = {key: value for key, value in state.items() if not key.startswith("fc.")}
     return read_pretrained(source, url, name, f"torchvision's {name}", wanted)
+
+
+def as_resnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a two-stream network of train.py's by torchvision's names, of its stems the visible one's; others
+    as they are.
+    """
+    if "backbone.visible_stem.0.weight" not in state:
+        return state
+    rules = (r"backbone\.visible_stem\.0\.", "conv1."), (r"backbone\.visible_stem\.1\.", "bn1.")
+    found = {}
+    for name, value in state.items():
+        for pattern, theirs in rules:
+            name = re.sub(pattern, theirs, name)
+        name = re.sub(r"backbone\.stages\.(\d)\.(blocks\.)?", lambda m: f"layer{int(m[1]) + 1}.", name)
+        found[name] = value
+    return found
 
 
 def read_pretrained(
@@ -181,7 +200,7 @@ def read_pretrained(
         content = read_weights_file(source)
     except WeightsFileError as error:
         raise PretrainedError(f"MODEL.PRETRAINED cannot be read: {error}{again}") from None
-    state = named_tensors(content)
+    state = as_resnet(named_tensors(content))
     wrong = [
         key for key, value in wanted.items()
         if key not in state or key not in resized and state[key].shape != value.shape

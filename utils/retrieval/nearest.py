@@ -74,7 +74,7 @@ def scores_and_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def faiss_search(
     queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, folder: Path,
-    report: Callable[[str], None] = print, kind: str = "",
+    report: Callable[[str], None] = print, kind: str = "", index=None,
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """What does as `search_exact`, in less time.
 
@@ -87,10 +87,11 @@ def faiss_search(
               this returns (`open_index`)
     report    gets a sentence with the recall
     kind      of the queries: what was compared for one kind says nothing about another
+    index     of `faiss_index`, where it is there already
     raises    FaissMissing
     """
     faiss = import_faiss()
-    index = faiss_index(faiss, matrix, folder, report)
+    index = faiss_index(faiss, matrix, folder, report) if index is None else index
     check = kept_check(folder, len(matrix), len(queries), top, kind)
     if check is None:
         check = checked(faiss, index, queries, matrix, current, top) | {"kind": kind}
