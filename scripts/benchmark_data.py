@@ -155,11 +155,13 @@ def reading(recipe: tuple, number: int, rounds: int) -> dict[str, float]:
         return {name: number / seconds for name, seconds in take_turns(ways, rounds).items()}
 
 
-def batches(method: str, folder: Path, rounds: int) -> tuple[CfgNode, dict[str, float]]:
+def batches(method: str, folder: Path, rounds: int, size: tuple[int, int] = (384, 160)) -> tuple[CfgNode, dict[str, float]]:
     """The configuration of a method on SYSU-MM01, and images per second of its batches, from the files and from the
     cache: of drawn people, so few that an image would often be drawn twice, and read once.
+
+    size   height and width of the files' images
     """
-    write_synthetic(folder / "people", 0, 20, 4, 4, 384, 160)
+    write_synthetic(folder / "people", 0, 20, 1, 2, *size)
     overrides = ["DATA.NAME", "synthetic", "DATA.ROOT", str(folder / "people"), "DATA.WORKERS", "1"]
     cfg = load_config(CONFIGS / f"sysu_{method}.yaml", [*overrides, "DATA.CACHE", str(folder / f"cache-{method}")])
     if cfg.SOLVER.SAMPLER == "replacement":
@@ -194,7 +196,7 @@ def main() -> None:
     print(f"\n{'batches':14s}{'H x W':>10s}{'files':>13s}{'cache':>8s}")
     with tempfile.TemporaryDirectory() as folder:
         for method in [*MODELS][:1 if options.quick else None]:
-            cfg, speed = batches(method, Path(folder), max(2, rounds // 6))
+            cfg, speed = batches(method, Path(folder), max(2, rounds // 6), (64, 32) if options.quick else (384, 160))
             print(f"{method:14s}{cfg.DATA.HEIGHT:>5d} x {cfg.DATA.WIDTH}{speed['files']:13.0f}{speed['cache']:8.0f}",
                   flush=True)
 
