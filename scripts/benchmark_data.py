@@ -155,7 +155,7 @@ def reading(recipe: tuple, number: int, rounds: int) -> dict[str, float]:
         return {name: number / seconds for name, seconds in take_turns(ways, rounds).items()}
 
 
-def batches(method: str, folder: Path, rounds: int, size: tuple[int, int] = (384, 160)) -> tuple[CfgNode, dict[str, float]]:
+def batches(method: str, folder: Path, rounds: int, size: tuple[int, int]) -> tuple[CfgNode, dict[str, float]]:
     """The configuration of a method on SYSU-MM01, and images per second of its batches, from the files and from the
     cache: of drawn people, so few that an image would often be drawn twice, and read once.
 

@@ -8,7 +8,7 @@
 Ends with one table, which is written after each check, with all figures in check_device.json. The exit status is 1
 where a check does not hold; the others still run. What takes longest: compiled steps (settings, the last part), then
 training, resume and export, which start the programs, and parity, which makes each method's full network by a rule.
-After --minutes the rest is left, and the last line says how to go on. On a CPU the whole of it takes hours: use --quick.
+After --minutes the rest is left, and the last lines say how to go on. On a CPU all of it takes hours: use --quick.
 """
 
 import argparse
@@ -104,11 +104,10 @@ def table(found: dict[str, list[Finding]]) -> str:
 def summary(found: dict[str, list[Finding]], checks: dict[str, dict]) -> str:
     """The table, how long each check took, how many findings hold, and how to go on with what was left."""
     judged = [finding.holds for findings in found.values() for finding in findings if finding.holds is not None]
-    lines = [table(found), "", "seconds: " + ", ".join(f"{name} {made['seconds']:.0f}" for name, made in checks.items())]
+    seconds = ", ".join(f"{name} {made['seconds']:.0f}" for name, made in checks.items())
     left = [name for name, findings in found.items() if any(finding.measured == LEFT for finding in findings)]
-    if left:
-        lines.append(f"for what was left: --only {' '.join(left)}, or more --minutes")
-    return "\n".join([*lines, f"{sum(judged)} of {len(judged)} hold"])
+    how = [f"for what was left: --only {' '.join(left)}, or more --minutes"] if left else []
+    return "\n".join([table(found), "", f"seconds: {seconds}", *how, f"{sum(judged)} of {len(judged)} hold"])
 
 
 def main() -> int:
