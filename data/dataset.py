@@ -186,7 +186,7 @@ class TrainBatches(Dataset):
         groups = drawn.identities.reshape(self.world, -1)  # of each process
         shares = [[int(np.isin(part.labels, group).sum()) for part in parts] for group in groups]
         seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
-        read = lru_cache(None)(self.read)  # once, however often an image is shown: pipelines do not change what they get
+        read = lru_cache(None)(self.read)  # once, however often an image is shown: pipelines leave it as it is
         with torch.random.fork_rng(devices=[]):
             return Batch([
                 self.stream(kind, pipeline, read, epoch, part, own_seeds, groups[self.rank])
