@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence, Set
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -186,14 +186,16 @@ class TrainBatches(Dataset):
         groups = drawn.identities.reshape(self.world, -1)  # of each process
         shares = [[int(np.isin(part.labels, group).sum()) for part in parts] for group in groups]
         seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
+        read = lru_cache(None)(self.read)  # once, however often an image is shown: pipelines leave it as it is
         with torch.random.fork_rng(devices=[]):
             return Batch([
-                self.stream(kind, pipeline, epoch, part, own_seeds, groups[self.rank])
+                self.stream(kind, pipeline, read, epoch, part, own_seeds, groups[self.rank])
                 for (kind, pipeline), part, own_seeds in zip(self.views, parts, np.split(seeds, np.cumsum(sizes)[:-1]))
             ], shares if any(share != shares[0] for share in shares) else None)
 
     def stream(
-        self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray, identities: np.ndarray
+        self, kind: Kind, pipeline: Pipeline, read: Callable[[str], np.ndarray], epoch: int, part: Part,
+        seeds: np.ndarray, identities: np.ndarray,
     ) -> Stream:
         """This process's share of the images: those of some identities."""
         mine = np.isin(part.labels, identities)
@@ -201,7 +203,7 @@ class TrainBatches(Dataset):
         for row, seed, out in zip(part.rows[mine], seeds[mine].tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            pipeline(self.read(self.records[row].path), out, epoch)
+            pipeline(read(self.records[row].path), out, epoch)
         return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
 
 
