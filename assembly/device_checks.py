@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +78,6 @@ class Machine:
     quick      tiny networks and few steps, which only show that all works
     methods    that are looked at, by MODEL.NAME
     folder     for what the checks write; it exists
-    deadline   after this time, of time.monotonic, no further speed is measured
     seconds    that a step took, by configuration and setting
     """
 
@@ -87,16 +85,11 @@ class Machine:
     quick: bool
     methods: list[str]
     folder: Path
-    deadline: float = float("inf")
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
-
-    def left(self) -> bool:
-        """Whether there is time to measure more."""
-        return time.monotonic() < self.deadline
 
     def data(self) -> Path:
         """The embedded data set, a small one."""

@@ -1,6 +1,6 @@
 """How fast a device is: figures for scripts/check_device.py, as findings of the same kind as its checks.
 
-Nothing here is judged, but for the memory that a step needs. After the machine's deadline nothing more is measured.
+Nothing here is judged, but for the memory that a step needs.
 """
 
 import gc
@@ -35,12 +35,12 @@ from utils.retrieval.nearest import search_exact
 
 BEST = "bfloat16+channels_last"
 EVERY = [BEST, "float32+channels_last", "tf32+channels_last", "float16+channels_last"]
-MORE = ["bfloat16", f"{BEST}+recompute", f"{BEST}+compile"]
+MORE = ["bfloat16", f"{BEST}+recompute"]
+COMPILED = [f"{BEST}+compile", f"{BEST}+graphs"]
 PEOPLE = {  # of data sets: training identities, their visible and infrared images
     "sysu": (395, 22_258, 11_909), "regdb": (206, 2_060, 2_060), "llcm": (713, 16_946, 13_975),
 }
 CLASSES = 395
-NOT_MEASURED = "not measured: the time of --minutes is up"
 
 
 def paper_config(machine: Machine, name: str, *words) -> CfgNode:
@@ -78,6 +78,7 @@ def forget(machine: Machine) -> None:
 def step_of(machine: Machine, name: str, setting: str, plain: bool = False) -> TimedStep:
     """A step of the network of a configuration, or of its plain trunk, warmed up."""
     forget(machine)
+    torch.compiler.reset()  # one function is compiled for so many networks at most
     cfg = paper_config(machine, name)
     if "recompute" in setting.split("+"):
         parts = [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
@@ -89,7 +90,7 @@ def step_of(machine: Machine, name: str, setting: str, plain: bool = False) -> T
     else:
         model, criterion = build_network(cfg, CLASSES), build_loss(cfg)
     step = TimedStep(model, criterion, cfg, setting, machine.device, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES,
-                     backend="aot_eager" if machine.quick else "inductor")
+                     backend="eager" if machine.quick else "inductor")
     for _ in range(1 if machine.quick else step.warm_up):
         step.step()
     return step
@@ -98,8 +99,6 @@ def step_of(machine: Machine, name: str, setting: str, plain: bool = False) -> T
 def measured_step(machine: Machine, name: str, setting: str, plain: bool = False) -> Finding:
     """Its time, and what goes with it; kept in `machine.seconds`."""
     what = f"{name}{', plain trunk' if plain else ''}, {setting}"
-    if not machine.left():
-        return Finding(what, NOT_MEASURED)
     try:
         with products_as(setting):
             begun = time.perf_counter()
@@ -135,7 +134,7 @@ def steps(machine: Machine) -> Iterator[Finding]:
     for setting in EVERY[:3] if machine.quick else EVERY:  # a CPU takes seconds for a product in float16
         yield measured_step(machine, first, setting, plain=True)
         yield measured_step(machine, first, setting)
-    for setting in MORE[:-1]:
+    for setting in MORE:
         yield measured_step(machine, first, setting)
     for setting in EVERY[:1] if machine.quick else EVERY[:2]:
         for name in others:
@@ -145,11 +144,10 @@ def steps(machine: Machine) -> Iterator[Finding]:
 def settings(machine: Machine) -> Iterator[Finding]:
     """Compiled steps, which take minutes before the first of them, and what of the other methods `steps` leaves out."""
     first, *others = paper_names(machine)
-    yield measured_step(machine, first, MORE[-1], plain=True)
-    if machine.quick:
-        return
-    yield measured_step(machine, first, MORE[-1])
-    for setting in [*EVERY[2:], *MORE]:
+    for setting in COMPILED[-1:] if machine.quick else COMPILED:
+        for plain in (True,) if machine.quick else (True, False):
+            yield measured_step(machine, first, setting, plain)
+    for setting in [] if machine.quick else [*EVERY[2:], *MORE, *COMPILED]:
         for name in others:
             yield measured_step(machine, name, setting)
 
@@ -157,9 +155,6 @@ def settings(machine: Machine) -> Iterator[Finding]:
 def profile(machine: Machine) -> Iterator[Finding]:
     """What a step of the first method spends its time on, and how much of it the device is busy."""
     name = machine_first(machine)
-    if not machine.left():
-        yield Finding(name, NOT_MEASURED)
-        return
     with products_as(BEST):
         step = step_of(machine, name, BEST)
         phases = step.step()
@@ -176,9 +171,6 @@ def profile(machine: Machine) -> Iterator[Finding]:
 
 def data(machine: Machine) -> Iterator[Finding]:
     """How many images loader processes give, and how long an update in bfloat16 waits for them."""
-    if not machine.left():
-        yield Finding("loader processes", NOT_MEASURED)
-        return
     root = machine.folder / "photographs"
     people, images = (6, 1) if machine.quick else (20, 4)  # no more than `update_of` has classes
     size = (64, 32) if machine.quick else (384, 160)
@@ -191,9 +183,6 @@ def data(machine: Machine) -> Iterator[Finding]:
         update([drawn], 0, 0, False)
     for workers, place in [*((number, "") for number in numbers), (numbers[-1], cache), (0, cache)]:
         what = f"{workers} loader processes{', from the cache' if place else ''}"
-        if not machine.left():
-            yield Finding(what, NOT_MEASURED)
-            continue
         cfg = paper_config(
             machine, name, "DATA.NAME", "synthetic", "DATA.ROOT", root, "DATA.WORKERS", workers, "DATA.CACHE",
             place or '""', "SOLVER.EPOCHS", 10_000,
@@ -202,38 +191,38 @@ def data(machine: Machine) -> Iterator[Finding]:
 
 
 def loading(machine: Machine, what: str, cfg: CfgNode, update: Update) -> Finding:
-    """Of one number of processes: first alone, then beside updates."""
-    number, benchmark = 2 if machine.quick else 12, open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
+    """Of one number of processes: first alone, then beside updates.
+
+    Batches come in bursts of as many as there are processes, and that many are read ahead twice: those don't count.
+    """
+    workers, benchmark = cfg.DATA.WORKERS, open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
+    number = 2 if machine.quick else max(12, 2 * workers)
     cache, shapes = cached_images(cfg, benchmark), body_shapes(cfg, benchmark)
     batches = train_batches(cfg, benchmark.train, cache=cache, shapes=shapes)
     loader = iter(train_loader(batches, cfg, 0, 0, machine.device))
-    for _ in range(1 + 3 * cfg.DATA.WORKERS):  # what was read ahead while the processes started
+    for _ in range(1 + 3 * workers):
         next(loader)
     begun = time.perf_counter()
     images = sum(len(next(loader)) for _ in range(number))
     rate = images / (time.perf_counter() - begun)
-    waits, whole = 0.0, time.perf_counter()
-    for step in range(number):
+    waits, ends = [], []
+    for step in range(2 * workers + 1 + number):
         begun = time.perf_counter()
         batch = next(loader)
-        waits += time.perf_counter() - begun
+        waits.append(time.perf_counter() - begun)
         update([batch], 0, step, False)
-    wait, each = 1e3 * waits / number, 1e3 * (time.perf_counter() - whole) / number
+        ends.append(time.perf_counter())
+    wait, each = 1e3 * sum(waits[-number:]) / number, 1e3 * (ends[-1] - ends[-1 - number]) / number
     text = f"{rate:.0f} images/s alone; {wait:.1f} of an update's {each:.1f} ms are waiting"
     return Finding(what, text, value=rate)
 
 
 def embedding(machine: Machine) -> Iterator[Finding]:
-    """Images a second that test.py's network embeds, read already, in float32 without and with TF32."""
-    for name in paper_names(machine):
-        for setting in ("float32", "tf32"):
-            what = f"{name}, {setting}"
-            if not machine.left():
-                yield Finding(what, NOT_MEASURED)
-                continue
-            yield attempted(what, lambda: embedding_of(machine, what, name, setting))
-            if machine.quick:
-                break
+    """Images a second that test.py's network embeds, read already; of the first method also what TF32 would give."""
+    first, *others = paper_names(machine)
+    for name, setting in [(first, "float32"), (first, "tf32"), *((name, "float32") for name in others)]:
+        what = f"{name}, {setting}"
+        yield attempted(what, lambda: embedding_of(machine, what, name, setting))
 
 
 def embedding_of(machine: Machine, what: str, name: str, setting: str) -> Finding:
@@ -252,9 +241,6 @@ def evaluator(machine: Machine) -> Iterator[Finding]:
     quick, trials = machine.quick, 1 if machine.quick else 10
     for identities, protocol in (sysu(1, trials, quick), sysu(10, trials, quick), regdb(quick), llcm(trials, quick)):
         what = f"{protocol.name}, {len(protocol.trials)} trials"
-        if not machine.left():
-            yield Finding(what, NOT_MEASURED)
-            continue
         features = draw_features(identities, 64 if quick else 2048, machine.device)
         seconds = timed(
             machine, lambda: evaluate_protocol(features, identities, protocol, flip=False, weighting="equal")
@@ -266,9 +252,6 @@ def search(machine: Machine) -> Iterator[Finding]:
     """A hundred queries among a million embeddings of 512 numbers in float16, in the host's memory."""
     rows, width = (2_000, 32) if machine.quick else (1_000_000, 512)
     what = f"100 queries among {rows:,} embeddings of {width} numbers"
-    if not machine.left():
-        yield Finding(what, NOT_MEASURED)
-        return
     matrix = np.empty((rows, width), dtype=np.float16)
     for start in range(0, rows, 100_000):
         part = torch.randn(min(100_000, rows - start), width, device=machine.device)

@@ -24,6 +24,7 @@ from data.formats import endings, is_systems
 from data.pixels import eval_transform, open_image
 from data.records import DataError
 from utils.evaluation.evaluator import rows_not_finite
+from utils.evaluation.metrics import full_float32
 from utils.retrieval.compress import project
 from utils.retrieval.index import SearchIndex, Stamp
 from utils.retrieval.nearest import FaissMissing, faiss_pays, faiss_search, import_faiss, search_exact
@@ -65,7 +66,8 @@ class Embedder:
     @torch.inference_mode()
     def __call__(self, images: Tensor, infrared: bool) -> Tensor:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        in_autocast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with full_float32(self.device), in_autocast:  # without TF32, as in a test
             embeddings = self.model.embed(images, infrared, self.flip)
         embeddings = embeddings.float()[:, self.columns] * self.scale
         if self.directions is not None:

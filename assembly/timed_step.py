@@ -1,7 +1,7 @@
 """Training steps whose phases are timed: of a method or its plain trunk, in any precision and layout, on drawn images.
 
 A setting is a precision, then extras, joined by "+", such as bfloat16+channels_last+compile: float32, tf32 (all
-products in TF32), bfloat16 or float16 (autocast), and of EXTRAS what it has.
+products in TF32), bfloat16 or float16 (autocast), and of EXTRAS what it has; graphs is compile with CUDA graphs.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from utils.training.optimizer import build_optimizer, rate_at
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-EXTRAS = ("channels_last", "recompute", "compile")
+EXTRAS = ("channels_last", "recompute", "compile", "graphs")
 RECOMPUTE = ("early", "hce", "mfa", "blocks")  # of these the parts that a method has, unless others are named
 
 
@@ -83,7 +83,8 @@ class TimedStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(group["base_lr"], 0, cfg.SOLVER)
-        self.compiled = "compile" in extras and compile_training_pass(self.model, "default", device, backend)
+        mode = "reduce-overhead" if "graphs" in extras else "default" if "compile" in extras else None
+        self.compiled = mode is not None and compile_training_pass(self.model, mode, device, backend)
         batches = [drawn_batch(cfg, identities, images) for _ in range(2)]
         if device.type == "cuda":
             batches = [batch.pin_memory() for batch in batches]
@@ -94,6 +95,8 @@ class TimedStep:
     def step(self) -> list[float]:
         """Seconds of each of PHASES."""
         clock = Clock(self.device)
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # where there are graphs, they may be written over
         batch = next(self.batches).to(self.device, self.layout)
         clock.mark()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -204,15 +204,21 @@ class TrainBatches(Dataset):
             for group in groups
         ]
         seeds = np.random.SeedSequence((self.seed, epoch, step)).generate_state(sum(sizes), np.uint64)
+        # Once, however often an image is shown: pipelines leave it as it is.
+        read = {False: lru_cache(None)(self.read), True: lru_cache(None)(self.read_shape_of)}
         with torch.random.fork_rng(devices=[]):
             batch = Batch([
-                self.stream(kind, pipeline, epoch, part, own_seeds, groups[self.rank])
+                self.stream(kind, pipeline, read[kind.shape], epoch, part, own_seeds, groups[self.rank])
                 for (kind, pipeline), part, own_seeds in zip(self.views, parts, np.split(seeds, np.cumsum(sizes)[:-1]))
             ], shares if any(share != shares[0] for share in shares) else None)
         return mixed(batch, self.mix, (self.seed, epoch, step, MIXING), self.rank) if self.mix else batch
 
+    def read_shape_of(self, path: str) -> np.ndarray:
+        return self.read_shape(self.shapes[path])
+
     def stream(
-        self, kind: Kind, pipeline: Pipeline, epoch: int, part: Part, seeds: np.ndarray, identities: np.ndarray
+        self, kind: Kind, pipeline: Pipeline, read: Callable[[str], np.ndarray], epoch: int, part: Part,
+        seeds: np.ndarray, identities: np.ndarray,
     ) -> Stream:
         """This process's share of the images: those of some identities."""
         mine = np.isin(part.labels, identities)
@@ -220,8 +226,7 @@ class TrainBatches(Dataset):
         for row, seed, out in zip(part.rows[mine], seeds[mine].tolist(), images.numpy(), strict=True):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
-            path = self.records[row].path
-            pipeline(self.read_shape(self.shapes[path]) if kind.shape else self.read(path), out, epoch)
+            pipeline(read(self.records[row].path), out, epoch)
         return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
 
 

@@ -1,11 +1,13 @@
 """How fast the training images come, against the plain pipeline of torchvision, in one process with one thread.
 
-    python scripts/benchmark_data.py            # the sizes of the data sets, about 15 seconds
+    python scripts/benchmark_data.py            # the sizes of the data sets and each method's batches, a minute or two
     python scripts/benchmark_data.py --quick    # a few seconds, to see it run
 
 Both ways make the same batches of 24 images, from uint8 arrays in memory to one float32 tensor, by the steps of
 docs/method.md section 8; they take turns, and the medians over the rounds are printed. Then: reading a training image
 from its JPEG file (decode, resize) and from the cache (memory map, checksum), all files being in the system's memory.
+Last: whole batches of each method's paper, read and augmented, as many images as the network gets. Seconds are the
+processor's, so what else the machine does counts little.
 """
 
 import argparse
@@ -29,12 +31,19 @@ import torch
 import torchvision
 from PIL import Image
 from torchvision import transforms
+from yacs.config import CfgNode
 
+from assembly.recipe import cached_images, train_batches  # noqa: E402
+from configs.load import load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.records import Benchmark, Record  # noqa: E402
+from data.dataset import open_benchmark  # noqa: E402
 from data.pixels import MEAN, STD, open_image  # noqa: E402
+from data.synthetic import write_synthetic  # noqa: E402
 from data.transforms import Pipeline  # noqa: E402
+from models.build import MODELS  # noqa: E402
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BATCH = 24  # images of one modality in the paper's batch
 RECIPES = {  # name: height, width, jitter, erasing area
     "SYSU-MM01": (384, 192, True, (0.2, 0.8)),
@@ -92,10 +101,10 @@ def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     seconds = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, run in ways.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             run()
             if i:  # the first round warms up
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.process_time() - begun)
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
@@ -146,6 +155,24 @@ def reading(recipe: tuple, number: int, rounds: int) -> dict[str, float]:
         return {name: number / seconds for name, seconds in take_turns(ways, rounds).items()}
 
 
+def batches(method: str, folder: Path, rounds: int, size: tuple[int, int]) -> tuple[CfgNode, dict[str, float]]:
+    """The configuration of a method on SYSU-MM01, and images per second of its batches, from the files and from the
+    cache: of drawn people, so few that an image would often be drawn twice, and read once.
+
+    size   height and width of the files' images
+    """
+    write_synthetic(folder / "people", 0, 20, 1, 2, *size)
+    overrides = ["DATA.NAME", "synthetic", "DATA.ROOT", str(folder / "people"), "DATA.WORKERS", "1"]
+    cfg = load_config(CONFIGS / f"sysu_{method}.yaml", [*overrides, "DATA.CACHE", str(folder / f"cache-{method}")])
+    if cfg.SOLVER.SAMPLER == "replacement":
+        cfg = load_config(overrides=["SOLVER.SAMPLER", "distinct"], base=cfg)
+    benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
+    files = train_batches(cfg, benchmark.train)
+    cached = train_batches(cfg, benchmark.train, cache=cached_images(cfg, benchmark))
+    ways = {"files": lambda: files[0, 0], "cache": lambda: cached[0, 0]}
+    return cfg, {name: len(files[0, 0]) / seconds for name, seconds in take_turns(ways, rounds).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small run that only shows that all works")
@@ -166,6 +193,12 @@ def main() -> None:
         speed = reading(recipe, number, max(3, rounds // 6))
         print(f"{name:14s}{recipe[0]:>5d} x {recipe[1]}{speed['files']:13.0f}{speed['cache']:8.0f}"
               f"{speed['cache'] / speed['files']:7.1f}x", flush=True)
+    print(f"\n{'batches':14s}{'H x W':>10s}{'files':>13s}{'cache':>8s}")
+    with tempfile.TemporaryDirectory() as folder:
+        for method in [*MODELS][:1 if options.quick else None]:
+            cfg, speed = batches(method, Path(folder), max(2, rounds // 6), (64, 32) if options.quick else (384, 160))
+            print(f"{method:14s}{cfg.DATA.HEIGHT:>5d} x {cfg.DATA.WIDTH}{speed['files']:13.0f}{speed['cache']:8.0f}",
+                  flush=True)
 
 
 if __name__ == "__main__":

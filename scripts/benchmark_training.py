@@ -8,9 +8,9 @@
     python scripts/benchmark_training.py --quick                # a minute, to see it run
 
 A setting is float32, tf32 (all products in TF32), bfloat16 or float16 (autocast), with +channels_last, +recompute
-(parts of the network computed again in the backward pass, MODEL.RECOMPUTE) or +compile. Images are drawn; "data" is
-taking a batch and bringing it to the device in the wanted layout: reading and augmenting images has a benchmark of its
-own. Each row is measured in its own process.
+(parts of the network computed again in the backward pass, MODEL.RECOMPUTE), +compile or +graphs (compiled, with CUDA
+graphs). Images are drawn; "data" is taking a batch and bringing it to the device in the wanted layout: reading and
+augmenting images has a benchmark of its own. Each row is measured in its own process.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def table_line(row: tuple[str, str], name: str, results: dict, images: int) -> s
     """
     line, result = f"{name:21s}{row[1]:39s}", results[row]
     if "error" in result:
-        return f"{line}  {'not compiled here' if row[1].endswith('compile') else 'failed'}: {result['error']}"
+        return f"{line}  {'not compiled here' if is_compiled(row[1]) else 'failed'}: {result['error']}"
 
     def seconds(of: tuple[str, str]) -> float:
         return sum(results.get(of, {}).get("seconds", {"": float("nan")}).values())
@@ -178,6 +178,10 @@ def table_line(row: tuple[str, str], name: str, results: dict, images: int) -> s
     return f"{line}{durations}{images / step:10.1f}{result['peak'] / 1e9:10.2f}" + "".join(
         f"{'-':>10s}" if math.isnan(ratio) else f"{ratio:10.2f}" for ratio in ratios
     )
+
+
+def is_compiled(setting: str) -> bool:
+    return setting.endswith(("compile", "graphs"))
 
 
 def setting_of(text: str) -> str:
@@ -256,7 +260,7 @@ def run(arguments: list[str]) -> int:
         results[row] = measured_apart(row, arguments)
         print(table_line(row, name_of(row[0], cfg), results, images), flush=True)
     print("\nmeasured on:", ", ".join(sorted({r["device"] for r in results.values() if "device" in r})))
-    return int(any("error" in result and not row[1].endswith("compile") for row, result in results.items()))
+    return int(any("error" in result and not is_compiled(row[1]) for row, result in results.items()))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """Check and time everything on this machine's device: what holds, what doesn't, how fast.
 
-    python scripts/check_device.py                       # CUDA if there is one: about eight minutes on a large GPU
+    python scripts/check_device.py                       # CUDA if there is one: eight minutes at most
     python scripts/check_device.py --quick               # tiny networks, to see it run: minutes on two cores
     python scripts/check_device.py --only parity export  # some of the checks
     python scripts/check_device.py --methods cmfn agw --minutes 20
 
-Ends with one table, and check_device.json beside what it wrote. The exit status is 1 where a check does not hold; the
-others still run. What takes longest: compiled steps (settings, the last part), then training, resume and export,
-which start the programs, and parity, which makes each method's full network by a rule. After --minutes no further speed
-is measured. On a CPU the whole of it takes hours: use --quick.
+Ends with one table, which is written after each check, with all figures in check_device.json. The exit status is 1
+where a check does not hold; the others still run. What takes longest: compiled steps (settings, the last part), then
+training, resume and export, which start the programs, and parity, which makes each method's full network by a rule.
+After --minutes the rest is left, and the last lines say how to go on. On a CPU all of it takes hours: use --quick.
 """
 
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -36,39 +35,44 @@ from assembly.device_checks import Finding, Machine, failed  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from models.network import MethodError  # noqa: E402
-from utils.arguments import count  # noqa: E402
+from utils.arguments import duration  # noqa: E402
+from utils.deadline import TimeUp, until  # noqa: E402
 from utils.measure import device_name  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.training.run import library_versions, select_device  # noqa: E402
 
-CHECKS = {  # in the order in which they run
+CHECKS = {  # in the order in which they run: what is wanted most comes first
     "parity": device_checks.parity,
-    "cpu": device_checks.as_on_the_cpu,
+    "waiting": device_checks.waiting,
     "half": device_checks.half,
     "deterministic": device_checks.deterministic,
-    "waiting": device_checks.waiting,
-    "evaluation": device_checks.evaluation,
-    "resume": device_checks.resume,
-    "export": device_checks.export,
-    "training": device_checks.training,
     "steps": device_speed.steps,
     "profile": device_speed.profile,
+    "evaluation": device_checks.evaluation,
+    "resume": device_checks.resume,
+    "training": device_checks.training,
+    "export": device_checks.export,
     "data": device_speed.data,
     "embedding": device_speed.embedding,
     "evaluator": device_speed.evaluator,
     "search": device_speed.search,
     "hours": device_speed.hours,
+    "cpu": device_checks.as_on_the_cpu,
     "settings": device_speed.settings,
 }
+LEFT = "not measured: the time of --minutes is up"
 
 
-def findings_of(name: str, machine: Machine) -> list[Finding]:
-    """Of one check, each printed when it is found."""
+def findings_of(name: str, machine: Machine, deadline: float) -> list[Finding]:
+    """Of one check, each printed when it is found; at the deadline the rest is left."""
     found = []
     try:
-        for finding in CHECKS[name](machine):
-            print(f"{name:14s}{finding.what}: {finding.measured}", flush=True)
-            found.append(finding)
+        with until(deadline):
+            for finding in CHECKS[name](machine):
+                print(f"{name:14s}{finding.what}: {finding.measured}", flush=True)
+                found.append(finding)
+    except TimeUp:
+        found.append(Finding("the rest" if found else "all", LEFT))
     except Exception as error:  # whatever it is: its line says so, and the other checks go on
         found.append(failed(name, error))
         print(f"{name:14s}{found[-1].measured}", flush=True)
@@ -97,6 +101,15 @@ def table(found: dict[str, list[Finding]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
+def summary(found: dict[str, list[Finding]], checks: dict[str, dict]) -> str:
+    """The table, how long each check took, how many findings hold, and how to go on with what was left."""
+    judged = [finding.holds for findings in found.values() for finding in findings if finding.holds is not None]
+    seconds = ", ".join(f"{name} {made['seconds']:.0f}" for name, made in checks.items())
+    left = [name for name, findings in found.items() if any(finding.measured == LEFT for finding in findings)]
+    how = [f"for what was left: --only {' '.join(left)}, or more --minutes"] if left else []
+    return "\n".join([table(found), "", f"seconds: {seconds}", *how, f"{sum(judged)} of {len(judged)} hold"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
@@ -106,43 +119,41 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=MODELS, metavar="METHOD",
                         help=f"some of {', '.join(MODELS)}, of the first of which more is measured; default: all, or "
                              "the first two with --quick")
-    parser.add_argument("--minutes", type=count(1), default=8, help="after which no further speed is measured")
-    parser.add_argument("--output", type=Path, default=Path("runs/check_device"), help="folder of check_device.json")
+    parser.add_argument("--minutes", type=duration, default=8, help="after which the rest is left")
+    parser.add_argument("--output", type=Path, default=Path("runs/check_device"),
+                        help="folder of check_device.json and .txt, written after each check")
     args = parser.parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
     methods = args.methods or [*MODELS][:2 if args.quick else None]
     left_out = why_left_out(methods)
     methods = [method for method in methods if method not in left_out]
     if not methods:
         raise MethodError("\n".join(left_out.values()))
-    path = args.output / "check_device.json"
-    require_files(path, fix="choose another --output")
-    device, begun = select_device(args.device), time.monotonic()
+    report, page = (args.output / f"check_device.{kind}" for kind in ("json", "txt"))
+    require_files(report, page, fix="choose another --output")
+    device = select_device(args.device)
     about = {
         "device": device_name(device), "type": device.type, "quick": args.quick, "versions": library_versions(),
         "left_out": left_out, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
     }
     print(f"{about['device']}, {device}; torch {torch.__version__}, CUDA {torch.version.cuda}")
     print(*(f"{method} is left out: {reason}" for method, reason in left_out.items()), sep="\n", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="check-device-"))
-    try:
-        machine = Machine(device, args.quick, methods, folder, begun + 60 * args.minutes)
-        found, seconds = {}, {}
+    found, checks, fails = {}, {}, 0
+    with tempfile.TemporaryDirectory(prefix="check-device-", ignore_cleanup_errors=True) as folder:
+        machine = Machine(device, args.quick, methods, Path(folder))
         for name in [name for name in CHECKS if name in args.only]:
             start = time.monotonic()
-            found[name] = findings_of(name, machine)
-            seconds[name] = time.monotonic() - start
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    failing = [finding for findings in found.values() for finding in findings if finding.holds is False]
-    judged = sum(finding.holds is not None for findings in found.values() for finding in findings)
-    checks = {
-        name: {"seconds": seconds[name], "findings": [finding._asdict() for finding in findings]}
-        for name, findings in found.items()
-    }
-    print(f"\n{table(found)}\n\nseconds: " + ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items()))
-    print(f"{judged - len(failing)} of {judged} hold; {path}")
-    write_or_keep({path: json.dumps({**about, "fails": len(failing), "checks": checks}, indent=1) + "\n"})
-    return int(bool(failing))
+            found[name] = findings_of(name, machine, deadline)
+            fails += sum(finding.holds is False for finding in found[name])
+            checks[name] = {
+                "seconds": time.monotonic() - start, "findings": [finding._asdict() for finding in found[name]],
+            }
+            text = summary(found, checks)
+            write_or_keep({
+                report: json.dumps({**about, "fails": fails, "checks": checks}, indent=1) + "\n", page: text + "\n",
+            })
+    print(f"\n{text}\n{report}, {page}")
+    return int(bool(fails))
 
 
 if __name__ == "__main__":

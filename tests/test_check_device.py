@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from assembly.recipe import check_together, layout_of
 from configs.load import ConfigError, load_config
 from models.build import MODELS
 from models.network import MethodError
+from utils.stop import Stopped
 from utils.training import compiling
 from utils.training.run import LOG, select_algorithms
 
@@ -74,15 +77,43 @@ def test_what_fails_or_raises_is_a_line_and_the_others_still_run(tmp_path, monke
     assert json.loads((tmp_path / "check_device.json").read_text())["fails"] == 3
 
 
-def test_after_the_deadline_no_speed_is_measured(tmp_path):
-    late = machine(tmp_path, deadline=0.0)
-    for check in (device_speed.steps, device_speed.profile, device_speed.embedding, device_speed.search):
-        assert {finding.measured for finding in check(late)} == {device_speed.NOT_MEASURED}
+def test_at_the_deadline_the_rest_is_left_and_what_was_found_is_kept(tmp_path, monkeypatch):
+    def slow(machine):
+        yield at_most("in time", 0.5, 1)
+        try:
+            time.sleep(60)
+        except Exception:  # as dynamo does
+            yield Finding("went on", "")
+
+    monkeypatch.setattr(device_checks, "evaluation", slow)
+    started, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    chosen = ["--only", "evaluation", "search", "--output", tmp_path]
+    done = run(*QUICK, "--minutes", 0.02, *chosen)
+    assert time.monotonic() - started < 30
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (handler, (0, 0))
+    rows = [re.split(r"  +", line) for line in (tmp_path / "check_device.txt").read_text().splitlines()]
+    left = "not measured: the time of --minutes is up"
+    assert ["evaluation", "in time", "5.0e-01", "at most 1", "holds"] in rows
+    assert ["evaluation", "the rest", left] in rows and ["search", "all", left] in rows
+    assert "for what was left: --only evaluation search, or more --minutes" in done.stdout
+
+
+def test_a_stop_leaves_the_table_of_what_was_found(tmp_path, monkeypatch):
+    def stopped(machine):
+        raise Stopped("SIGTERM")
+        yield
+
+    monkeypatch.setattr(device_checks, "evaluation", lambda machine: iter([at_most("found", 0.5, 1)]))
+    monkeypatch.setattr(device_speed, "search", stopped)
+    done = run(*QUICK, "--only", "evaluation", "search", "--output", tmp_path, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "found" in (tmp_path / "check_device.txt").read_text()
+    assert [*json.loads((tmp_path / "check_device.json").read_text())["checks"]] == ["evaluation"]
 
 
 def test_a_step_is_timed_in_every_setting_and_beside_the_plain_trunk(tmp_path):
     here = machine(tmp_path)
-    settings = ["float32+channels_last", "bfloat16+recompute"]
+    settings = ["float32+channels_last", "bfloat16+recompute", "bfloat16+graphs"]
     plain, *found = [device_speed.measured_step(here, "quickstart_agw", settings[0], plain=True)] + [
         device_speed.measured_step(here, "quickstart_agw", setting) for setting in settings
     ]

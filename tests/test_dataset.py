@@ -77,6 +77,18 @@ def test_workers_change_nothing_bit_for_bit(benchmark):
         assert not torch.equal(alone[0].streams[0].images, other.streams[0].images)
 
 
+def test_an_image_that_is_shown_in_several_views_is_read_once(benchmark):
+    exchanged = Pipeline(["pad", "crop", "flip", "normalise", "erase", "exchange"])
+    batches = train_batches(benchmark.train, visible=[RECIPE, exchanged])
+    apart = [train_batches(benchmark.train, visible=[view, view])[1, 0] for view in (RECIPE, exchanged)]
+    read, paths = batches.read, []
+    batches.read = lambda path: (paths.append(path), read(path))[1]
+    batch = batches[1, 0]
+    assert sorted(paths) == sorted({*paths})
+    for i, alone in enumerate(apart):
+        assert torch.equal(batch.streams[i].images, alone.streams[i].images)
+
+
 def test_loading_leaves_all_generators_alone(benchmark, monkeypatch):
     batches = train_batches(benchmark.train)
     torch.manual_seed(5)

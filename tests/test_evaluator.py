@@ -47,6 +47,24 @@ def test_autocast_reaches_the_network_and_not_the_embeddings():
     assert features.dtype == torch.float32
 
 
+def test_embeddings_are_computed_without_tf32(monkeypatch):
+    """Whose default, in convolutions, is torch's own."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before, seen = torch.get_float32_matmul_precision(), []
+
+    def embed(images, infrared):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return channel_means(images, infrared)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        embed_images(embed, loaders_of_five(torch.rand(5, 3, 4, 2)), PATHS, "cpu")
+        assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert {*seen} == {(False, "highest")}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_an_embedding_that_is_not_finite_names_the_first_image(value):
     images = torch.rand(5, 3, 4, 2)

@@ -99,6 +99,7 @@ def test_a_method_that_can_is_trained_and_tested_on_one_modality(tmp_path, thin,
     done = run("test.py", "--checkpoint", tmp_path / "run", drawn=False)
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {r["protocol"] for r in saved["results"]} == {"market/vis-to-vis"} and "market/vis-to-vis" in done.stdout
+    assert not done.stderr
     assert saved["results"][0]["trials"][0]["valid_queries"] == 4
     weights = torch.load(tmp_path / "run" / "last.pth", weights_only=False)["model"]
     assert all(x.isfinite().all() for x in weights.values())

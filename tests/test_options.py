@@ -347,7 +347,7 @@ def test_a_loader_asks_every_epoch_for_its_length(shared_data, tmp_path):
     positions = [*train_loader(training.batches, training.cfg, 0, 0, training.device).sampler]
     lengths = [training.batches.length(epoch) for epoch in range(40)]
     assert positions == [(epoch, step) for epoch in range(40) for step in range(lengths[epoch])]
-    assert len({*lengths}) > 1 and [training.updates(epoch) for epoch in range(40)] == lengths
+    assert len({*lengths}) > 1 and [training.batches.updates(epoch) for epoch in range(40)] == lengths
 
 
 def test_a_compression_to_more_numbers_than_there_are_is_refused_before_embedding(shared_data, tmp_path, monkeypatch):

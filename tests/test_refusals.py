@@ -465,6 +465,8 @@ def test_every_program_explains_itself(program):
     ("prepare --config a --workers -1", "argument --workers: -1 is not a whole number of 1 at least"),
     ("benchmark_search --dims 4 -4", "argument --dims: -4 is not a whole number of 1 at least"),
     ("benchmark_training --steps 0", "argument --steps: 0 is not a whole number of 1 at least"),
+    ("check_device --minutes 0", "argument --minutes: 0 is not a number above 0"),
+    ("check_device --minutes soon", "argument --minutes: soon is not a number above 0"),
     ("benchmark_evaluator --trials 0", "argument --trials: 0 is not a whole number of 1 at least"),
 ])
 def test_a_number_on_the_command_line(words, message):

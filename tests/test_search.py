@@ -139,6 +139,20 @@ def test_by_the_inner_product_a_search_ranks_as_the_test_does(cmfn, tmp_path):
         find(cmfn, gallery, query, tmp_path / "out")
 
 
+def test_a_search_embeds_without_tf32(monkeypatch):
+    """As a test does, so that scores are the same on every device."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    class Network(torch.nn.Module):
+        def embed(self, images, infrared, flip):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return images.mean(dim=(2, 3))
+
+    searching.Embedder(Network(), torch.ones(3), None, False, torch.device("cpu"))(torch.rand(2, 3, 4, 2), True)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
+
+
 def test_modalities_have_indices_of_their_own(cmfn, tmp_path):
     gallery = write_images(tmp_path / "gallery", range(3))
     by_day = find(cmfn, gallery, gallery / "00.png", tmp_path / "out")

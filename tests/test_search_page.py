@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import signal
 import socket
@@ -292,7 +293,8 @@ def test_what_is_marked_is_exported(client, lookup, night, monkeypatch):
 
 @pytest.mark.parametrize("asked", [
     None, [], {"query": "a", "modality": "x", "results": []}, *(
-        {"query": "a", "modality": "ir", "results": [line]} for line in ([99999, 1, ""], [0, 1, "maybe"], ["0", 1, ""])
+        {"query": "a", "modality": "ir", "results": [line]}
+        for line in ([99999, 1, ""], [0, 1, "maybe"], ["0", 1, ""], [0, math.inf, ""])
     ),
 ])
 def test_an_export_of_something_else(client, asked):
@@ -319,7 +321,7 @@ def test_hosts_of_other_names_get_nothing(client, lookup, host, status):
 
 
 def test_other_sites_cannot_post(client, night):
-    for headers in ({}, {"X-Token": ""}, {"X-Token": "another"}):
+    for headers in ({}, {"X-Token": ""}, {"X-Token": "another"}, {"X-Token": "é"}):
         for path in ("/search", "/export?format=csv"):
             said = refused(client.post(path, data=night.read_bytes(), headers=headers), 403)
             assert said == "The page is of an earlier start of the program: load it again."

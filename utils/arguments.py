@@ -1,6 +1,7 @@
 """What the command line of a script may say; nothing here needs torch."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -11,3 +12,14 @@ def count(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} at least")
         return int(text)
     return parse
+
+
+def duration(text: str) -> float:
+    """For argparse: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value

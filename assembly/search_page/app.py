@@ -9,6 +9,7 @@ import csv
 import hmac
 import io
 import json
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_RESULTS = 200
 SHOWN_SIZE = 512                     # of a gallery image in the page, in pixels, at most
 MARKS = ("right", "wrong", "")
+COLUMNS = ("query", "modality", "rank", "score", "image", "camera", "time", "mark")  # of an export
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
                                "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
@@ -77,13 +79,15 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
     from werkzeug.exceptions import HTTPException
 
     app, token = flask.Flask("search_page", static_folder=None), token or secrets.token_urlsafe(24)
+    hosts = {host.lower() for host in hosts}
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 
     @app.before_request
     def check_sender():
         if host_in(flask.request.headers.get("Host", "")) not in hosts:
             flask.abort(400)
-        if flask.request.method == "POST" and not hmac.compare_digest(flask.request.headers.get("X-Token", ""), token):
+        given = flask.request.headers.get("X-Token", "")
+        if flask.request.method == "POST" and not hmac.compare_digest(given.encode(), token.encode()):
             return refusal("The page is of an earlier start of the program: load it again.", 403)
 
     @app.after_request
@@ -241,11 +245,14 @@ def exported(lookup: Lookup, asked: object) -> list[dict]:
             raise ValueError
         lines = []
         for rank, (row, score, mark) in enumerate(asked["results"], start=1):
-            if type(row) is not int or lookup.path(row) is None or mark not in MARKS:
+            if type(row) is not int or lookup.path(row) is None or mark not in MARKS or not math.isfinite(score):
                 raise ValueError
-            lines.append({"query": query, "modality": modality, "rank": rank, "score": float(score)}
-                         | described(lookup, row) | {"mark": mark})
-        return [{("image" if key == "name" else key): value for key, value in line.items()} for line in lines]
+            known = described(lookup, row)
+            lines.append({
+                "query": query, "modality": modality, "rank": rank, "score": float(score), "image": known["name"],
+                "camera": known["camera"], "time": known["time"], "mark": mark,
+            })
+        return lines
     except (KeyError, TypeError, ValueError):
         raise Refused("what is to be exported is no ranking of this gallery; search again") from None
 
@@ -253,8 +260,7 @@ def exported(lookup: Lookup, asked: object) -> list[dict]:
 def table_of(lines: list[dict]) -> str:
     """As CSV. What a spreadsheet would take for a formula gets an apostrophe before it."""
     text = io.StringIO()
-    columns = ("query", "modality", "rank", "score", "image", "camera", "time", "mark")
-    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     for line in lines:
         table.writerow({

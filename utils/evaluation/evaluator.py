@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.evaluation.aim import aim_similarity, settings_of
-from utils.evaluation.metrics import QueryFigures, inner_products, rank_queries, summarize
+from utils.evaluation.metrics import QueryFigures, full_float32, inner_products, rank_queries, summarize
 from utils.evaluation.mser import mser_distance
 from utils.evaluation.rerank import reranked_distance
 from utils.reporting.results import protocol_of, reranking
@@ -44,6 +44,8 @@ def embed_images(
 ) -> Tensor | None:
     """Embed every image once; of several processes, each embeds what its loaders hold, and all get everything.
 
+    Convolutions and matrix products are in true float32, never in TF32, so that figures depend on no device's habits.
+
     embed      (images (B, 3, H, W) on the device, infrared) -> (B, E); its model is in evaluation mode
     loaders    (loader, infrared) for each modality; a loader yields (images (B, 3, H, W), rows (B,) int64)
     paths      N paths, one for each row
@@ -59,7 +61,7 @@ def embed_images(
             if stop:
                 break
             images = images.to(device, non_blocking=True)
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            with full_float32(device), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 embedding = embed(images, infrared)
             if features is None:
                 features = torch.zeros(len(paths), embedding.shape[1], device=device)

@@ -42,14 +42,16 @@ class QueryFigures:
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products in true float32: neither TF32 nor half, whatever the caller has set."""
-    before = torch.get_float32_matmul_precision()
+    """Matrix products and convolutions in true float32: neither TF32 nor half, whatever the caller has set."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def inner_products(a: Tensor, b: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ def distance_histograms(distances: dict) -> Figure:
         panel.set_title(f"{name}{overlap}", fontsize=10, loc="left")
         panel.set_ylabel(f"% of pairs\nper {each * distances['bin_width']:.3g}")
         panel.set_ylim(0, 1.35 * panel.get_ylim()[1])  # the legend above the bars
-        panel.legend(fontsize=8)
+        if pair["within"]["number"] or pair["between"]["number"]:  # none where all images are of one modality
+            panel.legend(fontsize=8)
     axes[-1].set_xlabel(f"cosine distance of two images' embeddings (weighting {distances['weighting']})")
     return figure
 

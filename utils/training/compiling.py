@@ -12,7 +12,7 @@ def compile_training_pass(model: nn.Module, mode: str, device: torch.device, bac
     What torch cannot compile runs as it is written, and so does everything on a machine without a compiler, which is
     one warning.
 
-    mode      default, or reduce-overhead: with CUDA graphs
+    mode      default, or reduce-overhead: with CUDA graphs, which inductor alone has
     backend   of torch.compile
     returns   whether anything will be compiled
     """
@@ -21,7 +21,7 @@ def compile_training_pass(model: nn.Module, mode: str, device: torch.device, bac
         LOG.warning("warning: nothing is compiled here, and the network runs as it is written: %s", reason)
         return False
     torch._dynamo.config.suppress_errors = True  # a region that fails runs as it is written
-    model.compile(mode=mode, backend=backend)
+    model.compile(mode=mode if backend == "inductor" else None, backend=backend)
     return True
 
 
