@@ -58,8 +58,8 @@ def weight(key: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
 
 
 @lru_cache(maxsize=1200)  # a network's; drawing them takes seconds
-def rounded_weight(key: str, shape: tuple[int, ...], factor: float) -> Tensor:
-    return torch.from_numpy(factor * weight(key, shape)).float()
+def rounded_weight(key: str, shape: tuple[int, ...], factor: float, salt: str = "") -> Tensor:
+    return torch.from_numpy(factor * weight(key, shape, salt)).float()
 
 
 def image(seed: int, batch: int, height: int, width: int, block: int) -> Tensor:
@@ -116,6 +116,8 @@ class Case:
     terms      where the losses stand; ours of other names than theirs
     outputs    of which name theirs is
     norms      part of the file of gradient norms
+    salted     of the step: starts of our names, and what salts their weights
+    weighted   terms that are stored without their weight, and where that stands
     """
 
     config: str
@@ -137,6 +139,8 @@ class Case:
     names: tuple[tuple[str, str], ...] = ()
     outputs: tuple[tuple[str, str], ...] = (("pooled", "pooled"), ("logits", "logits"))
     norms: str = ""
+    salted: tuple[tuple[str, str], ...] = ()
+    weighted: tuple[tuple[str, str], ...] = ()
 
 
 def weak(stage: str) -> tuple[str, float]:
@@ -162,6 +166,12 @@ CASES = (
     Case("sysu_dns", "dns", (weak("base.base.layer4"),), epoch=99, outputs=ID),
     Case("sysu_mcja", "mcja", (weak(OWN_STAGE),), size=(384, 192), features="m2/blocks/", parts=("neck",), kinds=None,
          images=18),
+    Case("sysu_sefel", "sefel", (
+        (r"base_resnet\.base\.layer4\..*\.(bn3\w*|dsbn\w*|downsample\.1)\.(weight|bias)$", 0.05), (r"projs\.", 0.5),
+    ), parts=("neck",), kinds=(VISIBLE, INFRARED, Kind(False, shape=True), Kind(True, shape=True)), images=48,
+         outputs=(("pooled", "pooled"), ("erased_logits", "logits_erased"), ("teacher_logits", "teacher/shape/logits")),
+         salted=(("teacher.", "#teacher"),),
+         weighted=(("estimate", "w1"), ("id_erased", "w2"), ("mutual_erased", "w2"))),
     Case("sysu_pmt", "pmt", size=(256, 128), block=16, features="blocks/", parts=("neck",), step=(64, 40), epoch=6,
          terms="epoch7/", outputs=(("pooled", "features"), ("logits", "logits")), norms="epoch7"),
     Case("regdb_cmfn", "regdb", classes=206, size=(384, 144), **CMFN),
@@ -184,7 +194,8 @@ def filled(case: Case, size: tuple[int, int], device: torch.device) -> tuple[nn.
             state[name] = torch.zeros_like(value)
             continue
         factor = float(np.prod([factor for pattern, factor in case.scaled if re.match(pattern, key)]))
-        state[name] = rounded_weight(key, tuple(value.shape), factor)
+        salt = next((salt for start, salt in case.salted if name.startswith(start) and size == case.step), "")
+        state[name] = rounded_weight(key, tuple(value.shape), factor, salt)
     model.load_state_dict(state)
     return model.to(device, memory_format=torch.channels_last), cfg
 
@@ -222,9 +233,9 @@ def step_errors(case: Case, model: nn.Module, cfg) -> tuple[float, float]:
     for ours, theirs in case.outputs:
         found, expected = output.entries[ours].detach().flatten(0, 1).double().cpu().numpy(), stored[theirs]
         errors.append(relative(found[:, ::found.shape[1] // expected.shape[1]], expected))
-    names = dict(case.names)
+    names, weights = dict(case.names), {name: float(stored[key]) for name, key in case.weighted}
     for name, term in {**terms, "total": total}.items():
-        expected = float(stored[case.terms + names.get(name, name)])
+        expected = float(stored[case.terms + names.get(name, name)]) * weights.get(name, 1.0)
         errors.append(abs(term.item() - expected) / max(abs(expected), 1e-12))
     total.backward()
     norms = json.loads((DATA / f"train_{case.stored}_gradient_norms.json").read_text())
@@ -245,5 +256,6 @@ def batch_of(case: Case, stored, images: Tensor) -> Batch:
     else:
         kinds, sizes = case.kinds, [len(images) // len(case.kinds)] * len(case.kinds)
     labels = stored["labels"] if "labels" in stored else np.tile(np.repeat(case.people, 4), len(kinds))
+    labels = np.tile(labels, len(images) // len(labels))  # body shapes have those of their images
     labels = torch.from_numpy(labels).to(images.device)
     return Batch([Stream(*part) for part in zip(images.split(sizes), labels.split(sizes), kinds)])

@@ -192,10 +192,11 @@ class Output:
             sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
         else:
             sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
+        processes = len(rows.shares) if rows.shares else len(labels) // len(rows.labels)
         whole = Output(Rows(labels, sizes, kinds), self.common)
         whole._source = lambda name: of_all(getattr(self, name), 1)
-        # What each process made of a row's gradient is summed, and all made the same.
-        whole._gradient = lambda loss, name: of_all(self.gradient(loss, name), 1) * len(rows.labels) / len(labels)
+        # The gradients by a row that the processes found are summed on the way, and all found the same.
+        whole._gradient = lambda loss, name: of_all(self.gradient(loss, name), 1) / processes
         return whole
 
     def gradient(self, loss: Tensor, name: str) -> Tensor:

@@ -14,7 +14,6 @@ from models.parts import backbone
 from models.parts.backbone import Backbone
 from models.parts.grouped_norms import Group, GroupedStage, GroupedStem, Norms
 from models.parts.head import GeM, unit
-from models.parts.layers import full_precision
 
 GROUPS = ("visible", "infrared", "shape")
 OF_NORM = {"visible": "", "infrared": "_ir", "shape": "_shape"}
@@ -213,7 +212,7 @@ class SEFEL(Network):
     def features(self, images: Tensor, group: Group) -> tuple[Tensor, Tensor]:
         """The teacher's f and n, (B, D) each, of images (B, 3, H, W) of visible or infrared ones."""
         pooled = self.teacher.features(self.teacher.stem_map(images, group, group), group, self.run)
-        return pooled, full_precision(self.teacher.necks(pooled, group))
+        return pooled, self.teacher.necks(pooled, group)
 
     def last_map(self, infrared: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         teacher, group = self.teacher, "infrared" if infrared else "visible"

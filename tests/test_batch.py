@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import output_of
 
 from common.batch import Batch, Kind, Output, Stream
 
@@ -86,3 +87,15 @@ def test_processes_whose_streams_differ_in_size_are_gathered_whole():
     assert whole.pooled[0, :, 0].tolist() == whole.labels.tolist()
     assert whole.where(infrared=True).labels.tolist() == [10, 110, 111]
     assert whole.where(infrared=True).pooled[0, :, 0].tolist() == [10, 110, 111]
+
+
+def test_what_belongs_to_no_row_is_handed_on_and_gradients_are_of_all_rows():
+    pooled, weight = torch.randn(1, 4, 2, requires_grad=True), torch.ones(3)
+    output = output_of(torch.tensor([5, 6, 5, 6]), torch.tensor([False, False, True, True]), pooled=pooled)
+    output.common["columns"] = weight
+    torch.testing.assert_close(output.gradient(output.pooled.square().sum(), "pooled"), 2 * pooled)
+    whole = output.gathered(lambda rows, dim: torch.cat([rows, rows], dim))  # as of two processes with the same rows
+    assert whole.where(infrared=True).columns is whole.columns is output.columns is weight
+    torch.testing.assert_close(whole.gradient(whole.pooled.square().sum(), "pooled"), 2 * whole.pooled)
+    with pytest.raises(AttributeError, match="the network's output has no masks; it has pooled"):
+        output.masks

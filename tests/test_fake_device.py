@@ -112,6 +112,12 @@ def short(whole):
 def cuda_is_believed_in(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    grad = torch.autograd.grad  # which asks for the device itself, that fake tensors are not enough for
+
+    def faked_grad(loss, x, **options):
+        return (torch.empty_like(x),) if device_of(x).type == "cuda" else grad(loss, x, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", faked_grad)
 
 
 @contextlib.contextmanager

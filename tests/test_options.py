@@ -16,7 +16,7 @@ from configs.defaults import OPTIONS, OWNERS, get_defaults
 from configs.load import DECLARED, ConfigError, flatten, from_dump, load_config, set_option
 from configs.shorthands import SHORTHANDS
 from data.records import DataError
-from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline
+from data.transforms import EPOCHS, STEPS, OneView, Pipeline, check_pipeline
 from losses.build import TOTALS
 from models.build import MODELS, class_of
 from models.network import MethodError
@@ -121,9 +121,9 @@ def steps_inside(name):
 
 
 @st.composite
-def views_inside(draw):
+def views_inside(draw, most):
     views = []
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(1, most))):
         names = ["jitter", "hue", "brightness", "grey", "flip", "pad", "jitter_or_blur", "one_of"]
         before = draw(st.lists(st.sampled_from(names), max_size=3))
         after = draw(st.lists(st.sampled_from(["erase", "exchange", "adapt", "green", "dim"]), max_size=2))
@@ -137,7 +137,7 @@ def inside(declared):
     """Values that the declaration allows."""
     default = declared.default
     if declared.kind == "views":
-        return views_inside()
+        return views_inside(1 if isinstance(declared, OneView) else 3)
     if declared.kind == "bool":
         return st.booleans()
     if declared.kind == "steps":

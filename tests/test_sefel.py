@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from programs import run
 from reference import (
     DATA, check_after_backward, check_trained, drawn_once, image, nothing_drawn, recorded, relative, sample, weight,
 )
+from shared import SMALL
 from torch.nn import functional as F
 
 from assembly.recipe import build_loss, check_together
@@ -20,6 +22,7 @@ from losses.soft_cross_entropy import SoftCrossEntropyLoss
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
 from models.network import MethodError
+from utils.training.checkpoint import read_own_checkpoint
 from utils.training.optimizer import rate_at
 
 KEYS = "keys_sefel.json"
@@ -247,6 +250,20 @@ def test_the_rate_falls_and_gradients_are_clipped_where_the_recipe_says():
     rates = {0: 0.01, 9: 0.1, 19: 0.1, 20: 0.01, 84: 0.01, 85: 0.001, 119: 0.001}
     assert {epoch: rate_at(solver.BASE_LR, epoch, solver) for epoch in rates} == pytest.approx(rates)
     assert (solver.CLIP_NORM, solver.EPOCHS, solver.IDENTITIES, solver.IMAGES) == (11, 120, 8, 4)
+
+
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(shared_data, tmp_path, thin):
+    words = ["train.py", "--config", "configs/quickstart_sefel.yaml", *SMALL, "DATA.ROOT", shared_data,
+             "MODEL.SEFEL.SHAPE_WIDTH", "16", "LOSS.MIXED", "0.5", "OUTPUT"]
+    run(*words, tmp_path / "whole", "SOLVER.EPOCHS", "2", drawn=False)
+    run(*words, tmp_path / "parts", drawn=False)
+    run(*words, tmp_path / "parts", "SOLVER.EPOCHS", "2", "--resume", drawn=False)
+    whole, parts = (read_own_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert whole["epoch"] == parts["epoch"] == 2
+    for name, value in whole["model"].items():
+        assert torch.equal(parts["model"][name], value), name
+        if name.endswith("weight") and name.startswith("teacher."):
+            assert not torch.equal(value, whole["model"][name.replace("teacher.", "student.")]), name
 
 
 @pytest.mark.parametrize("most", [0.5, 1e6])
