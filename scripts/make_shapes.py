@@ -124,12 +124,17 @@ def color_of(number: int) -> tuple[int, int, int]:
     return tuple(color)
 
 
+def classes(text: str) -> list[int]:
+    """Of a list with commas."""
+    return [count(0)(number) for number in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a yaml file of configs/ with DATA.SHAPES")
     parser.add_argument("--parser", type=Path, required=True, help="the parser's file")
     parser.add_argument("--torchvision", metavar="NAME", default="", help="its network, where the file is a state dict")
-    parser.add_argument("--body", type=count(0), nargs="+", default=[], help="body classes; default: all but 0")
+    parser.add_argument("--body", type=classes, default=[], metavar="1,2,...", help="default: all but 0")
     parser.add_argument("--size", type=count(16), nargs=2, default=[512, 256], help="height and width that it sees")
     parser.add_argument("--batch", type=count(1), default=16, help="images at once")
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
@@ -146,15 +151,15 @@ def main() -> None:
     device = select_device(args.device)
     file, name = args.parser, args.torchvision
     network = torchvision_parser(file, name, device) if name else onnx_parser(file)
-    places = {image.path: Path(path_in(folder, benchmark.root, image.path)) for image in benchmark.train}
-    wanted = [path for path, place in places.items() if not place.exists()]
+    places = {image.path: path_in(folder, benchmark.root, image.path) for image in benchmark.train}
+    wanted = [path for path, place in places.items() if not os.path.exists(place)]
     bare = []
     for first in tqdm(range(0, len(wanted), args.batch), "shapes", disable=None):
         paths = wanted[first:first + args.batch]
         for path, shape in zip(paths, parsed(network, [*map(read_image, paths)], *args.size, args.body)):
             if (np.asarray(shape).any(axis=2)).mean() < BARE:
                 bare.append(path)
-            write(shape, places[path])
+            write(shape, Path(places[path]))
     if bare:
         print(f"warning: in {len(bare)} of {len(wanted)} images the parser sees hardly any body, such as {bare[0]}")
     print(f"{folder}: {len(wanted)} shapes written, {len(places) - len(wanted)} were there")

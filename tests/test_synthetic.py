@@ -157,7 +157,8 @@ def test_the_layout_is_that_of_sysu_and_identities_are_disjoint(tmp_path):
     assert write_synthetic(tmp_path / "set", **SMALL)
     files = set(all_bytes(tmp_path / "set"))
     images = {f"cam{camera}/{identity:04d}/0001.jpg" for camera in range(1, 7) for identity in range(1, 6)}
-    assert files == images | {"exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt", MANIFEST}
+    shapes = {f"shapes/{image}" for image in images if image.split("/")[1] <= "0003"}
+    assert files == images | shapes | {"exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt", MANIFEST}
     lists = [(tmp_path / "set" / "exp" / f"{part}_id.txt").read_text() for part in ("train", "val", "test")]
     assert lists == ["1,2\n", "3\n", "4,5\n"]
     benchmark = SYSU(tmp_path / "set", name="synthetic")
