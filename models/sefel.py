@@ -207,7 +207,7 @@ class SEFEL(Network):
             images = with_mirrored(images)
             group = group if isinstance(group, str) else torch.cat([group, group])
         _, neck = self.features(images, group)
-        return sum(unit(neck).chunk(2)) / 2 if flip else unit(neck)
+        return sum(unit(neck).chunk(2, dim=0)) / 2 if flip else unit(neck)
 
     def features(self, images: Tensor, group: Group) -> tuple[Tensor, Tensor]:
         """The teacher's f and n, (B, D) each, of images (B, 3, H, W) of visible or infrared ones."""
