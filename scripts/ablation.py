@@ -55,10 +55,7 @@ DNS = {
     "MODEL.DNS.STAGE4_LR_FACTOR": 0.25, "LOSS.CIRCLE_MARGIN": 0.45, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.2,
     "LOSS.DNS.DISTILLATION_WEIGHT": 1.0, "LOSS.DNS.CIRCLE_MEAN": "twice", "SOLVER.RATE_BY": "update_before",
 }
-SEFEL = {
-    "LOSS.SEFEL.MUTUAL_WEIGHT": 1.0, "LOSS.SEFEL.ERASED_WEIGHT": 1.0, "LOSS.SEFEL.ESTIMATE_WEIGHT": 1.0,
-    "LOSS.SEFEL.ORTHOGONAL_WEIGHT": 1.0, "LOSS.SEFEL.BALANCE": "larger",
-}  # the share of mixed batches is the configuration's
+SEFEL = {"LOSS.SEFEL.BALANCE": "larger"}  # the weights, and the share of mixed batches, are the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
