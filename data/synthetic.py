@@ -24,7 +24,7 @@ from data.records import DataError
 
 CAMERAS = (1, 2, 3, 4, 5, 6)
 INFRARED = (3, 6)
-VERSION = 1            # of the drawings: raise it when the same seed gives other images
+VERSION = 2            # of the drawings: raise it when the same seed gives other images
 MANIFEST = "synthetic.json"
 LIMITS = {             # of the arguments; a folder's name holds four digits
     "seed": (0, 2**32 - 1), "train_identities": (2, 9000), "test_identities": (1, 999), "images_per_camera": (1, 9999),
@@ -35,9 +35,9 @@ LIMITS = {             # of the arguments; a folder's name holds four digits
 def write_synthetic(
     root: str | Path,
     seed: int = 0,
-    train_identities: int = 64,
-    test_identities: int = 96,
-    images_per_camera: int = 4,
+    train_identities: int = 500,
+    test_identities: int = 40,
+    images_per_camera: int = 2,
     height: int = 64,
     width: int = 32,
     workers: int = 1,
@@ -45,7 +45,8 @@ def write_synthetic(
     """Write the data set, whole or not at all; returns False where the same one is there already.
 
     Identities count from 1; those of the test come after those of the training. Every identity is seen by all six
-    cameras. The same arguments give the same bytes, whatever `workers` is.
+    cameras; those that see the test people have places, heights and lights that no training image shows. The same
+    arguments give the same bytes, whatever `workers` is.
 
     raises   DataError for an impossible size, and where the folder holds anything else
     """
@@ -110,7 +111,10 @@ def write_identity(root: Path, manifest: dict, identity: int) -> None:
         folder = root / f"cam{camera}" / f"{identity:04d}"
         folder.mkdir(parents=True)
         for number in range(1, manifest["images_per_camera"] + 1):
-            image = draw_jpeg(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
+            image = draw_jpeg(
+                manifest["seed"], identity, camera, number, manifest["height"], manifest["width"],
+                tested=identity > manifest["train_identities"],
+            )
             (folder / f"{number:04d}.jpg").write_bytes(image)
 
 
@@ -128,10 +132,15 @@ def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
         (exp / f"{part}_id.txt").write_text(",".join(map(str, members)) + "\n")
 
 
-def draw_jpeg(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> bytes:
-    """One image's file, a function of its arguments alone."""
+def draw_jpeg(
+    seed: int, identity: int, camera: int, number: int, height: int, width: int, tested: bool = False
+) -> bytes:
+    """One image's file, a function of its arguments alone.
+
+    tested   the person is one of the test, whose cameras stand elsewhere than those of the training
+    """
     person = Person(np.random.default_rng((seed, 0, identity)))
-    place = Camera(np.random.default_rng((seed, 1, camera)))
+    place = Camera(np.random.default_rng((seed, 1, camera, int(tested))))
     moment = np.random.default_rng((seed, 2, identity, camera, number))
     image = render(person, place, camera in INFRARED, moment, height, width)
     file = io.BytesIO()
