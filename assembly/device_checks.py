@@ -98,10 +98,10 @@ class Machine:
         return root
 
     def run(self) -> Path:
-        """The folder of a deterministic run of the quickstart's network, trained when it is first asked for."""
+        """The folder of a deterministic run of the small CMFN, trained when it is first asked for."""
         folder = self.folder / "whole"
         if not (folder / "last.pth").exists():
-            self.train(folder, 2, "quickstart", "DETERMINISTIC", "true")
+            self.train(folder, 2, "quickstart_cmfn", "DETERMINISTIC", "true")
         return folder
 
     def train(self, folder: Path, epochs: int, config: str, *words) -> None:
@@ -144,8 +144,7 @@ def config_file(name: str) -> Path:
 
 def small_name(method: str) -> str:
     """The method's configuration on the embedded data set."""
-    name = f"quickstart_{method}"
-    return name if config_file(name).exists() else "quickstart"
+    return f"quickstart_{method}"
 
 
 def tiny(config: str) -> list[str]:
@@ -310,7 +309,7 @@ def resume(machine: Machine) -> Iterator[Finding]:
     """train.py in one go, and cut after the first epoch: weights and optimiser's state that differ in any bit."""
     whole, cut = machine.run(), machine.folder / "cut"
     for epochs in (1, 2):
-        machine.train(cut, epochs, "quickstart", "DETERMINISTIC", "true")
+        machine.train(cut, epochs, "quickstart_cmfn", "DETERMINISTIC", "true")
     first, second = (read_own_checkpoint(folder / "last.pth") for folder in (whole, cut))
     for part in ("model", "optimizer"):
         yield at_most(f"resumed run: tensors of the {part} that differ", differing(first[part], second[part]), 0)

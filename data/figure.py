@@ -17,33 +17,27 @@ from PIL import Image, ImageDraw
 # What a pixel shows. Each of them has two materials; its texture says where the second one shows.
 BACKGROUND, SKIN, HEAD, TOP, BOTTOM, SHOES, BAG = range(7)
 
-HAIR = ("short", "long", "bun", "hat", "hood")
+HAIR = ("short", "long", "bun", "hat", "hood", "curls", "plaits")
 TOP_ENDS = (0.44, 0.54, 0.74)  # waist, hip, coat
-SLEEVE_ENDS = (0.35, 1.0)      # of the arm: short, long
-LEGS = ("trousers", "shorts", "skirt", "long skirt")
+SLEEVE_ENDS = (0.1, 0.45, 1.0)  # of the arm: none, short, long
+LEGS = ("trousers", "flared trousers", "shorts", "skirt", "long skirt")
 BAGS = ("none", "backpack", "handbag", "sling", "trolley")
 HAIR_COLORS = ((0.10, 0.09, 0.08), (0.32, 0.21, 0.13), (0.80, 0.64, 0.38), (0.52, 0.24, 0.12), (0.62, 0.61, 0.60))
 SKIN_COLOR = np.array([0.93, 0.72, 0.58])
 
-# Where the second material shows: functions of x and y, and of u and v, the same in periods of the texture.
+# Where the second material shows, on half of the cloth: functions of u and v, which are x and y in periods of the
+# texture. No garment is brighter than another by its pattern, and none has a place: a cloth hangs otherwise each time.
 TEXTURES = {
-    "plain": lambda x, y, u, v: np.zeros(x.shape, dtype=bool),
-    "horizontal": lambda x, y, u, v: v % 1 < 0.5,
-    "vertical": lambda x, y, u, v: u % 1 < 0.5,
-    "diagonal": lambda x, y, u, v: (u + v) * 0.7 % 1 < 0.5,
-    "checks": lambda x, y, u, v: (u % 1 < 0.5) ^ (v % 1 < 0.5),
-    "dots": lambda x, y, u, v: (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.1,
-    "halves": lambda x, y, u, v: x > 0,
-    "yoke": lambda x, y, u, v: y < 0.29,
-    "band": lambda x, y, u, v: np.abs(y - 0.33) < 0.05,
-    "sash": lambda x, y, u, v: np.abs(y - 0.32 - x) < 0.055,
-    "sleeves": lambda x, y, u, v: np.abs(x) > 0.11,
-    "disc": lambda x, y, u, v: x**2 + (y - 0.30) ** 2 < 0.07**2,
-    "cross": lambda x, y, u, v: np.minimum(np.abs(x), np.abs(y - 0.31)) < 0.025,
-    "triangle": lambda x, y, u, v: (y > 0.22) & (y < 0.38) & (2 * np.abs(x) < y - 0.22),
+    "horizontal": lambda u, v: v % 1 < 0.5,
+    "vertical": lambda u, v: u % 1 < 0.5,
+    "diagonal": lambda u, v: (u + v) * 0.7 % 1 < 0.5,
+    "checks": lambda u, v: (u % 1 < 0.5) ^ (v % 1 < 0.5),
+    "diamonds": lambda u, v: ((u + v) * 0.7 % 1 < 0.5) ^ ((u - v) * 0.7 % 1 < 0.5),
+    "dots": lambda u, v: (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.5 / np.pi,
+    "zigzag": lambda u, v: (v + np.abs(u % 1 - 0.5)) % 1 < 0.5,
+    "waves": lambda u, v: (u + 0.25 * np.sin(2 * np.pi * v)) % 1 < 0.5,
 }
-BOTTOM_TEXTURES = ("plain", "horizontal", "vertical", "diagonal", "checks", "dots", "halves")
-PERIODS = (0.11, 0.20)
+PERIODS = (0.09, 0.14, 0.22)
 
 
 class Person:
@@ -62,8 +56,8 @@ class Person:
         self.sleeve_end = rng.choice(SLEEVE_ENDS)
         self.legs = rng.choice(LEGS)
         self.bag = rng.choice(BAGS)
-        self.textures = {TOP: rng.choice(list(TEXTURES)), BOTTOM: rng.choice(BOTTOM_TEXTURES)}
-        self.periods = {TOP: rng.choice(PERIODS), BOTTOM: rng.choice(PERIODS)}
+        self.textures = {region: rng.choice([*TEXTURES]) for region in (TOP, BOTTOM)}
+        self.periods = {region: rng.choice(PERIODS) for region in (TOP, BOTTOM)}
 
         self.colors = np.stack([[color(rng, level) for level in two_levels(rng)] for _ in range(7)])
         self.colors[SKIN] = SKIN_COLOR * rng.uniform(0.3, 1.05)
@@ -75,8 +69,8 @@ class Person:
 
 def two_levels(rng: np.random.Generator) -> np.ndarray:
     """(2,) brightnesses that differ visibly; which one is the brighter is a coin's throw."""
-    dark = rng.uniform(0.08, 0.45)
-    return rng.permutation([dark, rng.uniform(dark + 0.4, 0.95)])
+    dark = rng.uniform(0.05, 0.3)
+    return rng.permutation([dark, rng.uniform(dark + 0.5, 0.95)])
 
 
 def color(rng: np.random.Generator, level: float, strongest: float = 0.6) -> np.ndarray:
@@ -153,11 +147,17 @@ def draw_body(person: Person, view: View, rng: np.random.Generator) -> np.ndarra
         pen.polygon([(-0.07, 0.05), (0.07, 0.05), (0.095, 0.26), (-0.095, 0.26)], HEAD)
     if person.hair == "bun":
         pen.ellipse(0, 0.0, 0.035, 0.035, HEAD)
+    if person.hair == "curls":
+        pen.ellipse(0, 0.07, 0.115, 0.10, HEAD)
 
     for side in (-1, 1):
         thigh, foot = np.array([side * hip * 0.52, 0.48]), np.array([side * (hip * 0.55 + step), 0.95])
         thickness = 0.043 * person.build**0.5
-        pen.limb(thigh, foot, thickness * 0.85, BOTTOM if person.legs == "trousers" else SKIN)
+        pen.limb(thigh, foot, thickness * 0.85, BOTTOM if "trousers" in person.legs else SKIN)
+        if person.legs == "flared trousers":
+            knee = thigh + 0.45 * (foot - thigh)
+            pen.polygon([(knee[0] - 0.04, knee[1]), (knee[0] + 0.04, knee[1]), (foot[0] + 0.085, foot[1]),
+                         (foot[0] - 0.085, foot[1])], BOTTOM)
         if person.legs == "shorts":
             pen.limb(thigh, thigh + 0.40 * (foot - thigh), thickness * 1.3, BOTTOM)
         pen.ellipse(foot[0] + 0.01 * side, 0.965, 0.048, 0.03, SHOES)
@@ -191,6 +191,9 @@ def draw_body(person: Person, view: View, rng: np.random.Generator) -> np.ndarra
         pen.polygon([(x - 0.11, 0.70), (x + 0.04, 0.70), (x + 0.04, 0.96), (x - 0.11, 0.96)], BAG)
 
     pen.polygon([(-0.03, 0.10), (0.03, 0.10), (0.04, 0.17), (-0.04, 0.17)], SKIN)
+    if person.hair == "plaits":
+        for side in (-1, 1):
+            pen.limb(np.array([side * 0.06, 0.08]), np.array([side * 0.095, 0.27]), 0.022, HEAD)
     pen.ellipse(0, 0.075, *((0.080, 0.100) if person.hair == "hood" else (0.062, 0.075)),
                 TOP if person.hair == "hood" else HEAD)
     pen.ellipse(0, 0.092, 0.048, 0.058, SKIN)
@@ -207,5 +210,5 @@ def second_material(person: Person, view: View, regions: np.ndarray, rng: np.ran
     for region, name in person.textures.items():
         here, period = regions == region, person.periods[region]
         fold = rng.uniform(0, 1, 2)  # cloth hangs otherwise each time
-        second[here] = TEXTURES[name](x[here], y[here], x[here] / period + fold[0], y[here] / period + fold[1])
+        second[here] = TEXTURES[name](x[here] / period + fold[0], y[here] / period + fold[1])
     return second

@@ -29,11 +29,11 @@ class Camera:
 
 def take_view(person: Person, camera: Camera, rng: np.random.Generator, height: int, width: int) -> View:
     """Somewhere in the image, near or far."""
-    size = height * person.stature * camera.distance * rng.uniform(0.80, 1.06)
+    size = height * person.stature * camera.distance * rng.uniform(0.86, 1.06)
     return View(
         shape=(height, width),
         size=size,
-        left=width * rng.uniform(0.29, 0.71),
+        left=width * rng.uniform(0.35, 0.65),
         top=(height - size) * rng.uniform(0, 1),
         lean=rng.uniform(-0.08, 0.08),
         squeeze=rng.uniform(0.85, 1.05),
@@ -49,7 +49,7 @@ def draw_backdrop(camera: Camera, view: View, rng: np.random.Generator) -> np.nd
     draw = ImageDraw.Draw(image)
     line = height * (camera.horizon + rng.uniform(-0.06, 0.06))
     draw.rectangle((0, line, width, height), fill=as_bytes(floor))
-    for _ in range(rng.integers(3, 8)):  # doors, windows, posts, bushes
+    for _ in range(rng.integers(1, 5)):  # doors, windows, posts, bushes
         x, y = width * rng.uniform(-0.2, 1), height * rng.uniform(-0.2, 0.8)
         box = (x, y, x + width * rng.uniform(0.1, 0.6), y + height * rng.uniform(0.05, 0.4))
         shape = draw.rectangle if rng.random() < 0.6 else draw.ellipse
@@ -86,7 +86,7 @@ def render(
 
     # Light comes from somewhere: one side is brighter, or the head, or the feet. Without that, brightness alone would
     # tell people apart: half of those who are pale above and dark below by day happen to be so by night.
-    slope = rng.uniform(-1.4, 1.4, 2)
+    slope = rng.uniform(-1.0, 1.0, 2)
     values = values * np.maximum(0.25, 1 + slope[0] * x + slope[1] * (y - 0.5))[..., None]
     if infrared:  # a lamp beside the lens: bright in the middle
         values = values * (1 - rng.uniform(0.1, 0.5) * ((y - 0.45) ** 2 + x**2))[..., None] * rng.uniform(0.75, 1.15)
@@ -94,9 +94,9 @@ def render(
     else:
         values = values * camera.light * rng.uniform(0.75, 1.2)
     image = Image.fromarray((255 * np.clip(values, 0, 1)).astype(np.uint8))
-    blur = SUPERSAMPLING * camera.blur * rng.uniform(0.5, 1.5) * (1.3 if infrared else 1)
+    blur = SUPERSAMPLING * camera.blur * rng.uniform(0.5, 1.5)
     image = image.filter(ImageFilter.GaussianBlur(blur)).resize((width, height), Image.Resampling.BOX)
-    noise = rng.normal(0, rng.uniform(2, 6), (height, width, 1 if infrared else 3))
+    noise = rng.normal(0, rng.uniform(1, 4), (height, width, 1 if infrared else 3))
     pixels = np.asarray(image) + noise
     shape = Image.fromarray(PART_COLORS[regions]).resize((width, height), Image.Resampling.BOX)
     if rng.random() < 0.5:

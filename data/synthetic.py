@@ -25,7 +25,7 @@ from data.records import DataError
 
 CAMERAS = (1, 2, 3, 4, 5, 6)
 INFRARED = (3, 6)
-VERSION = 1            # of the drawings: raise it when the same seed gives other images
+VERSION = 2            # of the drawings: raise it when the same seed gives other images
 MANIFEST = "synthetic.json"
 SHAPES = "shapes"      # folder of the training images' body shapes, by the same names; no part of the data set proper
 LIMITS = {             # of the arguments; a folder's name holds four digits
@@ -37,9 +37,9 @@ LIMITS = {             # of the arguments; a folder's name holds four digits
 def write_synthetic(
     root: str | Path,
     seed: int = 0,
-    train_identities: int = 64,
-    test_identities: int = 96,
-    images_per_camera: int = 4,
+    train_identities: int = 500,
+    test_identities: int = 40,
+    images_per_camera: int = 2,
     height: int = 64,
     width: int = 32,
     workers: int = 1,
@@ -47,7 +47,8 @@ def write_synthetic(
     """Write the data set, whole or not at all; returns False where the same one is there already.
 
     Identities count from 1; those of the test come after those of the training. Every identity is seen by all six
-    cameras. The same arguments give the same bytes, whatever `workers` is.
+    cameras; those that see the test people have places, heights and lights that no training image shows. The same
+    arguments give the same bytes, whatever `workers` is.
 
     raises   DataError for an impossible size, and where the folder holds anything else
     """
@@ -124,10 +125,10 @@ def write_identity(root: Path, manifest: dict, shapes_alone: bool, identity: int
     shapes = root if shapes_alone else root / SHAPES
     for camera in CAMERAS:
         for number in range(1, manifest["images_per_camera"] + 1):
-            name = f"cam{camera}/{identity:04d}/{number:04d}.jpg"
-            files = draw_jpegs(manifest["seed"], identity, camera, number, manifest["height"], manifest["width"])
-            wanted = [None if shapes_alone else root, shapes if identity <= manifest["train_identities"] else None]
-            for folder, file in zip(wanted, files):
+            name, tested = f"cam{camera}/{identity:04d}/{number:04d}.jpg", identity > manifest["train_identities"]
+            size = manifest["height"], manifest["width"]
+            files = draw_jpegs(manifest["seed"], identity, camera, number, *size, tested)
+            for folder, file in zip([None if shapes_alone else root, None if tested else shapes], files):
                 if folder is not None:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(file)
@@ -147,15 +148,22 @@ def write_lists(exp: Path, train_identities: int, test_identities: int) -> None:
         (exp / f"{part}_id.txt").write_text(",".join(map(str, members)) + "\n")
 
 
-def draw_jpeg(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> bytes:
-    """One image's file, a function of its arguments alone."""
-    return draw_jpegs(seed, identity, camera, number, height, width)[0]
+def draw_jpeg(
+    seed: int, identity: int, camera: int, number: int, height: int, width: int, tested: bool = False
+) -> bytes:
+    """One image's file, a function of its arguments alone (`draw_jpegs`)."""
+    return draw_jpegs(seed, identity, camera, number, height, width, tested)[0]
 
 
-def draw_jpegs(seed: int, identity: int, camera: int, number: int, height: int, width: int) -> tuple[bytes, bytes]:
-    """The files of an image and of its body shape, functions of the arguments alone."""
+def draw_jpegs(
+    seed: int, identity: int, camera: int, number: int, height: int, width: int, tested: bool
+) -> tuple[bytes, bytes]:
+    """The files of an image and of its body shape, functions of the arguments alone.
+
+    tested   the person is one of the test, whose cameras stand elsewhere than those of the training
+    """
     person = Person(np.random.default_rng((seed, 0, identity)))
-    place = Camera(np.random.default_rng((seed, 1, camera)))
+    place = Camera(np.random.default_rng((seed, 1, camera, int(tested))))
     moment = np.random.default_rng((seed, 2, identity, camera, number))
     image, shape = render(person, place, camera in INFRARED, moment, height, width)
     file, of_shape = io.BytesIO(), io.BytesIO()

@@ -1,7 +1,7 @@
 """The ablation of a method (CMFN's: docs/method.md section 10): train and test its variants, write the table.
 
     python scripts/ablation.py --config configs/sysu_cmfn.yaml --seeds 0,1,2 DATA.ROOT datasets/SYSU-MM01
-    python scripts/ablation.py --config configs/quickstart.yaml --variants full,aligned   # some of them
+    python scripts/ablation.py --config configs/quickstart_cmfn.yaml --variants full,aligned   # some of them
 
 Each variant and seed is a run in a folder of its own; run the script again after a stop, and what is there is kept.
 The table is written as ablation.md and ablation.tex: mean ± standard deviation over the seeds (of the sample, n - 1).

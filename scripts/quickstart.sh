@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a table: environment, embedded data set, training, evaluation.
+# From nothing to a table and a report: environment, embedded data set, training, evaluation, pictures.
 #   bash scripts/quickstart.sh [KEY VALUE ...]      e.g. bash scripts/quickstart.sh SEED 1 OUTPUT runs/quickstart-1
 # Running it again reuses what is there; a training that was cut off goes on.
 set -euo pipefail
@@ -19,5 +19,16 @@ for word in "$@"; do
 done
 echo "== evaluating, all-search and indoor-search"
 "$VENV/bin/python" test.py --checkpoint "$run" --complete --reuse
-echo "checkpoint: $run/last.pth"
-echo "log:        $run/train.log"
+echo "== drawing whom it finds, and where it looks"
+"$VENV/bin/python" scripts/visualize.py "$run" --parts ranking attention --format jpg
+"$VENV/bin/python" scripts/report.py "$run"
+cat <<END
+== done
+checkpoint  $run/last.pth
+report      $run/report.html, for a browser
+Chance would put 2.5 % first in all-search: one of 40 people, whom no training image shows.
+== to try next, after "source $VENV/bin/activate"
+python scripts/search.py --checkpoint $run --gallery datasets/synthetic/cam1 --query datasets/synthetic/cam3/0510 --output $run/found
+python train.py --config configs/quickstart_cmfn.yaml
+python scripts/failures.py $run
+END

@@ -39,7 +39,7 @@ METHODS = {  # file of configs/ -> what is to be seen of it
     "quickstart_mcja": Method("MCJA", ["neck"], 1),
     "quickstart_dns": Method("DNS", ["neck", "pooled"], 2),
     "quickstart_sefel": Method("SEFEL", ["neck"], 4),
-    "quickstart": Method("CMFN", ["equal", "neck"], 2),
+    "quickstart_cmfn": Method("CMFN", ["equal", "neck"], 2),
 }
 SMALL = [
     "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2", "SOLVER.BASE_LR", "0.001", "DEVICE", "cpu",

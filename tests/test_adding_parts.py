@@ -145,7 +145,8 @@ def test_the_page_on_methods(tmp_path, shared_data):
         run("scripts/export.py", "--checkpoint", folder, "--format", "torchscript", "--output", f"{folder}/network.ts")
         run("scripts/model_card.py", folder)
         print(run("train.py", "--explain", "nightnext").stdout)
-        print(run("train.py", "--config", "configs/quickstart.yaml", "MODEL.NIGHTNEXT.WIDTH", "8", check=False).stderr)
+        words = "--config", "configs/quickstart_cmfn.yaml", "MODEL.NIGHTNEXT.WIDTH", "8"
+        print(run("train.py", *words, check=False).stderr)
         assert not pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_nightnext.py"])
     """, run, shared_data, "DATA.ROOT", shared_data, "DATA.WORKERS", "0", "DEVICE", "cpu", "SOLVER.IDENTITIES", "2")
     assert "LOSS.NIGHTNEXT.GAP_WEIGHT: 0.1" in printed and "MODEL.MBUE" not in printed
@@ -160,7 +161,7 @@ def test_the_page_on_losses(tmp_path, shared_data):
     call(repository, """
         folder, *options = sys.argv[1:]
         for weight in ("0.0", "0.5"):
-            run("train.py", "--config", "configs/quickstart.yaml", *options, "OUTPUT", f"{folder}/{weight}",
+            run("train.py", "--config", "configs/quickstart_cmfn.yaml", *options, "OUTPUT", f"{folder}/{weight}",
                 "LOSS.CENTER_GAP_WEIGHT", weight, drawn=False)
         assert not pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_center_gap.py"])
     """, tmp_path, *SMALL, "DATA.ROOT", shared_data)

@@ -321,7 +321,7 @@ def test_a_copy_for_another_process_carries_no_image(benchmark, base):
 
 
 def run_prepare(*arguments):
-    return run("scripts/prepare.py", "--config", "configs/quickstart.yaml", *arguments, check=False)
+    return run("scripts/prepare.py", "--config", "configs/quickstart_cmfn.yaml", *arguments, check=False)
 
 
 def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):
@@ -330,7 +330,7 @@ def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):
     assert first.returncode == 0, first.stderr
     assert "there is no cache in" in first.stdout and "48 images, 0.00 GB" in first.stdout
     assert "every image is that of its file" in first.stdout
-    assert f"next: python train.py --config configs/quickstart.yaml DATA.ROOT {benchmark.root}" in first.stdout
+    assert f"next: python train.py --config configs/quickstart_cmfn.yaml DATA.ROOT {benchmark.root}" in first.stdout
     damage(base / "synthetic-64x32" / "images.bin", 5)
     second = run_prepare("--verify", "--workers", "1", *overrides)
     assert second.returncode == 1 and "building" not in second.stdout
@@ -338,7 +338,7 @@ def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):
 
 
 def test_the_script_wants_a_folder(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prepare.py", "--config", str(ROOT / "configs" / "quickstart.yaml")])
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--config", str(ROOT / "configs" / "quickstart_cmfn.yaml")])
     with pytest.raises(ConfigError, match="DATA.CACHE names no folder"):
         prepare_script.main()
 
@@ -370,8 +370,8 @@ def test_a_killed_build_does_not_look_whole(benchmark, base):
 
 def test_the_script_does_not_build_where_another_process_does(benchmark, base):
     other, said = locks.start(cache_folder(base, benchmark, 32, 16, "lanczos"), "cache")
-    done = run("scripts/prepare.py", "--config", "configs/quickstart.yaml", "DATA.ROOT", benchmark.root, "DATA.CACHE",
-               base, "DATA.HEIGHT", 32, "DATA.WIDTH", 16, check=False)
+    done = run("scripts/prepare.py", "--config", "configs/quickstart_cmfn.yaml", "DATA.ROOT", benchmark.root,
+               "DATA.CACHE", base, "DATA.HEIGHT", 32, "DATA.WIDTH", 16, check=False)
     other.communicate()
     assert said == "taken" and done.returncode == 1
     assert f"error: process {other.pid} on" in done.stderr and str(base) in done.stderr

@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 from programs import run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -105,7 +105,7 @@ def test_a_list_that_its_images_need_is_missed(tmp_path):
 
 def trainer(root, run, *options, resume=False):
     small = ["DEVICE", "cpu", "DATA.WORKERS", "0", "SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2"]
-    cfg = load_config("configs/quickstart.yaml", [*small, "DATA.ROOT", str(root), "OUTPUT", str(run), *options])
+    cfg = load_config("configs/quickstart_cmfn.yaml", [*small, "DATA.ROOT", str(root), "OUTPUT", str(run), *options])
     return Trainer(cfg, resume, torch.device("cpu"))
 
 
@@ -122,7 +122,7 @@ def test_the_programs_on_partial_copies(tmp_path, monkeypatch):
         trainer(test_only, folder, resume=True)
 
     run("test.py", "--checkpoint", folder, "DATA.ROOT", test_only)
-    cfg = load_config("configs/quickstart.yaml", ["EMBEDDING.DIM", "4", "OUTPUT", str(folder)])
+    cfg = load_config("configs/quickstart_cmfn.yaml", ["EMBEDDING.DIM", "4", "OUTPUT", str(folder)])
     with pytest.raises(DataError, match="no training images, .* EMBEDDING.DIM need"):  # of test.py and search.py alike
         learned_directions(None, ["equal"], lambda: SYSU(test_only).train, cfg, {}, torch.device("cpu"))
 

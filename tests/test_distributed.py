@@ -181,7 +181,7 @@ def test_ranks_share_the_images_to_embed():
 def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data, tmp_path, whole):
     run = tmp_path / "run"
     options = {"DATA.ROOT": data, "OUTPUT": run, "SOLVER.VALIDATION_IDS": "2"}
-    words = ["train.py", "--config", "configs/quickstart.yaml"]
+    words = ["train.py", "--config", "configs/quickstart_cmfn.yaml"]
     if whole:
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
         done = subprocess.run([*launch, *programs.command(*words, *pairs(**options))[1:]], cwd=ROOT,
@@ -203,7 +203,7 @@ def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data
 
 def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
     run = tmp_path / "run"
-    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart.yaml",
+    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart_cmfn.yaml",
                       **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
     wait_for_epoch(run, processes)
     processes[1].send_signal(signal.SIGTERM)  # to one that doesn't write
@@ -215,7 +215,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(data, tmp_path):
 @pytest.mark.long
 def test_a_process_that_dies_ends_the_others_with_a_message(data, tmp_path):
     run = tmp_path / "run"
-    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart.yaml",
+    processes = start(tmp_path / "train", "train.py", "--config", "configs/quickstart_cmfn.yaml",
                       **{"DATA.ROOT": data, "OUTPUT": run, "SOLVER.EPOCHS": "1000"})
     wait_for_epoch(run, processes)
     processes[1].kill()

@@ -16,7 +16,7 @@ import benchmark_training
 from configs.load import is_read, load_config
 
 
-SAMPLED = ("quickstart_base", "quickstart")  # the plainest and the one of most parts
+SAMPLED = ("quickstart_base", "quickstart_cmfn")  # the plainest and the one of most parts
 
 pytestmark = pytest.mark.usefixtures("thin")
 
@@ -123,7 +123,7 @@ def test_its_pictures(run, method, tmp_path):
     pytest.importorskip("sklearn")
     done = program("scripts/visualize.py", run, "--top", "3", "--map-images", "2", "--output", tmp_path)
     absent = "has no HCE, no window attention, no spatial attention"
-    assert (absent in done.stdout) == (method != "quickstart")
+    assert (absent in done.stdout) == (method != "quickstart_cmfn")
     for name in ("ranking", "attention", "map"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 100

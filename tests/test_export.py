@@ -33,7 +33,7 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "do
 
 pytestmark = pytest.mark.usefixtures("short")
 COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt", "mscmnet", "mcja", "dns", "sefel")
-CONFIGS = {"cmfn": "quickstart", **{name: f"quickstart_{name}" for name in COMPARED}}
+CONFIGS = {name: f"quickstart_{name}" for name in ("cmfn", *COMPARED)}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.
 FILES = [(name, kind, MODALITIES[(i + j) % 3]) for i, name in enumerate(CONFIGS) for j, kind in enumerate(FORMATS)

@@ -103,7 +103,7 @@ def test_a_method_that_can_is_trained_and_tested_on_one_modality(tmp_path, thin,
     assert saved["results"][0]["trials"][0]["valid_queries"] == 4
     weights = torch.load(tmp_path / "run" / "last.pth", weights_only=False)["model"]
     assert all(x.isfinite().all() for x in weights.values())
-    start = build_network(load_config("configs/quickstart.yaml", [
+    start = build_network(load_config("configs/quickstart_cmfn.yaml", [
         "MODEL.PRETRAINED", str(tmp_path / "run" / "last.pth"), "DATA.NAME", "synthetic",
     ]), classes=3).state_dict()
     for name in ("visible_stem.0.weight", "infrared_stem.0.weight", "stages.2.0.conv1.weight"):  # CMFN starts from it
@@ -116,7 +116,7 @@ def test_a_method_that_can_is_trained_and_tested_on_one_modality(tmp_path, thin,
     assert "a map shows both modalities, and market has one: --parts ranking attention leaves it out" in done.stderr
 
 
-@pytest.mark.parametrize("method", ["quickstart", "quickstart_caj", "quickstart_deen", "quickstart_dns",
+@pytest.mark.parametrize("method", ["quickstart_cmfn", "quickstart_caj", "quickstart_deen", "quickstart_dns",
                                     "quickstart_mcja", "quickstart_mpanet", "quickstart_mscmnet", "quickstart_pmt",
                                     "quickstart_sefel"])
 def test_a_method_that_needs_both_is_refused_in_one_line(tmp_path, method):

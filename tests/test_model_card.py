@@ -53,8 +53,9 @@ def trained(tmp_path_factory, thin) -> Path:
     root = tmp_path_factory.mktemp("card")
     data, run = root / "data", root / "my run"
     write_synthetic(data, seed=1, train_identities=6, test_identities=3, images_per_camera=1, height=64, width=32)
-    program(training, "--config", ROOT / "configs" / "quickstart.yaml", "DATA.ROOT", data, "OUTPUT", run, "SEED", 5,
-            "DEVICE", "cpu", "DATA.WORKERS", 0, "SOLVER.EPOCHS", 2, "SOLVER.IDENTITIES", 3, "SOLVER.IMAGES", 5, *SHORT)
+    program(training, "--config", ROOT / "configs" / "quickstart_cmfn.yaml", "DATA.ROOT", data, "OUTPUT", run,
+            "SEED", 5, "DEVICE", "cpu", "DATA.WORKERS", 0,
+            "SOLVER.EPOCHS", 2, "SOLVER.IDENTITIES", 3, "SOLVER.IMAGES", 5, *SHORT)
     program(evaluation, "--checkpoint", run)
     return run
 
@@ -183,7 +184,7 @@ def test_other_data_and_options_at_the_test_are_named(run):
 
 
 @pytest.mark.parametrize("config, data, embedding", [
-    ("quickstart.yaml", "sysu", "768"), ("quickstart_deen.yaml", "llcm", "1,152"),
+    ("quickstart_cmfn.yaml", "sysu", "768"), ("quickstart_deen.yaml", "llcm", "1,152"),
     ("quickstart_agw.yaml", "regdb", "192"), ("quickstart_caj.yaml", "synthetic", "192"),
 ])
 def test_every_method_and_data_set_has_its_card(tmp_path, config, data, embedding):

@@ -110,7 +110,7 @@ def test_text_is_printed_where_every_disk_is_full(tmp_path, monkeypatch, capsys)
     assert content_of(tmp_path) == []
 
 
-CONFIG = "configs/quickstart.yaml"
+CONFIG = "configs/quickstart_cmfn.yaml"
 PROGRAMS = {  # {file} stands where a folder is wanted; what else is named is missing or broken too, and comes later
     "visualize": ["{place}", "--parts", "ranking", "--output", "{file}/pictures"],
     "export": ["--checkpoint", "{place}", "--format", "torchscript", "--output", "{file}/network.ts"],
@@ -202,7 +202,7 @@ def test_the_embedded_data_set_is_not_drawn_where_it_cannot_stand(make, said, tm
     with pytest.raises(DataError, match=said):
         synthetic.write_synthetic(tmp_path / "root")
     monkeypatch.setattr(synthetic.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(free=10**6))
-    with pytest.raises(DataError, match=r"needs 33 MB, and the disk of \S+ has 1 MB left"):
+    with pytest.raises(DataError, match=r"needs 77 MB, and the disk of \S+ has 1 MB left"):
         synthetic.write_synthetic(tmp_path / "another")
 
 

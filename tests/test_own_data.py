@@ -23,7 +23,7 @@ def test_the_commands_of_the_page_run_as_printed(tmp_path, monkeypatch, thin):
     for kind, block in re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL):
         if kind == "python":
             exec(block, {})
-            person = tmp_path / "datasets" / "synthetic" / "cam3" / "0070"  # whom a command searches for
+            person = tmp_path / "datasets" / "synthetic" / "cam3" / "0510"  # whom a command searches for
             shutil.copytree(next(person.parent.iterdir()), person)
             continue
         for line in block.splitlines():

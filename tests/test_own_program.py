@@ -239,7 +239,7 @@ def test_the_page_runs_in_a_program_with_packages_of_the_same_names(trained, sha
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").touch()
     (tmp_path / "models" / "one.py").write_text("mine = True\n")
-    shutil.copytree(trained("quickstart"), tmp_path / "runs" / "quickstart")
+    shutil.copytree(trained("quickstart_cmfn"), tmp_path / "runs" / "quickstart")
     shutil.copytree(shared_data / "cam1", tmp_path / "all")
     (tmp_path / "photos").mkdir()
     for number, path in enumerate(sorted((tmp_path / "all").rglob("*.jpg"))):

@@ -325,17 +325,17 @@ def test_a_configuration_is_named_once_and_not_left_out(tmp_path):
 
 def test_another_networks_checkpoint_is_not_the_authors(tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "a.t")
-    said = refused("test.py", "--authors-checkpoint", tmp_path / "a.t", "--config", "configs/quickstart.yaml")
+    said = refused("test.py", "--authors-checkpoint", tmp_path / "a.t", "--config", "configs/quickstart_cmfn.yaml")
     assert "a.t is no checkpoint of the authors' but a state dict of" in said and "has no classifier.weight" in said
 
 
 def test_a_training_goes_on_with_its_own_data_alone(tmp_path):
     root, folder = sysu_tree(tmp_path / "data", images=1), tmp_path / "run"
     options = ["DATA.ROOT", str(root), "OUTPUT", str(folder), "DEVICE", "cpu", "SOLVER.IDENTITIES", "2"]
-    cfg = load_config("configs/quickstart.yaml", options)
+    cfg = load_config("configs/quickstart_cmfn.yaml", options)
     folder.mkdir()
     save_checkpoint(folder / "last.pth", {"config": cfg.dump(), "data": "another fingerprint"})
-    said = refused("train.py", "--config", "configs/quickstart.yaml", "--resume", *options)
+    said = refused("train.py", "--config", "configs/quickstart_cmfn.yaml", "--resume", *options)
     assert f"last.pth was trained on other data than {root} now holds" in said
 
 
@@ -412,11 +412,11 @@ def test_what_can_be_compared(tmp_path):
 
 SCRIPTS = {
     "a variant's weighting": (
-        "ablation --config configs/quickstart.yaml --weighting pooled --output {place}/out",
+        "ablation --config configs/quickstart_cmfn.yaml --weighting pooled --output {place}/out",
         "--weighting is 'pooled'; the test is by equal, neck",
     ),
     "half a pair": (
-        "ablation --config configs/quickstart.yaml --output {place}/out SEED",
+        "ablation --config configs/quickstart_cmfn.yaml --output {place}/out SEED",
         "error: options come in pairs, KEY VALUE; 'SEED' stands alone",
     ),
     "compressed to more numbers": (

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -260,6 +261,22 @@ def test_curves_are_those_of_the_checkpoint_that_was_tested(tmp_path):
     assert training_folder(results, gone | {"path": str(tmp_path / "best.pth")}) == tmp_path
 
 
+def test_sheets_drawn_of_the_checkpoint_are_shown_and_older_ones_are_not(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(epochs(1)[0]) + "\n")
+    (tmp_path / "last.pth").write_bytes(b"weights")
+    (tmp_path / "pictures").mkdir()
+    for name in ("ranking.jpg", "attention.png"):
+        Image.new("RGB", (4, 4), "red").save(tmp_path / "pictures" / name)
+    os.utime(tmp_path / "pictures" / "attention.png", (0, 0))  # of a training before
+    path = results_file(tmp_path)
+    write_report(path, json.loads(path.read_text()), "CMFN")
+    page = Page((tmp_path / "report.html").read_text())
+    sheet = base64.b64encode((tmp_path / "pictures" / "ranking.jpg").read_bytes()).decode()
+    assert f"data:image/jpeg;base64,{sheet}" in page.sources and page.tags.count("img") == 4
+    text = " ".join(page.words)
+    assert "Rankings" in text and text.count(f"python scripts/visualize.py {tmp_path}") == 1
+
+
 def test_what_an_older_file_lacks_is_said(tmp_path):
     saved = json.loads(results_file(tmp_path).read_text())
     del saved["distances"], saved["data_summary"]
@@ -313,7 +330,7 @@ def test_training_and_test_leave_the_pictures_and_a_report(shared_data, tmp_path
                "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2", "DATA.ERASING_AREA", "[0.1, 0.3]", "OUTPUT", run,
                *SHORT]
 
-    run_program("train.py", "--config", "configs/quickstart.yaml", *options)
+    run_program("train.py", "--config", "configs/quickstart_cmfn.yaml", *options)
     assert Image.open(run / "curves.png").format == "PNG"
     done = run_program("test.py", "--checkpoint", run, "SOLVER.EPOCHS", "2")
     assert f"The training of {run / 'last.pth'} is unfinished: 1 of 2 epochs." in done.stdout

@@ -148,7 +148,7 @@ def test_the_ablation_keeps_the_seeds_that_are_there_and_writes_the_table(tmp_pa
     write_synthetic(root, seed=3, train_identities=4, test_identities=3, images_per_camera=2, height=32, width=16)
 
     def rows(seeds):
-        done = run("scripts/ablation.py", "--config", "configs/quickstart.yaml", "--variants",
+        done = run("scripts/ablation.py", "--config", "configs/quickstart_cmfn.yaml", "--variants",
                    "hce,aligned", "--output", tmp_path, "--seeds", seeds, "DATA.ROOT", root, *TINY)
         text = (tmp_path / "ablation.md").read_text()
         assert "embedded data set" in text and text in done.stdout

@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("thin")
 
 def checkpoint(folder: Path, name: str = "cmfn", seed: int = 0, options: list[str] = SHORT) -> Path:
     """A file as train.py writes it, of an untrained network; a short one where it is not itself what is searched by."""
-    file = "quickstart" if name == "cmfn" else f"quickstart_{name}"
+    file = f"quickstart_{name}"
     cfg = load_config(ROOT / "configs" / f"{file}.yaml", [
         "DATA.WORKERS", "0", "DEVICE", "cpu", "TEST.BATCH", "4", "OUTPUT", str(folder),
         *options,

@@ -61,7 +61,7 @@ def words(data, run):
 
 
 def trainer(data, run, resume=False):
-    cfg = load_config(ROOT / "configs" / "quickstart.yaml", words(data, run))
+    cfg = load_config(ROOT / "configs" / "quickstart_cmfn.yaml", words(data, run))
     return Trainer(cfg, resume, torch.device("cpu"))
 
 
@@ -150,7 +150,7 @@ def test_a_stop_before_the_loop_is_one_line(data, whole, tmp_path, monkeypatch, 
     module, name = place.rsplit(".", 1)
     monkeypatch.setattr(place, signalling(number, getattr(sys.modules[module], name)))
     arguments = {
-        "train.py": ["--config", "configs/quickstart.yaml", *words(data, tmp_path)],
+        "train.py": ["--config", "configs/quickstart_cmfn.yaml", *words(data, tmp_path)],
         "test.py": ["--checkpoint", whole, "--output", tmp_path / "results.json"],
     }[program]
     done = run(program, *arguments, check=False)
@@ -184,7 +184,7 @@ def test_what_a_full_disk_refuses_is_kept_elsewhere(data, tmp_path, monkeypatch)
 
 def test_a_disk_without_room_for_the_checkpoints_is_noticed_before_the_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2 << 20}))
-    done = run("train.py", "--config", "configs/quickstart.yaml", *words(data, tmp_path), check=False)
+    done = run("train.py", "--config", "configs/quickstart_cmfn.yaml", *words(data, tmp_path), check=False)
     assert done.returncode == 1 and "2.1 MB are free on its disk" in done.stderr and "OUTPUT" in done.stderr
     assert "epoch 0" not in done.stdout
 

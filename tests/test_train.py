@@ -143,13 +143,13 @@ def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not():
 
 
 def test_an_update_sets_each_groups_rate_by_its_base(thin):
-    cfg = load_config("configs/quickstart_agw.yaml", ["SOLVER.BASE_LR", "0.5"])
+    cfg = load_config("configs/quickstart_agw.yaml", ["SOLVER.BASE_LR", "0.5", "SOLVER.BACKBONE_LR_FACTOR", "0.2"])
     model = build_network(cfg, 3)
     update = Update(cfg, model, build_loss(cfg), torch.device("cpu"))
-    assert update.set_rate(0) == 0.5  # the warm-up of quickstart_agw.yaml ends with its first epoch
+    assert update.set_rate(0) == 0.5
     assert [group["lr"] for group in update.optimizer.param_groups] == pytest.approx([0.5, 0.1])
-    assert update.set_rate(5) == pytest.approx(0.05)
-    assert [group["lr"] for group in update.optimizer.param_groups] == pytest.approx([0.05, 0.01])
+    assert update.set_rate(2) == pytest.approx(0.15)  # from there on, quickstart_agw.yaml has three tenths
+    assert [group["lr"] for group in update.optimizer.param_groups] == pytest.approx([0.15, 0.03])
 
 
 def test_an_absent_device_is_named():

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
 
 
 def tiny(name, data_set, root, stages=3):
-    return load_config("configs/quickstart.yaml", [
+    return load_config("configs/quickstart_cmfn.yaml", [
         "MODEL.NAME", name, "MODEL.STAGES", str(stages), "DATA.NAME", data_set, "DATA.ROOT", str(root),
         "DATA.HEIGHT", "32", "DATA.WIDTH", "16", "DATA.WORKERS", "0", "DEVICE", "cpu", "OUTPUT", "unused",
     ])

@@ -23,6 +23,10 @@ CMC = (
 OLDER = "This results file is of an older version, without what this picture shows; test.py without --reuse adds it."
 NO_PAIRS = f"{OLDER} Or its embeddings compare with those of the other modality alone, which has no such histogram."
 ABSENT = {"CMC": OLDER, "Distances": NO_PAIRS, "Training": "No metrics.jsonl of this checkpoint's training was found."}
+SHEETS = {  # of scripts/visualize.py, by their names in a run's folder
+    "ranking": ("Rankings", "Queries, and the gallery images that each finds first."),
+    "attention": ("Attention", "Where the network looks."),
+}
 ABSENT_OF_A_MEAN = {  # over several models, of scripts/average_splits.py
     "CMC": "Some of the averaged results are of an older version; test.py without --reuse adds what it shows.",
     "Distances": "A mean over several models has no one histogram of distances; each model's own report has its.",
@@ -73,6 +77,7 @@ def write_report(file: Path, saved: dict, title: str) -> list[Path]:
         figure("Distances", histograms, distances_caption(distances) if distances else "", absent["Distances"]),
         figure("Training", curves_of(training) if training else None, f"Every epoch of the training in {training}.",
                absent["Training"]),
+        *sheets_of(training, checkpoint),
     ])
     prefix = "" if file.name == "results.json" else f"{file.stem}-"
     contents = {"cmc.png": cmc, "distances.png": histograms, "report.html": page}
@@ -100,6 +105,24 @@ def import_plots():
 def curves_of(folder: Path) -> bytes | None:
     plots, lines = import_plots(), Metrics.read(folder)
     return plots.png(plots.training_curves(lines)) if lines else None
+
+
+def sheets_of(folder: Path | None, checkpoint: dict | list) -> Iterator[str]:
+    """Sections with the pictures that scripts/visualize.py has drawn of this checkpoint, or with how to draw them.
+
+    folder   of the training; without one, there are none
+    """
+    if folder is None:
+        return
+    weights = folder / Path(checkpoint["path"]).name
+    since = weights.stat().st_mtime if weights.exists() else float("inf")
+    for name, (heading, caption) in SHEETS.items():
+        drawn = [folder / "pictures" / f"{name}.{ending}" for ending in ("jpg", "png")]
+        drawn = [file for file in drawn if file.exists() and file.stat().st_mtime >= since]
+        yield figure(
+            heading, drawn[0].read_bytes() if drawn else None, caption,
+            f"python scripts/visualize.py {folder}, then python scripts/report.py {folder}, shows them here.",
+        )
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -211,10 +234,11 @@ def distances_caption(distances: dict) -> str:
 
 
 def figure(heading: str, picture: bytes | None, caption: str, absent: str) -> str:
-    """A section with a PNG picture and its caption, or the sentence that says why it is absent."""
+    """A section with a PNG or JPEG picture and its caption, or the sentence that says why it is absent."""
     content = f"<p>{text(absent)}</p>"
     if picture:
-        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+        source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
         content = (
             f'<figure><img src="{source}" alt="{text(heading)}">'
             f"<figcaption>{text(caption)}</figcaption></figure>"
