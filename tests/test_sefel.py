@@ -226,7 +226,8 @@ def test_overlap_of_known_columns():
 
 @pytest.mark.parametrize("balance, by", [("larger", (0, 1)), ("smaller", (1, 0)), ("none", None)])
 def test_weights_by_gradients(balance, by, thin):
-    model, cfg = small("LOSS.SEFEL.BALANCE", balance)
+    model, cfg = small("LOSS.SEFEL.BALANCE", balance, "LOSS.SEFEL.ERASED_WEIGHT", "0.5")
+    own = cfg.LOSS.SEFEL
     output, total = model.train()(batch_of()), build_loss(cfg)
     parts = total.parts(output, output.where(infrared=False), output.where(infrared=True))
     sizes = [
@@ -235,8 +236,8 @@ def test_weights_by_gradients(balance, by, thin):
     ]
     expected = [2 * sizes[i] / sum(sizes) for i in by] if by else [1.0, 1.0]
     terms = total(output, epoch=0)
-    torch.testing.assert_close(terms["estimate"], expected[0] * parts[0])
-    torch.testing.assert_close(terms["mutual_erased"], expected[1] * parts[2])
+    torch.testing.assert_close(terms["estimate"], own.ESTIMATE_WEIGHT * expected[0] * parts[0])
+    torch.testing.assert_close(terms["mutual_erased"], 0.5 * expected[1] * parts[2])
 
 
 def test_more_than_one_view_is_refused():
