@@ -97,12 +97,14 @@ def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
 def train_batches(cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None) -> TrainBatches:
     """The batches of a training on these records, of several processes this one's share.
 
-    raises   DataError; ConfigError where the records show one modality, and the method needs both
+    raises   DataError; ConfigError where the records show one modality, and the method needs both; MethodError where
+             they are of more cameras than its network knows
     """
     solver, data = cfg.SOLVER, cfg.DATA
     shown = {record.infrared for record in records}
     if len(shown) == 1:
         require_one_modality(cfg, "infrared" if shown.pop() else "visible", ranks)
+    class_of(cfg.MODEL).check_cameras(cfg.MODEL, len({record.camera for record in records}))
     sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
     return TrainBatches(
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,

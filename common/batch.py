@@ -3,7 +3,7 @@
 One letter per axis: B rows, V embeddings of each row, H×W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +25,7 @@ class Stream(NamedTuple):
     images: Tensor  # (B_s, 3, H, W), normalised
     labels: Tensor  # (B_s,) int64: identity
     kind: Kind
+    cameras: Tensor | None = None  # (B_s,) int64: from 0, in the order of the training images' cameras; None: not known
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,21 @@ class Batch:
         found = [s.images for s in self.streams if infrared is None or s.kind.infrared == infrared]
         return torch.cat(found) if len(found) != 1 else found[0]
 
+    @property
+    def cameras(self) -> Tensor:
+        """(B,) int64, in the order of the rows; 0 where they aren't known."""
+        return torch.cat([s.labels.new_zeros(len(s.labels)) if s.cameras is None else s.cameras for s in self.streams])
+
     def __len__(self) -> int:
         """The number of images."""
         return sum(len(stream.labels) for stream in self.streams)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
-        return replace(self, streams=[Stream(change(s.images), change(s.labels), s.kind) for s in self.streams])
+        return replace(self, streams=[
+            Stream(change(s.images), change(s.labels), s.kind, None if s.cameras is None else change(s.cameras))
+            for s in self.streams
+        ])
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.channels_last) -> "Batch":
         """On the device, without waiting for it, with images in memory of that layout."""
@@ -110,17 +119,22 @@ class Output:
     pooled, neck (V, B, D) and logits (V, B, classes) are common; what only one method has is a further name. Taken from
     others (`where`, `gathered`), an entry is computed when it is first asked for.
 
+    of_all   entries that depend on the rows of all processes together, by what computes them of an output
+
         output = Output(batch.rows, pooled=pooled, logits=logits)
         output.logits, output.labels, output.infrared, output.where(infrared=True).pooled
     """
 
-    def __init__(self, rows: Rows, **entries: Tensor):
-        self.rows, self.entries, self._source = rows, entries, None
+    def __init__(self, rows: Rows, of_all: Mapping[str, Callable[["Output"], Tensor]] | None = None, **entries: Tensor):
+        self.rows, self.entries, self.of_all, self._source = rows, entries, of_all or {}, None
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name == "entries":  # asked for by a copy that isn't filled yet
+        if name.startswith("_") or name in ("entries", "of_all"):  # asked for by a copy that isn't filled yet
             raise AttributeError(name)
         if name not in self.entries:
+            if name in self.of_all:
+                self.entries[name] = self.of_all[name](self)
+                return self.entries[name]
             if self._source is None:
                 raise AttributeError(f"the network's output has no {name}; it has {', '.join(self.entries)}")
             self.entries[name] = self._source(name)
@@ -171,6 +185,6 @@ class Output:
             sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
         else:
             sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
-        whole = Output(Rows(labels, sizes, kinds))
+        whole = Output(Rows(labels, sizes, kinds), self.of_all)
         whole._source = lambda name: of_all(getattr(self, name), 1)
         return whole

@@ -154,6 +154,7 @@ class TrainBatches(Dataset):
         self.records, self.seed, self.height, self.width = records, seed, height, width
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self.sampler, self.identities = sampler, sampler.identities
+        _, self.cameras = np.unique([record.camera for record in records], return_inverse=True)  # (records,) from 0
         rows, columns = read_size or (height, width)
         if cache is not None and (cache.height, cache.width) != (rows, columns):
             raise DataError(f"the cache {cache.folder} holds images of another size than {rows}x{columns}")
@@ -204,7 +205,8 @@ class TrainBatches(Dataset):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
             pipeline(read(self.records[row].path), out, epoch)
-        return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
+        cameras = torch.from_numpy(self.cameras[part.rows[mine]])
+        return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind, cameras)
 
 
 class EvalImages(Dataset):

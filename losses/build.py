@@ -14,6 +14,7 @@ TOTALS = classes_of("losses.totals", {
     "mscmnet": "mscmnet.MSCMNetTotal",
     "mcja": "mcja.MCJATotal",
     "dns": "dns.DNSTotal",
+    "mclnet": "mclnet.MCLNetTotal",
 })
 
 

@@ -15,6 +15,7 @@ MODELS = classes_of("models", {
     "mscmnet": "mscmnet.MSCMNet",
     "mcja": "mcja.MCJA",
     "dns": "dns.DNS",
+    "mclnet": "mclnet.MCLNet",
 })
 
 

@@ -55,6 +55,9 @@ DNS = {
     "MODEL.DNS.STAGE4_LR_FACTOR": 0.25, "LOSS.CIRCLE_MARGIN": 0.45, "LOSS.DNS.ALIGNMENT_WEIGHT": 0.2,
     "LOSS.DNS.DISTILLATION_WEIGHT": 1.0, "LOSS.DNS.CIRCLE_MEAN": "twice", "SOLVER.RATE_BY": "update_before",
 }
+MCLNET = {
+    "LOSS.MCLNET.CONFUSION_WEIGHT": 1.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0005,
+}  # the weight of the cameras' centres, and how often an identity's nearest row counts, are the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -141,6 +144,17 @@ VARIANTS = {
         "once": ("full, circle loss a mean over rows", DNS | {"LOSS.DNS.CIRCLE_MEAN": "once"}),
         "bias": ("full, the neck's bias not trained", DNS | {"MODEL.DNS.NECK_BIAS": False}),
         "update": ("full, each update at its own rate", DNS | {"SOLVER.RATE_BY": "update"}),
+    },
+    "mclnet": {
+        "backbone": ("AGW with erasing", MCLNET | {
+            "LOSS.MCLNET.CONFUSION_WEIGHT": 0.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0, "LOSS.MCLNET.CAMERA_WEIGHT": 0.0,
+        }),
+        "confusion": ("+ modality confusion", MCLNET | {
+            "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0, "LOSS.MCLNET.CAMERA_WEIGHT": 0.0,
+        }),
+        "identities": ("+ aggregation at centres of identities", MCLNET | {"LOSS.MCLNET.CAMERA_WEIGHT": 0.0}),
+        "full": ("+ and of cameras (full)", MCLNET),
+        "rows": ("full, an identity's nearest row counts as often as it has rows", MCLNET | {"LOSS.MCLNET.ROWS": 0}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

@@ -136,6 +136,11 @@ RULES = {
     r"(shift\d\.reduce\.1|css\.mlp\.0)\.weight": constant(1),
     r"(shift\d\.reduce\.1|css\.mlp\.0)\.bias": constant(0),
     r"css\.mlp\.[14]\.(weight|bias)": default,
+    # MCLNet
+    r"adversary\.layers\.\d\.(weight|bias)": default,
+    r"adversary\.norm\.weight": constant(1),
+    r"adversary\.norm\.bias": constant(0),
+    r"(identity|camera)_centers\.points": normal(0, 1),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),
