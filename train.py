@@ -91,8 +91,7 @@ class Trainer:
         }
         if saved is not None:
             load_weights(self.model, saved["model"], self.saving.last)
-            self.update.optimizer.load_state_dict(saved["optimizer"])
-            self.update.scaler.load_state_dict(saved["scaler"])
+            self.update.load_state_dict(saved)
             self.state |= {key: saved[key] for key in self.state if key in saved and key != "config"}
         if ranks.first:
             room = self.saving.room(self.model, kept_per_parameter(cfg.SOLVER), best=bool(self.validation))
@@ -224,8 +223,8 @@ class Trainer:
     def save(self, best: bool = False) -> None:
         if self.ranks.first:
             state = {
-                **self.state, "model": self.model.state_dict(), "optimizer": self.update.optimizer.state_dict(),
-                "scaler": self.update.scaler.state_dict(), "identities": self.batches.identities,
+                **self.state, "model": self.model.state_dict(), **self.update.state_dict(),
+                "identities": self.batches.identities,
             }
             self.saving.save(state, best)
 

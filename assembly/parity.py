@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assembly.adversary import adversary_steps
 from assembly.recipe import build_loss, build_network
 from common.batch import Batch, Kind, Stream
 from configs.load import load_config
@@ -99,6 +100,7 @@ class Case:
     """A network whose numbers are stored, and by which rule.
 
     config     of configs/
+    options    over those of the file
     stored     which files in tests/data
     scaled     factors of the rule's weights, by patterns of the authors' names
     classes    training identities
@@ -141,6 +143,7 @@ class Case:
     norms: str = ""
     salted: tuple[tuple[str, str], ...] = ()
     weighted: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def weak(stage: str) -> tuple[str, float]:
@@ -164,6 +167,8 @@ CASES = (
          parts=("neck",), kinds=(VISIBLE, Kind(False, 1), INFRARED, Kind(True, 1)), images=48,
          names=(("center", "qct"),)),
     Case("sysu_dns", "dns", (weak("base.base.layer4"),), epoch=99, outputs=ID),
+    Case("sysu_mclnet", "mclnet", (weak(SHARED_STAGE), (r"(identity|camera)\.centers$", 2048 ** 0.5)), size=None,
+         images=24, options=("MODEL.MCLNET.DISCRIMINATOR_LR", "0.01")),
     Case("sysu_mcja", "mcja", (weak(OWN_STAGE),), size=(384, 192), features="m2/blocks/", parts=("neck",), kinds=None,
          images=18),
     Case("sysu_sefel", "sefel", (
@@ -183,7 +188,8 @@ def filled(case: Case, size: tuple[int, int], device: torch.device) -> tuple[nn.
     """The network for images of a size, with the rule's weights rounded to float32, and its configuration."""
     height, width = map(str, size)
     cfg = load_config(
-        ROOT / f"configs/{case.config}.yaml", ["MODEL.PRETRAINED", "none", "DATA.HEIGHT", height, "DATA.WIDTH", width]
+        ROOT / f"configs/{case.config}.yaml",
+        ["MODEL.PRETRAINED", "none", "DATA.HEIGHT", height, "DATA.WIDTH", width, *case.options],
     )
     with nothing_drawn():
         model = still(build_network(cfg, case.classes))
@@ -227,6 +233,9 @@ def step_errors(case: Case, model: nn.Module, cfg) -> tuple[float, float]:
     images = drawn(case, 77, case.images, case.step, 8).to(like)
     model.train().before_update(case.epoch)
     output = model(batch_of(case, stored, images))
+    steps = adversary_steps(model, cfg.SOLVER)
+    if steps is not None:
+        steps(output)
     terms = build_loss(cfg)(output, case.epoch)
     total = sum(terms.values())
     errors = []
@@ -257,5 +266,8 @@ def batch_of(case: Case, stored, images: Tensor) -> Batch:
         kinds, sizes = case.kinds, [len(images) // len(case.kinds)] * len(case.kinds)
     labels = stored["labels"] if "labels" in stored else np.tile(np.repeat(case.people, 4), len(kinds))
     labels = np.tile(labels, len(images) // len(labels))  # body shapes have those of their images
-    labels = torch.from_numpy(labels).to(images.device)
-    return Batch([Stream(*part) for part in zip(images.split(sizes), labels.split(sizes), kinds)])
+    labels, cameras = (
+        torch.from_numpy(numbers).to(images.device).split(sizes)
+        for numbers in (labels, stored["cameras"] if "cameras" in stored else np.zeros_like(labels))
+    )
+    return Batch([Stream(*part) for part in zip(images.split(sizes), labels, kinds, cameras)])

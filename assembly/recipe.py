@@ -119,12 +119,14 @@ def train_batches(
     """The batches of a training on these records, of several processes this one's share.
 
     shapes   of the records; where these are cached, so are they
-    raises   DataError; ConfigError where the records show one modality, and the method needs both
+    raises   DataError; ConfigError where the records show one modality, and the method needs both; MethodError where
+             they are of more cameras than its network knows
     """
     solver, data = cfg.SOLVER, cfg.DATA
     shown = {record.infrared for record in records}
     if len(shown) == 1:
         require_one_modality(cfg, "infrared" if shown.pop() else "visible", ranks)
+    class_of(cfg.MODEL).check_cameras(cfg.MODEL, len({record.camera for record in records}))
     sampler = SAMPLERS[solver.SAMPLER](records, solver.IDENTITIES, solver.IMAGES, cfg.SEED)
     return TrainBatches(
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from yacs.config import CfgNode
 
+from assembly.adversary import adversary_steps
 from assembly.recipe import image_size
 from assembly.update import AUTOCAST
 from common.batch import Batch, Kind, Output, Stream
@@ -42,6 +43,8 @@ class Operator(NamedTuple):
 
 class Plain(nn.Module):
     """A library's own network (`Network.plain`) and cross entropy, on the same images."""
+
+    adversary = None
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -80,6 +83,7 @@ class TimedStep:
         self.model = model.to(device, memory_format=self.layout).train()
         groups = self.model.parameter_groups(cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_LR_FACTOR)
         self.optimizer = build_optimizer(groups, cfg.SOLVER)
+        self.adversary = adversary_steps(model, cfg.SOLVER)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(group["base_lr"], 0, cfg.SOLVER)
@@ -102,6 +106,8 @@ class TimedStep:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(batch)
         clock.mark()
+        if self.adversary is not None:
+            self.adversary(output)
         self.loss = sum(self.criterion(output, 0).values())
         clock.mark()
         self.optimizer.zero_grad(set_to_none=True)
@@ -134,7 +140,7 @@ def drawn_batch(cfg: CfgNode, identities: int, images: int) -> Batch:
     kinds += [Kind(infrared, shape=True) for infrared in (False, True) if class_of(cfg.MODEL).reads_shapes]
     parts = [labels[::2], labels[1::2]] if SAMPLERS[cfg.SOLVER.SAMPLER].blind else [labels, labels]
     return Batch([
-        Stream(torch.randn(len(part), 3, *image_size(cfg)), part, kind)
+        Stream(torch.randn(len(part), 3, *image_size(cfg)), part, kind, torch.arange(len(part)) % 2 + 2 * kind.infrared)
         for kind in kinds for part in [parts[kind.infrared]]
     ])
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from assembly.adversary import adversary_steps
 from assembly.recipe import layout_of
 from common.batch import Batch
 from losses.labels import full_precision
@@ -60,7 +61,11 @@ class Update:
         self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
         solver, self.layout = cfg.SOLVER, layout_of(cfg)
         self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.optimizers = {"optimizer": self.optimizer}
+        self.adversary = adversary_steps(model, solver)
+        if self.adversary is not None:
+            self.optimizers["adversary"] = self.adversary.optimizer
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16")
         self.buffers = [b for b in model.buffers() if b.is_floating_point()]
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
@@ -70,7 +75,7 @@ class Update:
         """From here on, gradients are the means of all processes; after the weights were loaded."""
         # It is about 1x1 kernels, whose strides can be written in two ways for the same memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        self.network = averaging(self.model)
 
     def set_rate(self, epoch: int, part: float = 0.0) -> float:
         """Sets all groups' rates; returns that of SOLVER.BASE_LR.
@@ -85,10 +90,13 @@ class Update:
         """
         batches   each of whole identities
         stop      whether this process was asked to stop
-        returns   the weighted loss terms and their total, means over the batches; whether any process was asked to
-        raises    NonFiniteTerms before the update, with the running statistics as before the step
+        returns   the weighted loss terms and their total, means over the batches, and an adversary's own loss; whether
+                  any process was asked to
+        raises    NonFiniteTerms before the update, with the running statistics and the adversary as before the step
         """
         torch._foreach_copy_(self.buffers_before, self.buffers)
+        if self.adversary is not None:
+            self.adversary.keep()
         self.model.before_update(epoch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.cfg.SOLVER.COMPILE == "reduce-overhead":
@@ -100,8 +108,10 @@ class Update:
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                     output = self.network(batch)
-                losses = self.total(output.gathered(gather) if self.ranks.world > 1 else output, epoch)
-                losses["total"] = sum(losses.values())
+                output = output.gathered(gather) if self.ranks.world > 1 else output
+                others = {} if self.adversary is None else self.adversary(output)
+                losses = self.total(output, epoch)
+                losses |= {"total": sum(losses.values()), **others}
                 sums = sums + torch.stack([*losses.values()]).detach()
                 if last:
                     stops = torch.full((1,), float(stop), device=self.device)
@@ -109,8 +119,10 @@ class Update:
                 self.scaler.scale(losses["total"] / len(batches)).backward()
         *values, stopping = arriving.read()
         terms = {name: value / len(batches) / self.ranks.world for name, value in zip(losses, values)}
-        if not math.isfinite(terms["total"]):
+        if not all(map(math.isfinite, terms.values())):
             torch._foreach_copy_(self.buffers, self.buffers_before)
+            if self.adversary is not None:
+                self.adversary.restore()
             raise NonFiniteTerms(terms)
         if self.cfg.SOLVER.CLIP_NORM:
             self.scaler.unscale_(self.optimizer)
@@ -119,6 +131,19 @@ class Update:
         self.scaler.update()
         self.model.after_update(epoch)
         return terms, stopping > 0
+
+    def state_dict(self) -> dict[str, dict]:
+        """What a checkpoint holds beside the network."""
+        parts = {**self.optimizers, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """
+        saved    a checkpoint
+        raises   CheckpointError where it lacks a part
+        """
+        for name, part in {**self.optimizers, "scaler": self.scaler}.items():
+            part.load_state_dict(saved[name])
 
     def weights_are_finite(self) -> bool:
         return all(bool(t.isfinite().all()) for t in self.model.state_dict().values())
@@ -133,6 +158,19 @@ class Update:
                 f"a weight is not finite after epoch {epoch}; {last} holds those of the epoch before, if it exists. "
                 "Train anew with a lower SOLVER.BASE_LR or with SOLVER.PRECISION float32"
             )
+
+
+def averaging(model: nn.Module) -> DistributedDataParallel:
+    """The network, whose gradients become the means of all processes on the way; not those of an adversary, whose steps
+    average their own.
+    """
+    apart = [] if model.adversary is None else [*model.adversary.parameters()]
+    for parameter in apart:
+        parameter.requires_grad_(False)  # what isn't trained when DDP is made, it leaves alone
+    network = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    for parameter in apart:
+        parameter.requires_grad_(True)
+    return network
 
 
 def gather(rows: Tensor, dim: int) -> Tensor:

@@ -26,6 +26,7 @@ class Stream(NamedTuple):
     images: Tensor  # (B_s, 3, H, W), normalised
     labels: Tensor  # (B_s,) int64: identity
     kind: Kind
+    cameras: Tensor | None = None  # (B_s,) int64: from 0, in the order of the training images' cameras; None: not known
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,21 @@ class Batch:
         found = [s.images for s in self.streams if s.kind.shape == shape and infrared in (None, s.kind.infrared)]
         return torch.cat(found) if len(found) != 1 else found[0]
 
+    @property
+    def cameras(self) -> Tensor:
+        """(B,) int64, in the order of the rows; 0 where they aren't known."""
+        return torch.cat([s.labels.new_zeros(len(s.labels)) if s.cameras is None else s.cameras for s in self.streams])
+
     def __len__(self) -> int:
         """The number of images, body shapes among them."""
         return sum(len(stream.labels) for stream in self.streams)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
-        return replace(
-            self, streams=[Stream(change(s.images), change(s.labels), s.kind) for s in self.streams],
-            pasted=self.pasted and Pasted(*map(change, self.pasted)),
-        )
+        return replace(self, streams=[
+            Stream(change(s.images), change(s.labels), s.kind, None if s.cameras is None else change(s.cameras))
+            for s in self.streams
+        ], pasted=self.pasted and Pasted(*map(change, self.pasted)))
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.channels_last) -> "Batch":
         """On the device, without waiting for it, with images in memory of that layout."""
@@ -125,6 +131,8 @@ class Output:
     pooled, neck (V, B, D) and logits (V, B, classes) are common; what only one method has is a further name. Taken from
     others (`where`, `gathered`), an entry is computed when it is first asked for.
 
+    of_all   entries that depend on the rows of all processes together, by what computes them of an output
+
         output = Output(batch.rows, pooled=pooled, logits=logits)
         output.logits, output.labels, output.infrared, output.where(infrared=True).pooled
 
@@ -132,16 +140,22 @@ class Output:
              and gathering leaves them as they are
     """
 
-    def __init__(self, rows: Rows, /, common: Mapping[str, Tensor] | None = None, **entries: Tensor):
-        self.rows, self.entries, self.common, self._source = rows, entries, common or {}, None
-        self._gradient = None
+    def __init__(
+        self, rows: Rows, /, common: Mapping[str, Tensor] | None = None,
+        of_all: Mapping[str, Callable[["Output"], Tensor]] | None = None, **entries: Tensor,
+    ):
+        self.rows, self.entries, self.common, self.of_all = rows, entries, common or {}, of_all or {}
+        self._source = self._gradient = None
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name in ("entries", "common"):  # asked for by a copy that isn't filled yet
+        if name.startswith("_") or name in ("entries", "common", "of_all"):  # by a copy that isn't filled yet
             raise AttributeError(name)
         if name in self.common:
             return self.common[name]
         if name not in self.entries:
+            if name in self.of_all:
+                self.entries[name] = self.of_all[name](self)
+                return self.entries[name]
             if self._source is None:
                 raise AttributeError(f"the network's output has no {name}; it has {', '.join(self.entries)}")
             self.entries[name] = self._source(name)
@@ -193,7 +207,7 @@ class Output:
         else:
             sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
         processes = len(rows.shares) if rows.shares else len(labels) // len(rows.labels)
-        whole = Output(Rows(labels, sizes, kinds), self.common)
+        whole = Output(Rows(labels, sizes, kinds), self.common, self.of_all)
         whole._source = lambda name: of_all(getattr(self, name), 1)
         # The gradients by a row that the processes found are summed on the way, and all found the same.
         whole._gradient = lambda loss, name: of_all(self.gradient(loss, name), 1) / processes

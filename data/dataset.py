@@ -163,6 +163,7 @@ class TrainBatches(Dataset):
         self.records, self.seed, self.height, self.width = records, seed, height, width
         self.rank, self.world, self.accumulation = rank, world, accumulation
         self.sampler, self.identities = sampler, sampler.identities
+        _, self.cameras = np.unique([record.camera for record in records], return_inverse=True)  # (records,) from 0
         rows, columns = read_size or (height, width)
         for held in (cache, shape_cache):
             if held is not None and (held.height, held.width) != (rows, columns):
@@ -227,7 +228,8 @@ class TrainBatches(Dataset):
             # Not torch.manual_seed, which would seed the devices' generators too.
             torch.default_generator.manual_seed(seed)
             pipeline(read(self.records[row].path), out, epoch)
-        return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind)
+        cameras = torch.from_numpy(self.cameras[part.rows[mine]])
+        return Stream(images.permute(0, 3, 1, 2), torch.from_numpy(part.labels[mine]), kind, cameras)
 
 
 class EvalImages(Dataset):

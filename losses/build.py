@@ -15,6 +15,7 @@ TOTALS = classes_of("losses.totals", {
     "mcja": "mcja.MCJATotal",
     "dns": "dns.DNSTotal",
     "sefel": "sefel.SEFELTotal",
+    "mclnet": "mclnet.MCLNetTotal",
 })
 
 

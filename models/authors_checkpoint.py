@@ -93,6 +93,7 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
 
     checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (common/weights.py)
     model        the network to fill (not changed here)
+    returns      what their checkpoints don't have (`Network.authors_lack`) as it is in `model`
     raises       AuthorsCheckpointError naming every entry that is missing, unexpected or of another shape
     """
     theirs = named_tensors(checkpoint)
@@ -106,7 +107,9 @@ def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
             problems.append(str(error.args[0]))
             continue
         expected.add(source)
-        if source not in theirs:
+        if source not in theirs and name.startswith(model.authors_lack):
+            state[name] = value
+        elif source not in theirs:
             problems.append(f"missing: {source}")
         elif theirs[source].shape != value.shape:
             problems.append(f"of another shape: {source} is {[*theirs[source].shape]}, not {[*value.shape]}")

@@ -16,6 +16,7 @@ MODELS = classes_of("models", {
     "mcja": "mcja.MCJA",
     "dns": "dns.DNS",
     "sefel": "sefel.SEFEL",
+    "mclnet": "mclnet.MCLNet",
 })
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.batch import Batch, Output
 from common.options import Option
+from models.adversary import Adversary
 from models.parts.layers import recompute
 
 
@@ -28,6 +29,7 @@ class Network(nn.Module):
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
     paper = ""                         # in a table of methods; "": it isn't in this repository
     authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    authors_lack: tuple[str, ...] = ()  # starts of the names of ours that no checkpoint of the authors' has
     only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
     one_modality = False               # whether images of one modality alone can train it, by its total
     reads_size = False                 # whether it has weights by position: then the images' (H, W) is a third argument
@@ -40,6 +42,7 @@ class Network(nn.Module):
     def __init__(self, options, classes: int):
         super().__init__()
         self.classes = classes
+        self.adversary: Adversary | None = None  # what it is trained against, by an optimiser of its own
         self.recomputed = frozenset(options.RECOMPUTE)
         unknown = self.recomputed - {*self.parts}
         if unknown:
@@ -88,6 +91,13 @@ class Network(nn.Module):
         raises   ImageSizeError, MethodError
         """
 
+    @classmethod
+    def check_cameras(cls, options, cameras: int) -> None:
+        """Refuse training images of more cameras than the network of these options knows; called before any work.
+
+        raises   MethodError
+        """
+
     def forward(self, batch: Batch) -> Output:
         """The training pass: all streams of a batch together, rows in the order of its streams."""
         raise NotImplementedError
@@ -107,7 +117,8 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
-        """What the optimiser trains: neck and classifiers at the base rate, everything else at a fraction of it.
+        """What the optimiser trains: neck and classifiers at the base rate, everything else at a fraction of it, an
+        adversary not at all.
 
         base_lr   SOLVER.BASE_LR
         factor    SOLVER.BACKBONE_LR_FACTOR
@@ -115,7 +126,7 @@ class Network(nn.Module):
         """
         groups = [{"params": [], "base_lr": base_lr}, {"params": [], "base_lr": base_lr * factor}]
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not name.startswith("adversary."):
                 groups[not name.startswith(self.neck_and_classifiers)]["params"].append(parameter)
         return groups
 

@@ -56,6 +56,9 @@ DNS = {
     "LOSS.DNS.DISTILLATION_WEIGHT": 1.0, "LOSS.DNS.CIRCLE_MEAN": "twice", "SOLVER.RATE_BY": "update_before",
 }
 SEFEL = {"LOSS.SEFEL.BALANCE": "larger"}  # the weights, and the share of mixed batches, are the configuration's
+MCLNET = {
+    "LOSS.MCLNET.CONFUSION_WEIGHT": 1.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0005,
+}  # the weight of the cameras' centres, and how often an identity's nearest row counts, are the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
 VARIANTS = {
     "cmfn": {
@@ -158,6 +161,17 @@ VARIANTS = {
         "full": ("+ orthogonality (full)", SEFEL),
         "smaller": ("full, the smaller gradient has the larger weight", SEFEL | {"LOSS.SEFEL.BALANCE": "smaller"}),
         "even": ("full, both weights 1", SEFEL | {"LOSS.SEFEL.BALANCE": "none"}),
+    },
+    "mclnet": {
+        "backbone": ("AGW with erasing", MCLNET | {
+            "LOSS.MCLNET.CONFUSION_WEIGHT": 0.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0, "LOSS.MCLNET.CAMERA_WEIGHT": 0.0,
+        }),
+        "confusion": ("+ modality confusion", MCLNET | {
+            "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0, "LOSS.MCLNET.CAMERA_WEIGHT": 0.0,
+        }),
+        "identities": ("+ aggregation at centres of identities", MCLNET | {"LOSS.MCLNET.CAMERA_WEIGHT": 0.0}),
+        "full": ("+ and of cameras (full)", MCLNET),
+        "rows": ("full, an identity's nearest row counts as often as it has rows", MCLNET | {"LOSS.MCLNET.ROWS": 0}),
     },
     "deen": {
         "backbone": ("ID and triplet", DEEN | {"LOSS.CPM_WEIGHT": 0.0, "LOSS.ORTHOGONAL_WEIGHT": 0.0}),

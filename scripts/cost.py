@@ -51,7 +51,7 @@ class Training:
         self.model = build_network(cfg, len(drawn.identities), pretrained=False)
         self.model = self.model.to(device, memory_format=torch.channels_last).train()
         self.update = Update(cfg, self.model, build_loss(cfg), device)
-        for group in self.update.optimizer.param_groups:
+        for group in (group for optimizer in self.update.optimizers.values() for group in optimizer.param_groups):
             group["lr"] = 0.0  # the same batches again and again would lead anywhere
         self.batches = [drawn[0, i] for i in range(min(cfg.SOLVER.ACCUMULATION, drawn.length(0)))]
         self.images = sum(map(len, self.batches))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LLCM from the data folder to the table of figures: training, both directions.
 #   bash scripts/reproduce_llcm.sh datasets/LLCM [runs/llcm_cmfn [KEY VALUE ...]]
-# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, sefel, ...) takes configs/llcm_agw.yaml; the default is cmfn.
+# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, mclnet, sefel, ...) takes configs/llcm_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 set -euo pipefail
 unset CDPATH  # with which cd goes elsewhere, and prints

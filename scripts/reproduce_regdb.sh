@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # RegDB from the data folder to the table of figures: ten splits, ten models, both directions, and their mean.
 #   bash scripts/reproduce_regdb.sh datasets/RegDB [runs/regdb_cmfn [KEY VALUE ...]]
-# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, sefel, ...) takes configs/regdb_agw.yaml; the default is cmfn.
+# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, mclnet, sefel, ...) takes configs/regdb_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 # SPLITS="1 2 3" takes some of the splits, e.g. one part on each GPU; the mean follows when all have results.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SYSU-MM01 from the data folder to the comparison table: training, every protocol, table.
 #   bash scripts/reproduce_sysu.sh datasets/SYSU-MM01 [runs/sysu_cmfn [KEY VALUE ...]]
-# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, sefel, ...) takes configs/sysu_agw.yaml; the default is cmfn.
+# METHOD=agw (or caj, deen, mpanet, pmt, mscmnet, dns, mcja, mclnet, sefel, ...) takes configs/sysu_agw.yaml; the default is cmfn.
 # Run it again after a stop: what has a valid result is kept, a training that was cut off goes on.
 set -euo pipefail
 unset CDPATH  # with which cd goes elsewhere, and prints

@@ -39,6 +39,7 @@ METHODS = {  # file of configs/ -> what is to be seen of it
     "quickstart_mcja": Method("MCJA", ["neck"], 1),
     "quickstart_dns": Method("DNS", ["neck", "pooled"], 2),
     "quickstart_sefel": Method("SEFEL", ["neck"], 4),
+    "quickstart_mclnet": Method("MCLNet", ["neck", "pooled"], 2),
     "quickstart_cmfn": Method("CMFN", ["equal", "neck"], 2),
 }
 SMALL = [

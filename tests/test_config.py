@@ -82,12 +82,13 @@ def test_the_papers_recipe(name, height, width, jitter, area, stages):
     ("agw", (288, 144), (8, 4), 81, [[20, 0.1], [50, 0.01]], False),
     ("caj", (288, 144), (8, 4), 100, [[20, 0.1], [50, 0.01]], True),
     ("deen", (384, 144), (6, 4), 151, [[20, 0.1], [80, 0.01]], True),
+    ("mclnet", (288, 144), (8, 4), 201, [[20, 0.1], [50, 0.01]], False),
 ])
 @pytest.mark.parametrize("name", ["sysu", "regdb", "llcm"])
 def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, flip):
     cfg = load_config(CONFIGS / f"{name}_{method}.yaml")
     solver = cfg.SOLVER
-    assert (cfg.DATA.NAME, solver.EVAL_PERIOD) == (name, 1 if method == "deen" else 2)
+    assert (cfg.DATA.NAME, solver.EVAL_PERIOD) == (name, {"deen": 1, "mclnet": 5}.get(method, 2))
     assert ((cfg.DATA.HEIGHT, cfg.DATA.WIDTH), (solver.IDENTITIES, solver.IMAGES)) == (size, batch)
     assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS, cfg.TEST.FLIP) == (epochs, steps, 10, flip)
     assert (solver.BASE_LR, solver.BACKBONE_LR_FACTOR, solver.WEIGHT_DECAY) == (0.1, 0.1, 5e-4)
@@ -98,6 +99,7 @@ def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, 
         "agw": (0.5, SMALL, [0.0] * 3) if name == "llcm" else None,
         "caj": (0.5, SMALL, [0.4914, 0.4822, 0.4465]),
         "deen": (0.5, LARGE if name == "sysu" else SMALL, IMAGENET),
+        "mclnet": (0.8, [0.1, 0.8], IMAGENET),
     }[method]
     grey = ["grey"] if method == "deen" else []
     plain = ["pad", *grey, "crop", "flip", "normalise", *(["erase"] if erased else [])]
@@ -113,6 +115,9 @@ def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, 
         "base": {"MODEL.NAME": "agw", "MODEL.NON_LOCAL": "none"},
         "agw": {"MODEL.NAME": "agw", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"},
         "caj": {"MODEL.NAME": "caj", "MODEL.POOL": "gem", "LOSS.TRIPLET": "squared_difference"},
+        "mclnet": {"MODEL.NAME": "mclnet", "MODEL.POOL": "gem", "LOSS.TRIPLET": "weighted"} | {
+            "sysu": {}, "regdb": {"LOSS.MCLNET.CAMERA_WEIGHT": 0.0}, "llcm": {"MODEL.MCLNET.CAMERAS": 9},
+        }[name],
         "deen": {"MODEL.NAME": "deen"} | ({"MODEL.STAGES": 3} if name == "regdb" else {}),
     }[method]
     defaults = dict(flatten(get_defaults()))

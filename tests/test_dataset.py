@@ -113,7 +113,7 @@ def test_a_batch_has_both_modalities_of_the_same_people(benchmark):
 def test_batches_lie_as_the_network_wants_them(benchmark):
     for workers in (0, 1):
         batch, = load(train_batches(benchmark.train), [(0, 0)], workers)
-        for images, _, _ in batch.streams:
+        for images in (stream.images for stream in batch.streams):
             assert images.is_contiguous(memory_format=torch.channels_last) and images.isfinite().all()
 
 

@@ -16,8 +16,9 @@ from processes import Started, context
 from thin import thin
 from torch import nn
 
+from assembly.adversary import adversary_steps
 from assembly.recipe import body_shapes, build_loss, image_size, train_batches
-from assembly.update import gather
+from assembly.update import averaging, gather
 from configs.load import is_read, load_config
 from data.dataset import eval_loaders, open_benchmark
 from data.records import DataError, Record
@@ -85,6 +86,7 @@ METHODS = {
         "MODEL.NAME": "sefel", "MODEL.SEFEL.SHAPE_WIDTH": "32", "DATA.SHAPES": "shapes", "SOLVER.IMAGES": "2",
     },
     "mscmnet": {"MODEL.NAME": "mscmnet", "DATA.HEIGHT": "48", "DATA.WIDTH": "48", **TWO_VIEWS},
+    "mclnet": {"MODEL.NAME": "mclnet"},  # an adversary with a step of its own
     "mcja": {  # streams that differ in size between the processes
         "MODEL.NAME": "mcja", "SOLVER.SAMPLER": "blind_chunks", "SOLVER.IMAGES": "3", "SEED": "1",
     },
@@ -103,9 +105,12 @@ def gradients(options, world, batch):
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    network = averaging(model) if world > 1 else model
     output = network(batch.map(lambda t: t.double() if t.is_floating_point() else t))
-    terms = build_loss(options)(output.gathered(gather) if world > 1 else output, epoch=0)
+    output, steps = output.gathered(gather) if world > 1 else output, adversary_steps(model, options.SOLVER)
+    if steps is not None:
+        steps(output)
+    terms = build_loss(options)(output, epoch=0)
     sum(terms.values()).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {
         name: term.detach() for name, term in terms.items()

@@ -212,6 +212,7 @@ def test_an_authors_checkpoint_is_evaluated(data, tmp_path):
     ("pmt", "keys_pmt.json", {("neck", False)}),
     ("mscmnet", "keys_mscmnet.json", {("neck", False)}),
     ("mcja", "keys_mcja.json", {("neck", False)}),
+    ("mclnet", "keys_agw.json", {("neck", False), ("pooled", False)}),
     ("dns", "keys_dns.json", {("neck", True), ("pooled", True)}),
     ("sefel", "keys_sefel.json", {("neck", True)}),
 ])

@@ -32,7 +32,7 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "do
 
 
 pytestmark = pytest.mark.usefixtures("short")
-COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt", "mscmnet", "mcja", "dns", "sefel")
+COMPARED = ("agw", "caj", "deen", "base", "mpanet", "pmt", "mscmnet", "mcja", "dns", "mclnet", "sefel")
 CONFIGS = {name: f"quickstart_{name}" for name in ("cmfn", *COMPARED)}
 FORMATS, MODALITIES = ("torchscript", "pt2", "onnx"), ("both", "visible", "infrared")
 # Every method in every format; each modality occurs in each format. The baseline is AGW without its blocks.

@@ -42,6 +42,7 @@ SHIPPED = {  # the precision in which a network is tested; with --all in each
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
     "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16", "sysu_pmt": "float16",
     "sysu_mscmnet": "float16", "sysu_mcja": "float16", "sysu_dns": "float16", "sysu_sefel": "float32",
+    "sysu_mclnet": "float32",
 }
 
 
@@ -269,6 +270,7 @@ STEPS = [  # on the CPU with the backward pass, for which fake CUDA tensors are 
     ("cmfn", "cuda", "bfloat16"), ("agw", "cuda", "float16"), ("caj", "cpu", "float32"), ("deen", "cpu", "bfloat16"),
     ("mpanet", "cuda", "bfloat16"), ("pmt", "cuda", "float16"), ("mscmnet", "cuda", "float16"),
     ("mcja", "cuda", "float16"), ("dns", "cuda", "bfloat16"), ("sefel", "cuda", "float16"),
+    ("mclnet", "cuda", "float16"),
 ]
 ALL_STEPS = sorted({*product(MODELS, ["cuda"], AUTOCAST), *product(MODELS, ["cpu"], ["float32", "bfloat16"])})
 
@@ -299,7 +301,8 @@ def test_a_training_step(method, device, precision, copies, monkeypatch, whole):
         assert all(p.grad.device == device for p in model.parameters() if p.requires_grad)
     arrived, = copies
     assert arrived.values.device == CPU
-    assert backwards == [(CUDA, torch.float32)] * (len(batches) if device == CUDA else 0)
+    each = 1 if model.adversary is None else 2  # the adversary's step has one of its own
+    assert backwards == [(CUDA, torch.float32)] * (each * len(batches) if device == CUDA else 0)
 
 
 def test_numbers_are_copied_after_the_work_of_their_own_device(copies):

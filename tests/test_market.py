@@ -118,7 +118,7 @@ def test_a_method_that_can_is_trained_and_tested_on_one_modality(tmp_path, thin,
 
 @pytest.mark.parametrize("method", ["quickstart_cmfn", "quickstart_caj", "quickstart_deen", "quickstart_dns",
                                     "quickstart_mcja", "quickstart_mpanet", "quickstart_mscmnet", "quickstart_pmt",
-                                    "quickstart_sefel"])
+                                    "quickstart_mclnet", "quickstart_sefel"])
 def test_a_method_that_needs_both_is_refused_in_one_line(tmp_path, method):
     cfg = load_config(f"configs/{method}.yaml", ["DATA.NAME", "market"])
     said = f"market has visible training images alone, and {cfg.MODEL.NAME} learns from both modalities; of one alone"

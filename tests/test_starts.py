@@ -144,6 +144,11 @@ RULES = {
     SHAPE_ERASURE + r"necks\.\w+\.weight": normal(1, 0.01),
     SHAPE_ERASURE + r"(shape_)?classifier\.weight": normal(0, 0.001),
     SHAPE_ERASURE + r"(shape_)?projection": lambda weight: Start("normal", spread=1 / weight.shape[1]),
+    # MCLNet
+    r"adversary\.layers\.\d\.(weight|bias)": default,
+    r"adversary\.norm\.weight": constant(1),
+    r"adversary\.norm\.bias": constant(0),
+    r"(identity|camera)_centers\.points": normal(0, 1),
     # What every batch norm counts
     r".+\.running_mean": constant(0),
     r".+\.running_var": constant(1),

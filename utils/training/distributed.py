@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -112,6 +112,17 @@ def gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
     if not dist.is_initialized():
         return rows
     return GatherRows.apply(rows.movedim(dim, 0).contiguous()).movedim(0, dim)
+
+
+def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """In place, with one exchange."""
+    if dist.is_initialized():
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        torch._foreach_copy_([*tensors], [
+            part.view_as(tensor) for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors)
+        ])
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
