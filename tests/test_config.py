@@ -435,7 +435,9 @@ def test_owners_are_those_whose_network_or_total_declares_it():
         (f"{prefix}{key}", method) for prefix, methods in (("MODEL.", MODELS), ("LOSS.", TOTALS))
         for method, owner in methods.items() for key in owner.options
     }
-    assert declared == {(key, method) for key, methods in OWNERS.items() for method in methods}
+    shapes = {method for method, network in MODELS.items() if network.reads_shapes}
+    declared |= {(key, method) for key in ("DATA.SHAPES", "DATA.SHAPE") for method in shapes}
+    assert shapes == {"sefel"} and declared == {(key, method) for key, methods in OWNERS.items() for method in methods}
     assert {key for key in OPTIONS if key.startswith(("MODEL.", "LOSS."))} - {*OWNERS} == {
         "MODEL.NAME", "MODEL.PRETRAINED", "MODEL.RECOMPUTE",
     }
