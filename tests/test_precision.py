@@ -7,6 +7,7 @@ from reference import nothing_drawn
 from thin import small_trunk, thin
 from torch import nn
 
+from common.batch import Batch, Kind, Stream
 from configs.load import load_config
 from models.build import MODELS, build_model
 from models.parts.mfa import chain
@@ -22,9 +23,14 @@ def gradients(model, criterion, dtype=None, people=4, size=(64, 32)):
     pairs = drawn(2 * people, 3, size[0] // 8, size[1] // 8)
     visible, infrared = (nn.functional.interpolate(x, scale_factor=8.0) for x in pairs)
     labels = torch.arange(people).repeat_interleave(2).tolist()
+    batch = two_streams(visible, infrared, labels)
+    if model.reads_shapes:
+        batch = Batch([*batch.streams, *(
+            Stream(s.images.flip(2), s.labels, Kind(s.kind.infrared, shape=True)) for s in batch.streams
+        )])
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
-        output = model(two_streams(visible, infrared, labels))
+        output = model(batch)
     sum(criterion(output, epoch=1).values()).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
