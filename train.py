@@ -28,7 +28,7 @@ from assembly.recipe import (
     body_shapes, build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches,
     train_loader,
 )
-from assembly.trained import check_same_run
+from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
 from configs.load import as_yaml, explained, load_config
@@ -36,7 +36,7 @@ from data.dataset import hold_out, open_data
 from utils.lock import only_one
 from utils.output import require_folder, write_atomically
 from utils.reporting.report import only_a_warning, write_curves
-from utils.training.checkpoint import CheckpointError, load_weights
+from utils.training.checkpoint import load_weights
 from utils.training.compiling import compile_training_pass
 from utils.training.distributed import Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
@@ -68,12 +68,10 @@ class Trainer:
         own = self.benchmark.held_out
         records, held_out = hold_out(self.benchmark.train, cfg.SOLVER.VALIDATION_IDS, cfg.SEED, own)
         self.validation = Validation(cfg, self.benchmark, held_out)
-        fingerprint = self.benchmark.fingerprint()
-        if saved is not None and saved["data"] != fingerprint:
-            raise CheckpointError(f"{self.saving.last} was trained on other data than {cfg.DATA.ROOT} now holds")
+        shapes = body_shapes(cfg, self.benchmark)
+        fingerprints = fingerprints_of({"data": self.benchmark, "shapes": shapes}, saved, self.saving.last)
         for name in {*cfg.TEST.PROTOCOLS} - {"all"}:
             self.benchmark.protocol(name)  # refuses an unknown one
-        shapes = body_shapes(cfg, self.benchmark)
         self.batches = train_batches(cfg, records, ranks, cached_images(cfg, self.benchmark), shapes)
 
         # Of a checkpoint, the weights replace those of ImageNet anyway.
@@ -86,8 +84,7 @@ class Trainer:
 
         # "figures" are those of the last epoch where it is trained, but not validated yet.
         self.state = {
-            "epoch": 0, "step": 0, "sums": {}, "figures": {}, "best": -1.0, "data": fingerprint,
-            "config": self.cfg.dump(),
+            "epoch": 0, "step": 0, "sums": {}, "figures": {}, "best": -1.0, **fingerprints, "config": self.cfg.dump(),
         }
         if saved is not None:
             load_weights(self.model, saved["model"], self.saving.last)

@@ -12,7 +12,7 @@ from data.pixels import open_image
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
 from utils.retrieval.compress import (
-    CompressionError, check_number, load_directions, principal_directions, save_directions,
+    CompressionError, check_number, load_directions, principal_directions, project, save_directions,
 )
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks
@@ -109,6 +109,26 @@ def learned_directions(
             save_directions(files[weighting], learned_from[weighting], directions[weighting])
             print(f"PCA learned on {len(records)} training images: {files[weighting]}")
     return directions
+
+
+def weighing(
+    model: nn.Module, weighting: str, cfg, checkpoint: dict, train_records: Callable[[], list], device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What test.py makes of pooled and neck features (N, ...) before it ranks: weighed and, with EMBEDDING.DIM,
+    compressed.
+
+    raises   as `learned_directions`
+    """
+    scale, directions = model.column_scale(weighting).to(device), None
+    if cfg.EMBEDDING.DIM:
+        learned = learned_directions(model, [weighting], train_records, cfg, checkpoint, device)
+        directions = learned[weighting].to(device)
+
+    def weighed(features: Tensor) -> Tensor:
+        features = scaled(features, scale)
+        return features if directions is None else project(features, directions)
+
+    return weighed
 
 
 def described(weighting: str, cfg) -> str:

@@ -61,6 +61,20 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Modul
     }
 
 
+def fingerprints_of(parts: dict[str, Benchmark | None], saved: dict | None, path: Path) -> dict[str, str | None]:
+    """Of what a training reads, by the name under which a checkpoint has them; None of what it doesn't read.
+
+    saved    the content of a checkpoint to go on with
+    path     its
+    raises   CheckpointError where one differs
+    """
+    found = {name: None if part is None else part.fingerprint() for name, part in parts.items()}
+    for name, part in parts.items():
+        if saved is not None and saved.get(name) != found[name]:
+            raise CheckpointError(f"{path} was trained on other data than {part.root} now holds")
+    return found
+
+
 def data_of(data, fingerprint: str | None) -> dict:
     """What results.json says of the data that a network was trained on.
 

@@ -62,7 +62,7 @@ def write_synthetic(
             raise DataError(f"the embedded data set's {name} is {manifest[name]}; choose {least} to {most}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         check_manifest(root, manifest)
-        if not (root / SHAPES).exists():  # an older version wrote none
+        if not (root / SHAPES).exists():  # removed, or by an older version, which wrote none
             replace_folder(root / SHAPES, lambda folder: write_images(folder, manifest, workers, shapes_alone=True))
         return False
     if root.is_symlink() or os.path.ismount(root):  # the rename would fail, after all was drawn

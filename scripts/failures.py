@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import torch
 from PIL import Image
 
-from assembly.embedding import described, embed_records, embed_versions, learned_directions  # noqa: E402
+from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
 from assembly.results import tested_elsewhere  # noqa: E402
@@ -30,12 +30,12 @@ from assembly.titles import method_title  # noqa: E402
 from assembly.trained import data_options, load_run, open_tested  # noqa: E402
 from data.pixels import open_image  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.evaluation.evaluator import check_reranking, scaled, similarities_by  # noqa: E402
+from utils.evaluation.evaluator import check_reranking, similarities_by  # noqa: E402
 from utils.evaluation.failures import pair_distances, search_all  # noqa: E402
 from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
 from utils.reporting.failures import HEIGHT, WIDTH, Run, failures_page  # noqa: E402
 from utils.reporting.report import ReportError, import_plots, notes  # noqa: E402
-from utils.retrieval.compress import CompressionError, project  # noqa: E402
+from utils.retrieval.compress import CompressionError  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
 
 MOST_PAIRS = 40  # some 3 kB an image, of which each pair has three
@@ -55,15 +55,7 @@ def searched(name: str, path: Path, loaded: tuple, benchmark, protocol) -> tuple
     model, cfg, checkpoint = loaded
     records, device, weighting = benchmark.test, select_device(cfg.DEVICE), weightings_of(model, cfg)[0]
     model = model.to(device, memory_format=torch.channels_last).eval()
-    scale, directions = model.column_scale(weighting).to(device), None
-    if cfg.EMBEDDING.DIM:
-        learned = learned_directions(model, [weighting], lambda: benchmark.train, cfg, checkpoint, device)
-        directions = learned[weighting].to(device)
-
-    def weighed(features: torch.Tensor) -> torch.Tensor:
-        features = scaled(features, scale)
-        return features if directions is None else project(features, directions)
-
+    weighed = weighing(model, weighting, cfg, checkpoint, lambda: benchmark.train, device)
     features = weighed(embed_records(model, records, cfg, device))
     versions = embed_versions(model, records, cfg, device)
     similarities, by = similarities_by(

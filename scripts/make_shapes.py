@@ -39,7 +39,7 @@ from data.files import absolute  # noqa: E402
 from data.pixels import eval_transform, read_image, resized  # noqa: E402
 from data.shapes import path_in  # noqa: E402
 from utils.arguments import count  # noqa: E402
-from utils.output import require_folder  # noqa: E402
+from utils.output import replacing, require_folder  # noqa: E402
 from utils.reporting.sheets import Cell, SheetError, save, sheet  # noqa: E402
 from utils.training.run import select_device  # noqa: E402
 
@@ -173,9 +173,8 @@ def main() -> None:
 def write(shape: Image.Image, place: Path) -> None:
     """Whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f".{place.name}")
-    shape.save(unfinished, Image.registered_extensions()[place.suffix.lower()], quality=95)
-    os.replace(unfinished, place)
+    with replacing(place) as unfinished:
+        shape.save(unfinished, quality=95)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ from data.records import DataError, Record  # noqa: E402
 from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
 from models.parts.backbone import PretrainedError  # noqa: E402
 from assembly.ranking_sheets import ranking_picture  # noqa: E402
-from assembly.embedding import described, embed_records, embed_versions, learned_directions  # noqa: E402
+from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
 from assembly.errors import EXPECTED_ERRORS  # noqa: E402
 from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
 from assembly.results import tested_elsewhere  # noqa: E402
 from assembly.trained import find_checkpoint, load_run, open_tested  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
-from utils.retrieval.compress import CompressionError, project  # noqa: E402
+from utils.retrieval.compress import CompressionError  # noqa: E402
 from utils.evaluation.evaluator import check_reranking, scaled  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
 from utils.reporting.report import ReportError, import_plots  # noqa: E402
@@ -113,20 +113,13 @@ def main() -> None:
         check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
     weighting = weightings_of(model, cfg)[0]
     model = model.to(device, memory_format=torch.channels_last).eval()
-    scale, directions = model.column_scale(weighting).to(device), None
-    if cfg.EMBEDDING.DIM and {"ranking", "map"} & {*args.parts}:
-        learned = learned_directions(model, [weighting], lambda: benchmark.train, cfg, checkpoint, device)
-        directions = learned[weighting].to(device)
+    if {"ranking", "map"} & {*args.parts}:
+        ranked = weighing(model, weighting, cfg, checkpoint, lambda: benchmark.train, device)
 
     def keep(image, name: str) -> None:
         path = folder / f"{name}.{args.format}"
         save(image, path)
         print(path)
-
-    def ranked(features: Tensor) -> Tensor:
-        """As test.py ranks them: weighed and, with EMBEDDING.DIM, compressed."""
-        features = scaled(features, scale)
-        return features if directions is None else project(features, directions)
 
     def embed(chosen: Sequence[Record]) -> Tensor:
         return ranked(embed_records(model, chosen, cfg, device))
@@ -163,6 +156,7 @@ def main() -> None:
         chosen = [records[row] for row in rows]
         after = features[rows] if features is not None else embed(chosen)
         untrained, weights = network_before_training(cfg, classes=model.classes)
+        scale = model.column_scale(weighting).to(device)
         before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
         panels = [
             (f"before training ({weights}), weighting {weighting}", scaled(before, scale)),

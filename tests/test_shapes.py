@@ -1,5 +1,6 @@
 """Body-shape images: drawn, found beside the training images, read, cached, mixed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from assembly.trained import fingerprints_of
 from assembly.recipe import body_shapes, cached_images, check_together, train_batches
 from common.batch import Batch, Kind, Stream
 from configs.load import ConfigError, load_config
@@ -15,6 +17,7 @@ from data.mixing import mixed
 from data.records import DataError
 from data.shapes import Shapes
 from data.synthetic import SHAPES, write_synthetic
+from utils.training.checkpoint import CheckpointError
 from utils.training.distributed import Ranks
 
 KINDS = [Kind(False), Kind(True), Kind(False, shape=True), Kind(True, shape=True)]
@@ -77,6 +80,19 @@ def test_a_cache_holds_them_too(shared_data, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} >= {"synthetic-64x32", "synthetic-shapes-64x32"}
     for ours, theirs in zip(drawn[0].streams, drawn[1].streams):
         assert torch.equal(ours.images, theirs.images)
+
+
+def test_a_training_goes_on_with_its_own_shapes_alone(shared_data, tmp_path):
+    benchmark = open_benchmark("synthetic", shared_data)
+    folder = shutil.copytree(shared_data / SHAPES, tmp_path / "shapes")
+    parts = {"data": benchmark, "shapes": Shapes(benchmark, folder)}
+    saved = fingerprints_of(parts, None, tmp_path)
+    assert saved["data"] != saved["shapes"] and fingerprints_of(parts, saved, tmp_path) == saved
+    assert fingerprints_of({"data": benchmark, "shapes": None}, None, tmp_path)["shapes"] is None
+    with open(next(folder.rglob("*.jpg")), "ab") as file:
+        file.write(b"0")
+    with pytest.raises(CheckpointError, match="last.pth was trained on other data than .*/shapes now holds"):
+        fingerprints_of(parts, saved, tmp_path / "last.pth")
 
 
 def test_missing_shapes_are_counted_and_named(shared_data):

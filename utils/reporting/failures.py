@@ -5,14 +5,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from PIL import Image
 
 from utils.evaluation.distances import overlap, shares
 from utils.evaluation.failures import Searches, agreement, by_identity, confused_pairs, differences
-from utils.reporting.report import import_plots, table, text
+from utils.reporting.report import filled, import_plots, table, text
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 HEIGHT, WIDTH = 128, 64   # of an embedded image, in pixels
@@ -76,8 +75,8 @@ def failures_page(
             f"The hits of A and B at rank 1 correlate by {same:.2f}: 1 where they fail in the same searches. Images "
             "are those of the first gallery that shows the query's person.",
         ))
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=text(title), headline=f"{text(headline)}<br>{text(setting)}",
+    return filled(
+        TEMPLATE, title=text(title), headline=f"{text(headline)}<br>{text(setting)}",
         notes="".join(f'<p class="note">{text(note)}</p>' for note in notes), sections="".join(sections),
     )
 

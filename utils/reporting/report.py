@@ -16,6 +16,7 @@ from utils.training.checkpoint import sha256
 from utils.training.run import LOG, Metrics
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+STYLE = Path(__file__).with_name("page.css")  # of all pages
 CMC = (
     "Share of the queries whose person is among the first k of the ranking (people or images, as the protocol counts): "
     "mean over the trials; shaded, their standard deviation on either side."
@@ -159,7 +160,8 @@ def page_of(file: Path, saved: dict, title: str, figures: Sequence[str]) -> str:
     header, *lines = ([row[0], *row[-number:], *row[1:-number]] for row in table_rows(saved["results"]))
     first = dict(zip(header, lines[0]))
     summary = saved.get("data_summary", "This results file is of an older version, without a summary of the data.")
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    return filled(
+        TEMPLATE,
         title=text(f"{title} on {saved['data']['name']}: {file.resolve().parent.name}"),
         headline=text(f"Rank-1 {first['Rank-1']}, mAP {first['mAP']} ({first['protocol']})"),
         notes="".join(f'<p class="note">{text(note)}</p>' for note in notes(saved)),
@@ -169,6 +171,11 @@ def page_of(file: Path, saved: dict, title: str, figures: Sequence[str]) -> str:
         made=table(origin(saved)),
         options=table(flat(saved.get("config", {}))),
     )
+
+
+def filled(template: Path, **parts: str) -> str:
+    """A page, by the parts that its template names."""
+    return Template(template.read_text(encoding="utf-8")).substitute(parts, style=STYLE.read_text(encoding="utf-8"))
 
 
 def notes(saved: dict) -> list[str]:
