@@ -123,9 +123,11 @@ def test_the_first_pages_run_as_printed(tmp_path, whole, request):
         call(command + small * ("quickstart.sh" in command))
     if whole:
         page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-        (repository / "onnx_example.py").write_text(re.search(r"```python\n# onnx_example.py(.*?)```", page, re.S)[1])
+        (repository / "onnx_example.py").write_text(re.search(r"```python\n(# onnx_example.py.*?)```", page, re.S)[1])
         shutil.copy(repository / "photos" / "day.jpg", repository)
-        call(re.search(r"^python onnx_example.py .*$", page, re.M)[0].replace("python", "python -I"))
+        line = re.search(r"^python (onnx_example.py .*)$", page, re.M)[1]
+        done = here.run("bash", "-c", f"python -I {line}", folder=repository)
+        assert re.fullmatch(r"similarity: -?[01]\.\d{4}\n", done.stdout)
     assert (repository / "runs" / "quickstart-1" / "results.json").exists()  # that docs/tables.md's OUTPUT names
     left = {path.name for path in (repository / "runs" / "quickstart").iterdir()}
     assert {"curves.png", "cmc.png", "distances.png", "report.html", "model_card.md", "pictures", "found"} <= left
