@@ -165,8 +165,11 @@ def read_text(file: str | Path) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = ", ".join(sorted(str(p) for p in Path(__file__).parent.glob("*.yaml")))
-        raise ConfigError(f"there is no configuration file {file}; there are {known}") from None
+        known = {path.stem: path for path in Path(__file__).parent.glob("*.yaml")}
+        near = known[difflib.get_close_matches(Path(file).stem, sorted(known), n=1, cutoff=0.0)[0]]
+        raise ConfigError(
+            f"there is no configuration file {file}; the nearest is {near}, and its folder has them all"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8
         raise ConfigError(f"{file} is not a readable yaml file: {error}") from None
 

@@ -21,6 +21,7 @@ from data.regdb import RegDB
 from data.mixing import mixed
 from data.sampler import Part, Sampler
 from data.sysu import SYSU
+from data.synthetic import MANIFEST as DRAWN
 from data.pixels import eval_transform, open_image
 from data.transforms import Pipeline
 
@@ -90,7 +91,7 @@ def hint(name: str, root: Path) -> str:
     if shows(root, wanted):
         return ""
     other = next((other for other in signs if shows(root, signs[other])), None)
-    near, archive = nearby(root, wanted), archive_of(root)
+    near, archive = nearby(root, wanted, never="" if name == "synthetic" else DRAWN), archive_of(root)
     said = f" It looks like another data set: DATA.NAME {other}." if other else ""
     if near is not None:
         return f"{said} Did you mean DATA.ROOT {near}?"

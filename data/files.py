@@ -52,7 +52,9 @@ def require_folder(path: Path, what: str, obtain: str) -> None:
     if not os.path.isdir(path):
         found = meant(path.parent, path.name)
         hint = f", but {found}: rename it" if found else ""
-        raise LayoutError(f"there is no folder {path}, where {what} should be{hint}. {obtain} Then set DATA.ROOT")
+        raise LayoutError(
+            f"there is no folder {path}, where {what} should be{hint}. {obtain} Then set DATA.ROOT to its folder."
+        )
     if not os.access(path, os.R_OK | os.X_OK):
         raise DataError(f"the folder {path} may not be read: change its permissions")
 
@@ -71,12 +73,16 @@ def shows(folder: Path, signs: Sequence[Set[str]]) -> bool:
     return bool(signs) and all(names & group for group in signs)
 
 
-def nearby(root: Path, signs: Sequence[Set[str]]) -> Path | None:
-    """The data set with these signs in the root, above it or beside it."""
+def nearby(root: Path, signs: Sequence[Set[str]], never: str = "") -> Path | None:
+    """The data set with these signs in the root, above it or beside it.
+
+    never   a file that it doesn't hold, by which another data set of the same layout is known
+    """
     inside = listing(root)
     deeper = (path for folder in inside for path in listing(folder))
     places = chain((root.parent, root.parent.parent), inside, listing(root.parent), deeper)
-    return next((path for path in islice(places, LOOKED_AT) if shows(path, signs)), None)
+    found = (path for path in islice(places, LOOKED_AT) if shows(path, signs))
+    return next((path for path in found if not (never and (path / never).exists())), None)
 
 
 def archive_of(root: Path) -> Path | None:

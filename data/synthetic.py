@@ -16,6 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+if __name__ == "__main__":
+    from utils.stop import fail_clearly, stop_in_one_line
+
+    stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
+
 import numpy as np
 
 from data.figure import Person
@@ -188,6 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from utils.stop import fail_clearly
-
     fail_clearly(main, (DataError, ValueError))

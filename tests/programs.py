@@ -93,6 +93,7 @@ def status_of(program, *arguments) -> int:
     with pytest.MonkeyPatch.context() as patch, left_as_found():
         patch.setattr(sys, "argv", [str(program), *map(str, arguments)])
         patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(sys, "excepthook", sys.excepthook)
         try:
             if program == "-m":
                 sys.argv.pop(0)

@@ -312,8 +312,8 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, text, complaint):
     with pytest.raises(ConfigError) as error:
         load_config(file)
     assert complaint in str(error.value) and "mine.yaml" in str(error.value)
-    with pytest.raises(ConfigError, match="there is no configuration file .*absent.yaml; there are .*sysu_cmfn.yaml"):
-        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="no configuration file .*agv.yaml; the nearest is .*configs/sysu_agw.yaml"):
+        load_config(tmp_path / "sysu_agv.yaml")
     file.write_bytes(b"OUTPUT: \xff")
     for unreadable in (file, tmp_path):
         with pytest.raises(ConfigError, match=f"{unreadable} is not a readable yaml file"):

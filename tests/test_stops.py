@@ -197,3 +197,21 @@ def test_a_stop_while_a_program_is_imported_is_one_line(tmp_path, program, numbe
     done = subprocess.run([sys.executable, ROOT / program], env=os.environ | {"PYTHONPATH": str(tmp_path)},
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"stopped by {number.name}\n")
+
+
+@pytest.mark.parametrize("program, missing", [
+    (["train.py"], "torch"), (["scripts/search.py"], "PIL"), (["-m", "data.synthetic"], "numpy"),
+])
+def test_a_shell_without_the_environment_is_told_how_to_get_it(program, missing):
+    """As before `source .venv/bin/activate`: a Python that has its standard library alone (-S)."""
+    done = subprocess.run([sys.executable, "-S", *program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {sys.executable} has no module {missing}. Once in a shell: source ")
+    assert f"{ROOT}/.venv/bin/activate" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_module_of_the_repository_that_is_missing_is_no_library():
+    """A fault of the code: its stack trace is shown."""
+    code = "from utils.stop import stop_in_one_line; stop_in_one_line(); import utils.nowhere"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.startswith("Traceback") and "No module named 'utils.nowhere'" in done.stderr

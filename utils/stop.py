@@ -8,8 +8,11 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 from utils.output import safe_streams
+
+ROOT = Path(__file__).resolve().parent.parent
 
 STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SIGPIPE = 13  # of systems that have it
@@ -44,13 +47,28 @@ def restore(handlers: dict) -> None:
 
 def stop_in_one_line() -> None:
     """From here on, a signal ends the process at once, with a line. For the time in which a program's modules are
-    imported; `fail_clearly` takes over.
+    imported; `fail_clearly` takes over. A library that is missing gets a line, too, until the end.
     """
     def end(number: int, _frame) -> None:
         os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
         os._exit(128 + number)
 
     listen(end)
+    sys.excepthook = name_missing_library
+
+
+def name_missing_library(kind: type[BaseException], error: BaseException, trace) -> None:
+    """What is printed of an uncaught error: the fix where a library is missing, as in a shell without .venv."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    ours = any((ROOT / path).exists() for path in (name, f"{name}.py"))
+    if issubclass(kind, ModuleNotFoundError) and not ours:
+        print(
+            f"error: {sys.executable} has no module {name}. Once in a shell: source {ROOT}/.venv/bin/activate "
+            "(bash scripts/quickstart.sh makes it); in an environment of your own: pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 class StopRequest:
