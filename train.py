@@ -242,7 +242,9 @@ def as_text(figures: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a yaml file of configs/")
-    parser.add_argument("--explain", metavar="METHOD", help="print the options that a method reads, and end")
+    parser.add_argument(
+        "--explain", metavar="METHOD", help="print the options that a method reads, with its recipe's values, and end"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth, if there is one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="options over the file's")
     args = parser.parse_intermixed_args()

@@ -99,7 +99,10 @@ def first_bytes(path: str | Path, number: int = 4096) -> bytes:
         with open(path, "rb") as file:
             return file.read(number)
     except (FileNotFoundError, NotADirectoryError):
-        raise WeightsFileError(f"there is no checkpoint at {path}") from None
+        raise WeightsFileError(
+            f"there is no checkpoint at {path}, seen from {os.getcwd()}: the path is wrong, or nothing was trained "
+            "there yet"
+        ) from None
     except OSError as error:
         raise WeightsFileError(f"{path} cannot be read ({error.strerror})") from None
 

@@ -125,15 +125,18 @@ def as_yaml(cfg: CfgNode) -> str:
 
 
 def explained(method: str) -> str:
-    """The options that a method reads, one a line: default, explanation, what is allowed.
+    """The options that a method reads, one a line: its recipe's value (configs/methods), explanation, what is allowed.
 
     raises   ConfigError for an unknown method
     """
-    if method not in METHODS:
-        raise ConfigError(f"there is no method {method!r}; there are {', '.join(sorted(METHODS))}")
+    recipes = {path.stem: path for path in Path(__file__).parent.glob("methods/*.yaml")}
+    if method not in recipes:
+        raise ConfigError(f"there is no method {method!r}; there are {', '.join(sorted(recipes))}")
+    cfg = load_config(recipes[method])
+    values = dict(flatten(cfg))
     lines = [
-        f"{key}: {declared.default!r}\n    {declared.explanation}. It is {declared.allowed}"
-        for key, declared in OPTIONS.items() if is_read(key, method)
+        f"{key}: {values[key]!r}\n    {declared.explanation}. It is {declared.allowed}"
+        for key, declared in OPTIONS.items() if is_read(key, cfg.MODEL.NAME)
     ]
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from losses.build import TOTALS
 from models.build import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RECIPES = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 SMALL, LARGE, IMAGENET = [0.02, 0.4], [0.2, 0.8], [0.485, 0.456, 0.406]
 
 
@@ -457,22 +458,25 @@ def test_two_methods_may_share_a_declaration_but_not_a_name():
         collected(Section(), {"a": method(X=shared), "b": method(X=other)}, "LOSS.")
 
 
-@pytest.mark.parametrize("method", MODELS)
+@pytest.mark.parametrize("method", RECIPES)
 def test_what_is_explained_is_what_the_method_reads(method):
-    said = explained(method)
+    """With the values of its recipe, which are not those of the other methods."""
+    said, cfg = explained(method), load_config(CONFIGS / "methods" / f"{method}.yaml")
+    values = dict(flatten(cfg))
     keys = [line.split(":")[0] for line in said.splitlines() if not line.startswith(" ")]
-    assert keys == [key for key in OPTIONS if key not in OWNERS or method in OWNERS[key]]
+    assert keys == [key for key in OPTIONS if key not in OWNERS or cfg.MODEL.NAME in OWNERS[key]]
     for key in keys:
-        assert f"{key}: {OPTIONS[key].default!r}\n    {OPTIONS[key].explanation}. It is {OPTIONS[key].allowed}" in said
+        assert f"{key}: {values[key]!r}\n    {OPTIONS[key].explanation}. It is {OPTIONS[key].allowed}" in said
 
 
 def test_the_program_explains_a_method_and_knows_no_other():
     done = run("train.py", "--explain", "mpanet")
     assert done.stdout == explained("mpanet") + "\n" and "LOSS.MPANET.MUTUAL_WEIGHT: 2.5" in done.stdout
-    assert "LOSS.TRIPLET" not in done.stdout and "SOLVER.EPOCHS: 151" in done.stdout
+    assert "LOSS.TRIPLET" not in done.stdout and "MODEL.NAME: 'mpanet'" in done.stdout
+    assert "SOLVER.EPOCHS: 81\n" in explained("agw")
     done = run("train.py", "--explain", "resnet", check=False)
     assert done.returncode == 1
-    assert done.stderr == f"error: there is no method 'resnet'; there are {', '.join(sorted(MODELS))}\n"
+    assert done.stderr == f"error: there is no method 'resnet'; there are {', '.join(RECIPES)}\n"
 
 
 # --- Short options of the pipelines -----------------------------------------------------------------------------------

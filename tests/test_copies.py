@@ -224,6 +224,16 @@ def test_a_data_set_that_is_nearby_is_found(tmp_path, name, asked, there):
     assert f"Did you mean DATA.ROOT {place}?" in complaint(name, tmp_path / asked)
 
 
+def test_the_drawn_data_set_is_not_taken_for_the_real_one(tmp_path):
+    """It has the same layout; the real one beside it is found all the same."""
+    drawn = sysu_tree(tmp_path / "a-drawn-one")
+    text(drawn / "synthetic.json", "{}")
+    assert complaint("sysu", tmp_path / "nowhere").endswith("Then set DATA.ROOT to its folder.")
+    assert f"Did you mean DATA.ROOT {drawn}?" in complaint("synthetic", tmp_path / "nowhere")
+    real = sysu_tree(tmp_path / "real")
+    assert f"Did you mean DATA.ROOT {real}?" in complaint("sysu", tmp_path / "nowhere")
+
+
 def test_a_camera_for_the_data_set(tmp_path):
     sysu_tree(tmp_path)
     for asked in ("cam1", "cam1/0001", "exp"):
@@ -437,7 +447,7 @@ def test_empty_images_are_named_before_any_is_decoded(tmp_path):
 
 def test_an_image_that_may_not_be_read_is_not_called_broken(tmp_path):
     with pytest.raises(DataError, match="could not be read .*; look at its permissions"):
-        open_image(str(tmp_path), 4, 4)
+        open_image(str(tmp_path / ("n" * 256)), 4, 4)  # a name that the system refuses
 
 
 # Identities to train on

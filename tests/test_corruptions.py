@@ -296,7 +296,7 @@ def test_noise_is_the_same_at_each_severity(tmp_path):
 
 
 def test_a_missing_image_is_named(tmp_path):
-    with pytest.raises(DataError, match="there is no image .*gone.jpg, although the data set lists it"):
+    with pytest.raises(DataError, match="there is no image .*gone.jpg; where a data set lists it"):
         CorruptedReader(tmp_path.as_posix(), "native", 0)(str(tmp_path / "gone.jpg"), 8, 8)
 
 

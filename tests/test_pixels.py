@@ -67,8 +67,10 @@ def test_broken_images_are_named(tmp_path):
     for name in ("cut.jpg", "words.jpg"):
         with pytest.raises(DataError, match=f"{name} is broken or no image"):
             open_image(str(tmp_path / name), 8, 8)
-    with pytest.raises(DataError, match="there is no image .*absent.jpg, although the data set lists it"):
+    with pytest.raises(DataError, match="there is no image .*absent.jpg; where a data set lists it"):
         open_image(str(tmp_path / "absent.jpg"), 8, 8)
+    with pytest.raises(DataError, match="is a folder, not an image: name the images in it"):
+        open_image(str(tmp_path), 8, 8)
 
 
 
