@@ -25,7 +25,14 @@ from tqdm import tqdm
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
-    body_shapes, build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches,
+    body_shapes,
+    build_loss,
+    build_network,
+    cached_images,
+    check_together,
+    layout_of,
+    less_memory,
+    train_batches,
     train_loader,
 )
 from assembly.trained import check_same_run, fingerprints_of

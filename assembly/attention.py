@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.dataset import EvalImages
-from data.records import Record
 from data.pixels import open_image
-from models.parts.csc_cma import SpatialAttention
+from data.records import Record
 from models.deen import DEEBranch
+from models.parts.csc_cma import SpatialAttention
 from models.parts.hce import HCE, DilatedBottleneck
 from models.parts.layers import WindowAttention
 from models.parts.non_local import SelfNonLocal

@@ -120,7 +120,7 @@ class Machine:
         raises   CheckFailed
         """
         command = [sys.executable, str(ROOT / program), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
             raise CheckFailed(f"what a check started has failed: {program}, status {done.returncode}: {last}")

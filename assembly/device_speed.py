@@ -15,11 +15,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from yacs.config import CfgNode
 
 from assembly.device_checks import (
-    Finding, Machine, attempted, config_file, failed, small_name, tiny, update_of,
+    Finding,
+    Machine,
+    attempted,
+    config_file,
+    failed,
+    small_name,
+    tiny,
+    update_of,
 )
 from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
 from assembly.recipe import (
-    body_shapes, build_loss, build_network, cached_images, image_size, train_batches, train_loader,
+    body_shapes,
+    build_loss,
+    build_network,
+    cached_images,
+    image_size,
+    train_batches,
+    train_loader,
 )
 from assembly.timed_step import PHASES, RECOMPUTE, TimedStep, drawn_batch, plain_network, products_as
 from assembly.update import Update

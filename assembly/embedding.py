@@ -12,7 +12,12 @@ from data.pixels import open_image
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
 from utils.retrieval.compress import (
-    CompressionError, check_number, load_directions, principal_directions, project, save_directions,
+    CompressionError,
+    check_number,
+    load_directions,
+    principal_directions,
+    project,
+    save_directions,
 )
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.records import Record
-from utils.reporting.drawing import plain_matplotlib
 from utils.evaluation.metrics import inner_products
+from utils.reporting.drawing import plain_matplotlib
 
 
 class MissingLibrary(ValueError):

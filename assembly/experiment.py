@@ -37,7 +37,7 @@ def measure(config: str, folder: Path, options: dict[str, object]) -> dict:
 def run(program: str, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / program), *arguments]
     print("$", "python", program, *arguments, flush=True)
-    done = subprocess.run(command)
+    done = subprocess.run(command, check=False)
     if done.returncode:
         raise ExperimentError(f"{program} ended with status {done.returncode}; run this script again to go on")
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.records import Protocol, Record
 from data.pixels import open_image
+from data.records import Protocol, Record
 from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol, similarities_by
 from utils.evaluation.metrics import IGNORED, ranking_keys
 from utils.reporting.results import protocol_of

@@ -205,7 +205,7 @@ class Output:
         if rows.shares is None:
             sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
         else:
-            sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
+            sizes, kinds = [size for share in rows.shares for size in share], [*rows.kinds] * len(rows.shares)
         processes = len(rows.shares) if rows.shares else len(labels) // len(rows.labels)
         whole = Output(Rows(labels, sizes, kinds), self.common, self.of_all)
         whole._source = lambda name: of_all(getattr(self, name), 1)

@@ -113,7 +113,7 @@ class Option:
             return all(map(self.fits, value)) and (not self.rising or value == sorted(value))
         return self.kind == "bool" or self.fits(value)
 
-    def fits(self, part: int | float | str) -> bool:
+    def fits(self, part: float | str) -> bool:
         """Whether one number or text is allowed."""
         if self.one_of:
             return part in self.one_of
@@ -124,7 +124,7 @@ class Option:
         return self.at_least <= part <= self.at_most and self.above < part < self.below  # neither infinity, nor NaN
 
 
-def option(default: bool | int | float | str | list, explanation: str, **allowed) -> Option:
+def option(default: bool | float | str | list, explanation: str, **allowed) -> Option:
     """
     allowed   bounds and choices, named as the attributes of `Option`
     raises    ValueError where the default is not allowed itself

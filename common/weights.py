@@ -295,7 +295,7 @@ def kind_of(head: bytes) -> str | None:
         text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()
     except UnicodeDecodeError:
         return None
-    if re.match(r"\ufeff?<(!doctype|html|head|\?xml|!--)", text, re.I):
+    if re.match(r"\ufeff?<(!doctype|html|head|\?xml|!--)", text, re.IGNORECASE):
         return "a web page, such as a server's message instead of the file: open it in a browser, and download again"
     if all(character.isprintable() or character.isspace() for character in text):
         return f"a text file ({text.splitlines()[0][:60]!r})" if text else "a file of blanks"

@@ -7,11 +7,12 @@ totals in losses/totals/.
 from yacs.config import CfgNode
 
 from common.options import MOST_EPOCHS, Option, Section, defaults_of, option, options_of
-from data.sampler import SAMPLERS
 from data.pixels import RESIZES
+from data.sampler import SAMPLERS
 from data.transforms import OneView, Views
 from losses.build import TOTALS
 from models.build import MODELS
+
 
 class Reranking(Option):
     """The name of a re-ranking. What true and false once said is still read."""

@@ -20,8 +20,8 @@ import PIL
 from tqdm import tqdm
 
 from data.parallel import in_parallel
-from data.records import Benchmark, DataError, Record
 from data.pixels import open_image
+from data.records import Benchmark, DataError, Record
 
 VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"

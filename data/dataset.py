@@ -1,7 +1,8 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from data.files import absolute, archive_of, nearby, shows
 from data.folder import Folder
 from data.llcm import LLCM
 from data.market import Market
+from data.mixing import mixed
+from data.pixels import eval_transform, open_image
 from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
-from data.mixing import mixed
 from data.sampler import Part, Sampler
 from data.sysu import SYSU
-from data.pixels import eval_transform, open_image
 from data.transforms import Pipeline
 
 MIXING = 1  # tells the draws of mixed batches from those of the sampler
@@ -98,7 +99,7 @@ def hint(name: str, root: Path) -> str:
 
 
 def hold_out(
-    records: Sequence[Record], identities: int, seed: int, own: Set[int] = frozenset()
+    records: Sequence[Record], identities: int, seed: int, own: AbstractSet[int] = frozenset()
 ) -> tuple[list[Record], list[Record]]:
     """Take some training identities away for validation: (records to train on, records held out).
 

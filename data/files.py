@@ -7,7 +7,8 @@ should be there.
 import os
 import posixpath
 import re
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def absolute(root: str | Path) -> Path:
     raises   DataError where that cannot be said
     """
     if not is_utf8(str(root)):
-        raise DataError(f"DATA.ROOT is {ascii(str(root))}, which is not UTF-8: rename that folder")
+        raise DataError(f"DATA.ROOT is {str(root)!a}, which is not UTF-8: rename that folder")
     try:
         return Path(root).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a zero byte
@@ -65,13 +66,13 @@ def listing(folder: Path) -> list[Path]:
         return []
 
 
-def shows(folder: Path, signs: Sequence[Set[str]]) -> bool:
+def shows(folder: Path, signs: Sequence[AbstractSet[str]]) -> bool:
     """Whether a folder seems to be a data set, by the names of what is in it (`Benchmark.signs`)."""
     names = {path.name.lower() for path in listing(folder)}
     return bool(signs) and all(names & group for group in signs)
 
 
-def nearby(root: Path, signs: Sequence[Set[str]]) -> Path | None:
+def nearby(root: Path, signs: Sequence[AbstractSet[str]]) -> Path | None:
     """The data set with these signs in the root, above it or beside it."""
     inside = listing(root)
     deeper = (path for folder in inside for path in listing(folder))
@@ -121,7 +122,7 @@ def list_images(folder: str | Path, endings: tuple[str, ...] = PICTURES) -> list
         if not is_file:
             raise DataError(f"{folder}/{name} should be an image, and is a folder or a broken link")
         if not name.isascii() and not is_utf8(name):
-            raise DataError(f"{folder} has the file {ascii(name)}, whose name is not UTF-8: rename it")
+            raise DataError(f"{folder} has the file {name!a}, whose name is not UTF-8: rename it")
     return sorted(files)
 
 

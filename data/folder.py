@@ -388,7 +388,7 @@ def contents(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     folders = [name for name in rest if os.path.isdir(folder / name)]
     for name in folders:
         if not is_utf8(name):
-            raise DataError(f"{folder} has the folder {ascii(name)}, whose name is not UTF-8: rename it")
+            raise DataError(f"{folder} has the folder {name!a}, whose name is not UTF-8: rename it")
     others = [f"{folder.as_posix()}/{name}" for name in sorted({*rest} - {*folders})]
     return [folder / name for name in folders], images, others
 

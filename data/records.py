@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,9 @@ class Benchmark:
     train = Part("training", "training, DATA.CACHE and EMBEDDING.DIM")
     test = Part("test", "protocols")
     absent: Mapping[str, str] = {}
-    held_out: Set[int] = frozenset()
+    held_out: AbstractSet[int] = frozenset()
     expected: Sequence[Expected] = ()
-    signs: Sequence[Set[str]] = ()
+    signs: Sequence[AbstractSet[str]] = ()
     counts = "identities"
 
     def read_parts(self, **readers: Callable[[], list[Record]]) -> None:
@@ -262,8 +263,8 @@ def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Re
     """What is wrong with a trial in which no query has its person in the gallery that it keeps, "" otherwise."""
     query, gallery = ([records[row] for row in rows.tolist()] for rows in (trial.query, trial.gallery))
     cameras = {"query": sorted({r.camera for r in query}), "gallery": sorted({r.camera for r in gallery})}
-    for side in cameras:
-        if not cameras[side]:
+    for side, seen in cameras.items():
+        if not seen:
             return f"has an empty {side}: there are images of cameras {sorted({r.camera for r in records})} alone"
     groups: dict[int, set[int]] = {}  # in the gallery, by identity
     for record, group in zip(gallery, protocol.gallery_group[trial.gallery].tolist()):

@@ -81,5 +81,5 @@ class ChannelCutMix:
         if place is not None:
             top, left, height, width = place
             inside = slice(top, top + height), slice(left, left + width)
-            channel[inside] = image[*inside, over]
+            channel[inside] = image[(*inside, over)]
         return cv2.cvtColor(channel, cv2.COLOR_GRAY2RGB)

@@ -14,8 +14,21 @@ from torchvision.transforms import AugMix
 
 from common.options import MOST_EPOCHS, Option, option
 from data.pixels import (
-    RESIZES, adapt_channels, adjust_brightness, adjust_hue, chance, exchange_channels, gaussian_blur, grey_level,
-    jitter_colours, jitter_light, mix_channels, normalise, random_crop, to_grey, uniform,
+    RESIZES,
+    adapt_channels,
+    adjust_brightness,
+    adjust_hue,
+    chance,
+    exchange_channels,
+    gaussian_blur,
+    grey_level,
+    jitter_colours,
+    jitter_light,
+    mix_channels,
+    normalise,
+    random_crop,
+    to_grey,
+    uniform,
 )
 from data.rectangles import ChannelCutMix, RandomErasing
 

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from losses.labels import pairwise_distances, same_identity
 
-
 LOWEST = torch.finfo(torch.float32).min
 
 

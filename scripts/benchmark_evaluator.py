@@ -12,14 +12,14 @@ import argparse
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -27,14 +27,14 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from assembly.drawn_protocols import draw_features, llcm, regdb, sysu  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.aim import aim_similarity  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
-from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
-from utils.evaluation.mser import mser_distance  # noqa: E402
-from utils.evaluation.rerank import reranked_distance  # noqa: E402
-from utils.measure import resident  # noqa: E402
+from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
+from utils.arguments import count
+from utils.evaluation.aim import aim_similarity
+from utils.evaluation.evaluator import evaluate_protocol
+from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize
+from utils.evaluation.mser import mser_distance
+from utils.evaluation.rerank import reranked_distance
+from utils.measure import resident
 
 FIGURES = {"rank1": 0, "rank5": 4, "rank10": 9, "rank20": 19}
 

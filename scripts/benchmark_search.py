@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -33,20 +33,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.dataset import open_data  # noqa: E402
-from assembly.embedding import embed_records  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.retrieval.compress import CompressionError, principal_directions, project  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol, scaled  # noqa: E402
-from utils.retrieval.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import (  # noqa: E402
-    RECALL, FaissMissing, checked, faiss_index, import_faiss, preselected, search_exact,
+from assembly.embedding import embed_records
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.trained import load_run
+from data.dataset import open_data
+from utils.arguments import count
+from utils.evaluation.evaluator import evaluate_protocol, scaled
+from utils.output import OutputError, require_folder
+from utils.retrieval.compress import CompressionError, principal_directions, project
+from utils.retrieval.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index
+from utils.retrieval.nearest import (
+    RECALL,
+    FaissMissing,
+    checked,
+    faiss_index,
+    import_faiss,
+    preselected,
+    search_exact,
 )
-from utils.output import OutputError, require_folder  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from utils.training.run import select_device
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings
 FACTORS = 1024            # directions in which people and images differ

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -30,19 +30,25 @@ if __name__ == "__main__":
 import torch
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, is_read, load_config  # noqa: E402
-from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
-from models.build import class_of  # noqa: E402
-from models.parts.mfa import ImageSizeError  # noqa: E402
-from models.network import MethodError  # noqa: E402
-from assembly.recipe import build_loss, build_network, streams_of  # noqa: E402
-from assembly.timed_step import (  # noqa: E402
-    EXTRAS, PHASES, PRECISIONS, RECOMPUTE, TimedStep, plain_network, products_as,
+from assembly.literal_network import make_literal, make_literal_optimizer
+from assembly.recipe import build_loss, build_network, streams_of
+from assembly.timed_step import (
+    EXTRAS,
+    PHASES,
+    PRECISIONS,
+    RECOMPUTE,
+    TimedStep,
+    plain_network,
+    products_as,
 )
-from utils.arguments import count  # noqa: E402
-from utils.measure import operations, peak_memory, resident  # noqa: E402
-from utils.training.run import DeviceError, select_device  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
+from assembly.titles import method_title
+from configs.load import ConfigError, is_read, load_config
+from models.build import class_of
+from models.network import MethodError
+from models.parts.mfa import ImageSizeError
+from utils.arguments import count
+from utils.measure import operations, peak_memory, resident
+from utils.training.run import DeviceError, select_device
 
 NETWORKS = ("plain", "literal", "method")
 
@@ -142,7 +148,7 @@ def rows_of(settings: list[str], literal: bool) -> list[tuple[str, str]]:
 def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
     """What `measure` returns in a process of its own, or {"error": why it returned nothing}."""
     command = [sys.executable, __file__, *arguments, "--row", *row]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode == 0:
         return json.loads(ended.stdout.splitlines()[-1])
     if ended.returncode == -9:  # SIGKILL, which not every system has a name for

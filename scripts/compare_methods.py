@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -27,14 +27,22 @@ if __name__ == "__main__":
 from scipy import stats
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from assembly.experiment import (  # noqa: E402
-    EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
+from assembly.experiment import (
+    EMBEDDED,
+    METRICS,
+    ExperimentError,
+    measure,
+    options_of,
+    percent,
+    run,
+    seeds_of,
+    write_table,
 )
-from models.build import MODELS  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.results import rerankings, trained_elsewhere  # noqa: E402
+from configs.load import ConfigError, load_config
+from models.build import MODELS
+from utils.arguments import count
+from utils.output import OutputError, require_files
+from utils.reporting.results import rerankings, trained_elsewhere
 
 
 def named(files: Sequence[str]) -> dict[str, str]:

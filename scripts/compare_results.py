@@ -20,16 +20,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import numpy as np
 
-from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting  # noqa: E402
-
-from utils.arguments import count  # noqa: E402
+from utils.arguments import count
+from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting
 
 UNITS = ("identities", "queries", "trials")
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")  # as METRICS

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -24,27 +24,32 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from assembly.corrupted_search import CorruptedSearch, needed_rows  # noqa: E402
-from assembly.corruption_tables import grid_csv, grids, of_first_weighting, page, summary, summary_rows  # noqa: E402
-from assembly.embedding import described, learned_directions  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.experiment import markdown_table  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.results import (  # noqa: E402
-    kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols,
+from assembly.corrupted_search import CorruptedSearch, needed_rows
+from assembly.corruption_tables import grid_csv, grids, of_first_weighting, page, summary, summary_rows
+from assembly.embedding import described, learned_directions
+from assembly.errors import EXPECTED_ERRORS
+from assembly.experiment import markdown_table
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.results import (
+    kept_results,
+    place_of_results,
+    put_aside,
+    tested,
+    tested_elsewhere,
+    wanted_protocols,
 )
-from assembly.titles import method_title  # noqa: E402
-from assembly.trained import load_run, open_tested  # noqa: E402
-from data.corrupted import ORDERS, VERSION, CorruptedReader  # noqa: E402
-from data.corruptions import CORRUPTIONS, SEVERITIES  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.evaluator import check_reranking  # noqa: E402
-from utils.lock import only_one  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.report import ReportError, import_plots  # noqa: E402
-from utils.reporting.results import protocol_of  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.titles import method_title
+from assembly.trained import load_run, open_tested
+from data.corrupted import ORDERS, VERSION, CorruptedReader
+from data.corruptions import CORRUPTIONS, SEVERITIES
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking
+from utils.lock import only_one
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.report import ReportError, import_plots
+from utils.reporting.results import protocol_of
+from utils.retrieval.compress import CompressionError
+from utils.training.run import select_device
 
 
 def arguments() -> argparse.Namespace:

@@ -19,21 +19,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 from PIL import Image
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.dataset import is_own, open_data  # noqa: E402
-from data.described import described, findings, part_of, table  # noqa: E402
-from data.pixels import read_image  # noqa: E402
-from data.records import Benchmark, DataError, Record  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.sheets import Cell, SheetError, save, sheet  # noqa: E402
+from configs.load import ConfigError, load_config
+from data.dataset import is_own, open_data
+from data.described import described, findings, part_of, table
+from data.pixels import read_image
+from data.records import Benchmark, DataError, Record
+from utils.arguments import count
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.sheets import Cell, SheetError, save, sheet
 
 HEIGHT, WIDTH, EACH = 128, 64, 4  # of an image on the sheet, in pixels; images of a person and modality
 SIZES = 5                         # that are printed

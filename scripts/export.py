@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -37,16 +37,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.pixels import MEAN, STD, eval_transform  # noqa: E402
-from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
-from assembly.embedding import learned_directions  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import find_checkpoint, load_authors, load_run, open_tested  # noqa: E402
-from utils.retrieval.compress import CompressionError, project  # noqa: E402
-from utils.evaluation.evaluator import scaled  # noqa: E402
-from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
+from assembly.embedding import learned_directions
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.trained import find_checkpoint, load_authors, load_run, open_tested
+from configs.load import ConfigError, load_config
+from data.pixels import MEAN, STD, eval_transform
+from models.authors_checkpoint import AuthorsCheckpointError
+from utils.evaluation.evaluator import scaled
+from utils.output import OutputError, keep, require_files, require_folder
+from utils.retrieval.compress import CompressionError, project
 
 METADATA = "metadata.json"  # the extra file in a torchscript or pt2 file; an ONNX file has properties
 TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -22,21 +22,21 @@ if __name__ == "__main__":
 import torch
 from PIL import Image
 
-from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.results import tested_elsewhere  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
-from assembly.trained import data_options, load_run, open_tested  # noqa: E402
-from data.pixels import open_image  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.evaluator import check_reranking, similarities_by  # noqa: E402
-from utils.evaluation.failures import pair_distances, search_all  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.failures import HEIGHT, WIDTH, Run, failures_page  # noqa: E402
-from utils.reporting.report import ReportError, import_plots, notes  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.embedding import described, embed_records, embed_versions, weighing
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.results import tested_elsewhere
+from assembly.titles import method_title
+from assembly.trained import data_options, load_run, open_tested
+from data.pixels import open_image
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking, similarities_by
+from utils.evaluation.failures import pair_distances, search_all
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.failures import HEIGHT, WIDTH, Run, failures_page
+from utils.reporting.report import ReportError, import_plots, notes
+from utils.retrieval.compress import CompressionError
+from utils.training.run import select_device
 
 MOST_PAIRS = 40  # some 3 kB an image, of which each pair has three
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -31,17 +31,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from common.weights import WeightsFileError, named_tensors, read_weights_file  # noqa: E402
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.dataset import open_data  # noqa: E402
-from data.files import absolute  # noqa: E402
-from data.pixels import eval_transform, read_image, resized  # noqa: E402
-from data.shapes import path_in  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import replacing, require_folder  # noqa: E402
-from utils.reporting.sheets import Cell, SheetError, save, sheet  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from common.weights import WeightsFileError, named_tensors, read_weights_file
+from configs.load import ConfigError, load_config
+from data.dataset import open_data
+from data.files import absolute
+from data.pixels import eval_transform, read_image, resized
+from data.shapes import path_in
+from utils.arguments import count
+from utils.output import replacing, require_folder
+from utils.reporting.sheets import Cell, SheetError, save, sheet
+from utils.training.run import select_device
 
 SHEET = "sheet.jpg"
 SHOWN = 24  # images on the sheet

@@ -19,15 +19,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import yaml
 
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.results import ResultsError, read_results, trained_elsewhere  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.results import ResultsError, read_results, trained_elsewhere
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 OWN_SOURCES = PUBLISHED.with_name("sysu_mm01_own_sources.csv")  # of methods that the published table doesn't have

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -23,25 +23,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
-from data.records import DataError, Record  # noqa: E402
-from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
-from models.parts.backbone import PretrainedError  # noqa: E402
-from assembly.ranking_sheets import ranking_picture  # noqa: E402
-from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
-from assembly.results import tested_elsewhere  # noqa: E402
-from assembly.trained import find_checkpoint, load_run, open_tested  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.evaluation.evaluator import check_reranking, scaled  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.report import ReportError, import_plots  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
-from utils.reporting.sheets import SheetError, save  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
+from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules
+from assembly.embedding import described, embed_records, embed_versions, weighing
+from assembly.embedding_map import MissingLibrary, map_picture, require_tsne
+from assembly.errors import EXPECTED_ERRORS
+from assembly.ranking_sheets import ranking_picture
+from assembly.recipe import build_network, require_any_pair, weightings_of
+from assembly.results import tested_elsewhere
+from assembly.titles import method_title
+from assembly.trained import find_checkpoint, load_run, open_tested
+from data.records import DataError, Record
+from models.parts.backbone import PretrainedError
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking, scaled
+from utils.output import OutputError, require_files
+from utils.reporting.report import ReportError, import_plots
+from utils.reporting.sheets import SheetError, save
+from utils.retrieval.compress import CompressionError
+from utils.training.checkpoint import read_own_checkpoint
+from utils.training.run import select_device
 
 PARTS = ("ranking", "attention", "map")
 

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import compare_methods as compare  # noqa: E402
-from assembly import experiment  # noqa: E402
-from utils.measure import operations  # noqa: E402
+import compare_methods as compare
 
-from data.synthetic import write_synthetic  # noqa: E402
+from assembly import experiment
+from data.synthetic import write_synthetic
+from utils.measure import operations
 
 TINY = {
     "DATA": {"NAME": "synthetic", "HEIGHT": 32, "WIDTH": 16, "WORKERS": 0, "ERASING_AREA": [0.1, 0.3]},

@@ -33,7 +33,7 @@ def commands():
 
 
 def anchors(page):
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -180,8 +180,8 @@ PROVOKED = {
 
 def errors(page):
     """Message → its fix, without the targets of links."""
-    table = re.search(r"^\| what it says.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.M)[1]
-    return dict(re.findall(r"^\| `(.*?)` \| (.*) \|$", re.sub(r"\]\(.*?\)", "]", table), re.M))
+    table = re.search(r"^\| what it says.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    return dict(re.findall(r"^\| `(.*?)` \| (.*) \|$", re.sub(r"\]\(.*?\)", "]", table), re.MULTILINE))
 
 
 def test_every_error_of_the_page_is_provoked():
@@ -194,7 +194,7 @@ def test_the_errors_of_the_readme_are_some_of_the_page():
 
 
 def test_no_row_of_the_readme_has_an_empty_cell():
-    assert not re.findall(r"^.*\| \|.*$", README, re.M)
+    assert not re.findall(r"^.*\| \|.*$", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("message", PROVOKED)

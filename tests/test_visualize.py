@@ -17,23 +17,25 @@ from trees import llcm_tree, regdb_tree
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from assembly import attention  # noqa: E402
-from assembly import embedding_map  # noqa: E402
-from assembly import ranking_sheets  # noqa: E402
-import test as evaluation  # noqa: E402
-import visualize  # noqa: E402
+import visualize
 
-from configs.load import load_config  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
-from data.synthetic import write_synthetic  # noqa: E402
-from models.build import build_model  # noqa: E402
-from models.parts.csc_cma import SpatialAttention  # noqa: E402
-from models.parts.layers import WindowAttention  # noqa: E402
-from utils.training.checkpoint import save_checkpoint  # noqa: E402
-from utils.training.distributed import Ranks  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
+import test as evaluation
+from assembly import (
+    attention,
+    embedding_map,
+    ranking_sheets,
+)
+from configs.load import load_config
+from data.dataset import open_benchmark
+from data.synthetic import write_synthetic
+from models.build import build_model
+from models.parts.csc_cma import SpatialAttention
+from models.parts.layers import WindowAttention
+from utils.evaluation.evaluator import evaluate_protocol
+from utils.reporting.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet
+from utils.stop import fail_clearly
+from utils.training.checkpoint import save_checkpoint
+from utils.training.distributed import Ranks
 
 pytestmark = pytest.mark.usefixtures("thin")
 NETWORKS = ("cmfn", "deen", "agw", "caj")

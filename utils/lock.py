@@ -82,7 +82,7 @@ def taken(path: Path) -> BinaryIO | None:
     raises   NoLocks
     """
     while True:
-        file = open(path, "a+b")
+        file = open(path, "a+b")  # noqa: SIM115 - the caller closes it
         try:
             lock(file)
         except OSError as error:

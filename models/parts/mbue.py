@@ -59,7 +59,7 @@ class GlobalBlock(nn.Module):
             return x + self.drop_path(map_of(self.mlp(self.mlp_norm(tokens_of(x))), x.shape[2:]))
 
         # The quirk, fenced: written as (H, C, W) and read as (C, H, W); written as (C, W, H) and read as (HW, C).
-        batch, channels, height, width = x.shape
+        channels, height, width = x.shape[1:]
         x = x + self.drop_path(reread(attended.transpose(2, 3), (channels, height, width)))
         tokens = reread(x.transpose(2, 3), (height * width, channels))
         return x + self.drop_path(reread(self.mlp(self.mlp_norm(tokens)), (channels, height, width)))

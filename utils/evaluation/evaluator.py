@@ -1,7 +1,8 @@
 """Loaders -> embeddings, once -> the figures of every protocol and trial (docs/protocols.md)."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.evaluation.distances import BINS, BIN_WIDTH, described, of_unit_length
+from utils.evaluation.distances import BIN_WIDTH, BINS, described, of_unit_length
 from utils.evaluation.evaluator import BLOCK_BYTES
 from utils.evaluation.metrics import IGNORED, inner_products, ranking_keys
 
@@ -86,7 +86,7 @@ def search_all(
             count_cameras(counts, keys, who[query], who[gallery], where[query], where[gallery])
     columns = [np.concatenate(column) for column in zip(*(part for number in sorted(parts) for part in parts[number]))]
     trial = np.concatenate([[number] * len(part[0]) for number in sorted(parts) for part in parts[number]])
-    pairs = {key[1:]: (counts["searches", *key[1:]], counts["hits", *key[1:]]) for key in sorted(counts)}
+    pairs = {key[1:]: (counts[("searches", *key[1:])], counts[("hits", *key[1:])]) for key in sorted(counts)}
     return Searches(trial, *columns, sizes.numpy(), (by_size / len(trial)).numpy(), pairs)
 
 

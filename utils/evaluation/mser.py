@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from utils.evaluation.metrics import ranking_keys
 from utils.evaluation.rerank import (
-    BYTES_PER_DISTANCE, CHUNK_BYTES, average, check_settings, chunks, largest_of, overlaps, reciprocal_sets,
+    BYTES_PER_DISTANCE,
+    CHUNK_BYTES,
+    average,
+    check_settings,
+    chunks,
+    largest_of,
+    overlaps,
+    reciprocal_sets,
     squared_distances,
 )
 

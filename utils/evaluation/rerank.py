@@ -9,7 +9,7 @@ Nothing N x N is ever held: distances come in chunks of rows, twice, and the enc
 the sparse parts may differ in their last bit from run to run.
 """
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor

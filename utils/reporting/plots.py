@@ -14,13 +14,13 @@ from utils.reporting.drawing import plain_matplotlib
 
 plain_matplotlib()
 
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from utils.evaluation.distances import shares  # noqa: E402
-from utils.evaluation.evaluator import FIGURES  # noqa: E402
-from utils.reporting.results import protocol_of, rerankings  # noqa: E402
+from utils.evaluation.distances import shares
+from utils.evaluation.evaluator import FIGURES
+from utils.reporting.results import protocol_of, rerankings
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.reporting.drawing import plain_matplotlib
 from utils.output import OutputError, write_or_keep
+from utils.reporting.drawing import plain_matplotlib
 
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
 GAP = 10       # pixels between images; twice that after a row's label and a ranking's query

@@ -233,6 +233,6 @@ def faiss_pays(queries: int, matrix: np.ndarray, top: int, device: torch.device,
 def available_memory() -> float:
     """Bytes of memory that a program can still have; infinite where the system does not tell."""
     try:
-        return 1024 * float(re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)[1])
+        return 1024 * float(re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)[1])
     except (OSError, TypeError):
         return float("inf")
