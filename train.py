@@ -9,6 +9,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +23,7 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
@@ -38,6 +40,7 @@ from assembly.recipe import (
 from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
+from common.batch import Batch
 from configs.load import as_yaml, explained, load_config
 from data.dataset import hold_out, open_data
 from utils.lock import only_one
@@ -58,7 +61,7 @@ class Trainer:
     Of several processes (torchrun), each takes its part of a batch's identities; the first alone writes.
     """
 
-    def __init__(self, cfg, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, cfg: CfgNode, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
         check_together(cfg, device)
         self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.saving = Saving(self.folder)
@@ -85,7 +88,7 @@ class Trainer:
         model = build_network(cfg, len(self.batches.identities), pretrained=saved is None)
         if cfg.SOLVER.SYNC_BN:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=layout_of(cfg))
+        self.model = model.to(device).to(memory_format=layout_of(cfg))
         self.compiled = cfg.SOLVER.COMPILE != "none" and compile_training_pass(self.model, cfg.SOLVER.COMPILE, device)
         self.update = Update(cfg, self.model, build_loss(cfg), device, ranks)
 
@@ -145,7 +148,7 @@ class Trainer:
             state |= {"epoch": epoch + 1, "step": 0, "sums": {}, "figures": figures | {"lr": rate}}
             self.finish_epoch(stop)
 
-    def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float] | None:
+    def train_epoch(self, epoch: int, loader: Iterator[Batch], stop: StopRequest) -> dict[str, float] | None:
         """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
         self.model.train()
         sums, first, updates = self.state["sums"], self.state["step"], self.batches.updates(epoch)

@@ -145,7 +145,8 @@ class Output:
         of_all: Mapping[str, Callable[["Output"], Tensor]] | None = None, **entries: Tensor,
     ):
         self.rows, self.entries, self.common, self.of_all = rows, entries, common or {}, of_all or {}
-        self._source = self._gradient = None
+        self._source: Callable[[str], Tensor] | None = None
+        self._gradient: Callable[[Tensor, str], Tensor] | None = None
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_") or name in ("entries", "common", "of_all"):  # by a copy that isn't filled yet

@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
 
 from common.batch import Batch, Kind, Stream
 from data.cache import ImageCache
@@ -28,7 +30,7 @@ from data.transforms import Pipeline
 MIXING = 1  # tells the draws of mixed batches from those of the sampler
 
 
-def open_data(data, strict: bool = True) -> Benchmark:
+def open_data(data: CfgNode, strict: bool = True) -> Benchmark:
     """The data set that a configuration names.
 
     data     its DATA section
@@ -42,7 +44,7 @@ def open_data(data, strict: bool = True) -> Benchmark:
     return open_benchmark(data.NAME, data.ROOT, data.SPLIT, **own if is_own(data.NAME) else {})
 
 
-def open_benchmark(name: str, root: str | Path, split: int = 1, **own) -> Benchmark:
+def open_benchmark(name: str, root: str | Path, split: int = 1, **own: Any) -> Benchmark:
     """The data set of that name in the folder `root`.
 
     split    of RegDB, and of a folder of one's own whose split is drawn
@@ -65,7 +67,7 @@ def has_splits(name: str) -> bool:
     return name == "regdb" or is_own(name)
 
 
-def read_benchmark(name: str, root: str | Path, split: int, **own) -> Benchmark:
+def read_benchmark(name: str, root: str | Path, split: int, **own: Any) -> Benchmark:
     if is_own(name):
         return Folder(root, split, name, **own)
     if name == "sysu":
@@ -174,8 +176,8 @@ class TrainBatches(Dataset):
         self.read_shape = from_file if shape_cache is None else shape_cache.read
         self.views = [(Kind(False, i), pipeline) for i, pipeline in enumerate(visible)]
         self.views += [(Kind(True, i), pipeline) for i, pipeline in enumerate(infrared)]
-        self.shapes, of_shapes = shape or ({}, None)
-        self.views += [(Kind(modality, shape=True), of_shapes) for modality in (False, True) if of_shapes]
+        self.shapes: Mapping[str, str] = shape[0] if shape else {}
+        self.views += [(Kind(modality, shape=True), shape[1]) for modality in (False, True) if shape]
         self.mix = mix
 
     def identities_of(self, batches: Sequence[Batch]) -> list[int]:

@@ -149,7 +149,8 @@ def numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
 
     raises   DataError where two names have the same number
     """
-    pattern, found = re.compile(rf"{prefix}([0-9]+)", re.IGNORECASE), {}
+    pattern = re.compile(rf"{prefix}([0-9]+)", re.IGNORECASE)
+    found: dict[int, Path] = {}
     for name in names_in(folder):
         match = pattern.fullmatch(name)
         if match is None:
@@ -200,7 +201,8 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
     require_lists(root, *indices)
     present: dict[str, set[str]] = {}  # names by folder: one listing is cheaper than asking for each file
     labels: dict[str, int] = {}
-    read, missing = [], []
+    read: list[list[tuple[str, int]]] = []
+    missing = []
     for index in indices:
         read.append([])
         for number, line in enumerate(read_lines(index), start=1):
@@ -220,7 +222,7 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
     if missing:
         index, number, name = missing[0]
         found = meant(root, name)
-        if len(missing) == sum(map(len, read)) and not found:
+        if len(missing) == sum(len(listed) for listed in read) and not found:
             raise PartAbsent(f"none of the {len(missing)} images that {' and '.join(map(str, indices))} list is there")
         hint = f" There is {found}: the line should say {found.relative_to(root).as_posix()}" if found else ""
         raise DataError(f"{index}, line {number}: there is no image {root}/{name}; is the copy complete?{hint}")

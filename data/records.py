@@ -69,7 +69,7 @@ class Part:
     def __init__(self, what: str, used: str):
         self.what, self.used = what, used
 
-    def __set_name__(self, owner: type, name: str):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __set__(self, benchmark: "Benchmark", records: list[Record]) -> None:
@@ -217,7 +217,7 @@ class Benchmark:
 
     def summary(self) -> str:
         """A table of what was found beside what the data set should have, and a warning where they differ."""
-        rows = [("split", "modality", "identities", "images", "cameras")]
+        rows: list[tuple[str, ...]] = [("split", "modality", "identities", "images", "cameras")]
         wrong = []
         for split in ("train", "test"):
             records = self.records(split)
@@ -272,8 +272,8 @@ def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Re
     searched = {(r.identity, ignored) for r, ignored in zip(query, protocol.query_ignores[trial.query].tolist())}
     if any(groups.get(identity, set()) - {ignored} for identity, ignored in searched):
         return ""
-    seen = any(identity in groups for identity, _ in searched)
-    reason = "ignores all of its person (docs/protocols.md)" if seen else "has its person there"
+    shown = any(identity in groups for identity, _ in searched)
+    reason = "ignores all of its person (docs/protocols.md)" if shown else "has its person there"
     return (
         f"has no valid query: its queries are of cameras {cameras['query']}, its gallery of cameras "
         f"{cameras['gallery']}, and {'each query' if seen else 'no query'} {reason}"

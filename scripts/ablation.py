@@ -66,7 +66,7 @@ MCLNET = {
     "LOSS.MCLNET.CONFUSION_WEIGHT": 1.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0005,
 }  # the weight of the cameras' centres, and how often an identity's nearest row counts, are the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
-VARIANTS = {
+VARIANTS: dict[str, dict[str, tuple[str, dict]]] = {
     "cmfn": {
         "backbone": ("Backbone only", CMFN | {
             "MODEL.HCE.ENABLED": False, "MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False,

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the results file of the mean")
     args = parser.parse_args()
     require_files(args.output, fix="choose another --output")
-    files = {}
+    files: dict[int, tuple[Path, dict]] = {}
     for path in args.results:
         split, saved = read_split(path)
         if split in files:

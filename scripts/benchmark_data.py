@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -96,9 +96,9 @@ def draw_images(number: int, height: int, width: int) -> list[np.ndarray]:
     ]
 
 
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each way; in every round each runs once."""
-    seconds = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, run in ways.items():
             begun = time.process_time()

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -66,7 +67,7 @@ def asked(port: int, token: str, image: bytes, query: str) -> float:
     return taken
 
 
-def measure(args, folder: Path) -> None:
+def measure(args: Namespace, folder: Path) -> None:
     embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
     settings |= {"dtype": "float32"}
     fill(folder, settings, args.rows)

@@ -19,6 +19,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,6 +29,7 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from assembly.literal_network import make_literal, make_literal_optimizer
@@ -37,6 +39,7 @@ from assembly.timed_step import (
     PHASES,
     PRECISIONS,
     RECOMPUTE,
+    Plain,
     TimedStep,
     plain_network,
     products_as,
@@ -59,14 +62,12 @@ class Training(TimedStep):
     def __init__(self, network: str, setting: str, options: argparse.Namespace):
         cfg, device = configuration(setting, options), select_device(options.device)
         torch.manual_seed(0)
-        if network == "plain":
-            model = plain_network(cfg, options.classes)
-            criterion = model.loss
-        else:
-            model, criterion = build_network(cfg, options.classes), build_loss(cfg)
+        plain = network == "plain"
+        model = plain_network(cfg, options.classes) if plain else build_network(cfg, options.classes)
+        criterion = model.loss if isinstance(model, Plain) else build_loss(cfg)
         if network == "literal":
             make_literal(model)
-            make_literal(criterion)
+            make_literal(cast(nn.Module, criterion))
         super().__init__(model, criterion, cfg, setting, device, options.identities, options.images)
         if network == "literal":
             make_literal_optimizer(self.optimizer)
@@ -84,7 +85,7 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
         backbone = ["MODEL.BACKBONE", "resnet18"] if is_read("MODEL.BACKBONE", cfg.MODEL.NAME) else []
         small = [*backbone, "DATA.HEIGHT", "96", "DATA.WIDTH", "48"]
         cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *small, *options.overrides])
-    recompute = []
+    recompute: list[str] = []
     if "recompute" in setting.split("+"):
         recompute = options.recompute or [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
     return load_config(overrides=["MODEL.RECOMPUTE", repr(recompute)], base=cfg)
@@ -240,7 +241,8 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.row:
         try:
-            result = measure(*options.row, options)
+            network, setting = options.row
+            result = measure(network, setting, options)
         except Exception as error:  # whatever it is: its row says so, and the others go on
             result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
         print(json.dumps(result))

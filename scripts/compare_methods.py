@@ -64,7 +64,7 @@ def reference_of(wanted: str | None, names: Sequence[str]) -> str:
 
     raises   ExperimentError
     """
-    if wanted in names:
+    if wanted and wanted in names:
         return wanted
     found = [name for name in names if f"_{name}".endswith(f"_{wanted or 'agw'}")]
     if wanted and len(found) != 1:
@@ -190,7 +190,7 @@ def row(name: str, cfg: CfgNode, runs: Sequence[dict], cost: dict | None, refere
         "Image": f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}",
         "Epochs": str(solver.EPOCHS),
         "Batch": f"{accumulated}{solver.IDENTITIES}x{solver.IMAGES}",
-        "Parameters": f"{(runs[0] if runs else cost)['parameters'] / 1e6:.2f} M",
+        "Parameters": f"{(runs[0] if runs else cost or {})['parameters'] / 1e6:.2f} M",
     }
     if cost:
         cells |= {"GFLOPs": f"{cost['operations'] / 1e9:.2f}", "Images a step": str(cost["images"])}
@@ -265,7 +265,8 @@ def main() -> None:
     table = args.output / "comparison"
     require_files(*map(table.with_suffix, (".md", ".tex", ".json")), fix="choose another --output")
 
-    costs, runs = {}, {name: [] for name in files}
+    costs: dict[str, dict] = {}
+    runs: dict[str, list[dict]] = {name: [] for name in files}
     for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
         output = args.output / name / "cost.json"
         run("scripts/cost.py", "--config", file, "--reference", files[reference], "--output", str(output),

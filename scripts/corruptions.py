@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -130,7 +131,7 @@ def main() -> None:
         done = {described_run(run) for run in saved["runs"]}
         missing = [run for run in wanted_runs(orders, args.repeats, args.grid) if described_run(run) not in done]
         if saved["results"] is None or missing:
-            model = model.to(device, memory_format=torch.channels_last).eval()
+            model = model.to(device).to(memory_format=torch.channels_last).eval()
             directions = {}
             if cfg.EMBEDDING.DIM:
                 directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device)
@@ -138,8 +139,10 @@ def main() -> None:
             search = CorruptedSearch(model, benchmark.test, protocols, cfg, device, directions, elsewhere)
             measure(search, output, saved, missing, lambda run: reader(benchmark.root, args.seed, run))
         saved["summary"] = summary(saved["results"], saved["runs"])
-        contents = {output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved)}
-        if args.grid:
+        contents: dict[Path, str | bytes] = {
+            output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved),
+        }
+        if plots:
             contents[tables[1]] = grid_csv(saved["runs"])
             contents |= {path: heat_map(plots, saved, order, method_title(cfg.MODEL)) for order, path in maps.items()}
         write_or_keep(contents)
@@ -168,7 +171,7 @@ def measure(
         print(f"{described_run(run)}: {figures_of(run['results'][0])}", flush=True)
 
 
-def heat_map(plots, saved: dict, order: str, title: str) -> bytes:
+def heat_map(plots: ModuleType, saved: dict, order: str, title: str) -> bytes:
     """The mAP of each corruption and severity by the first weighting, a panel for each protocol."""
     panels = []
     for result in of_first_weighting(saved["results"]):

@@ -54,7 +54,7 @@ class Training:
         drawn = train_batches(cfg, records, shapes=body_shapes(cfg, benchmark))
         # Weights change no duration, so none are downloaded.
         self.model = build_network(cfg, len(drawn.identities), pretrained=False)
-        self.model = self.model.to(device, memory_format=torch.channels_last).train()
+        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
         self.update = Update(cfg, self.model, build_loss(cfg), device)
         for group in (group for optimizer in self.update.optimizers.values() for group in optimizer.param_groups):
             group["lr"] = 0.0  # the same batches again and again would lead anywhere

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,6 +30,7 @@ from PIL import Image
 from configs.load import ConfigError, load_config
 from data.dataset import is_own, open_data
 from data.described import described, findings, part_of, table
+from data.folder import Folder
 from data.pixels import read_image
 from data.records import Benchmark, DataError, Record
 from utils.arguments import count
@@ -63,7 +65,7 @@ def contact_sheet(benchmark: Benchmark, people: int, broken: set[str]) -> Image.
     return sheet(rows, columns, f"{benchmark.name}", HEIGHT, WIDTH, apart={EACH}) if rows else None
 
 
-def as_list(benchmark: Benchmark) -> str:
+def as_list(benchmark: Folder) -> str:
     """A CSV file of the images of a folder of one's own (docs/own_data.md)."""
     names = {number: name for name, number in benchmark.people.items()}
     text = io.StringIO()
@@ -113,7 +115,7 @@ def main() -> None:
     print("\n".join(f"warning: {sentence}" for sentence in said) or "nothing is wrong with it")
     picture = contact_sheet(benchmark, args.people, {*found["broken"]})
     contents = {places[0]: json.dumps(found | {"findings": said}, indent=1) + "\n"}
-    write_or_keep(contents | ({args.list: as_list(benchmark)} if args.list else {}))
+    write_or_keep(contents | ({args.list: as_list(cast(Folder, benchmark))} if args.list else {}))
     if picture:
         save(picture, places[1])
     print("\n".join(f"written: {path}" for path in [*places[:1 + bool(picture)], *filter(None, [args.list])]))

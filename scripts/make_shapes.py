@@ -121,7 +121,8 @@ def color_of(number: int) -> tuple[int, int, int]:
     for bit in range(8):
         for channel in range(3):
             color[channel] |= (number >> 3 * bit + channel & 1) << 7 - bit
-    return tuple(color)
+    red, green, blue = color
+    return red, green, blue
 
 
 def classes(text: str) -> list[int]:
@@ -154,9 +155,10 @@ def main() -> None:
     places = {image.path: path_in(folder, benchmark.root, image.path) for image in benchmark.train}
     wanted = [path for path, place in places.items() if not os.path.exists(place)]
     bare = []
+    height, width = args.size
     for first in tqdm(range(0, len(wanted), args.batch), "shapes", disable=None):
         paths = wanted[first:first + args.batch]
-        for path, shape in zip(paths, parsed(network, [*map(read_image, paths)], *args.size, args.body)):
+        for path, shape in zip(paths, parsed(network, [*map(read_image, paths)], height, width, args.body)):
             if (np.asarray(shape).any(axis=2)).mean() < BARE:
                 bare.append(path)
             write(shape, Path(places[path]))

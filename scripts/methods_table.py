@@ -50,7 +50,8 @@ def step_of(network: str, options: list[str]) -> dict:
     """
     command = [sys.executable, str(BENCHMARK), *options, "--row", network, "float32"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    result = json.loads(ended.stdout.splitlines()[-1]) if ended.returncode == 0 else {"error": ended.stderr.strip()}
+    failed = ended.returncode != 0
+    result: dict = {"error": ended.stderr.strip()} if failed else json.loads(ended.stdout.splitlines()[-1])
     if "error" in result:
         raise ExperimentError(f"the step of {network} {' '.join(options)} could not be measured: {result['error']}")
     return result | {"seconds": sum(result["seconds"].values())}

@@ -61,8 +61,8 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
     path = checkpoint_of(run, tested)
     model, cfg, checkpoint = load_run(path, [], complete=False)
     saved, epochs, warnings = read_own_checkpoint(path), Metrics.read(run), []
-    log = run / "train.log"
-    log = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    logged = run / "train.log"
+    log = logged.read_text(encoding="utf-8", errors="replace") if logged.exists() else ""
 
     done = max([saved["epoch"], *(line["epoch"] + 1 for line in epochs)])  # the best epoch needn't be the last one
     if done < cfg.SOLVER.EPOCHS:

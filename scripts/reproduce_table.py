@@ -224,7 +224,7 @@ def notes_of(row: Row) -> list[str]:
 
 def marks_of(rows: list[Row]) -> dict[tuple[int, str], str]:
     """(row's number, cell) -> "best" or "second", by the figures as printed; ties share a mark."""
-    marks = {}
+    marks: dict[tuple[int, str], str] = {}
     for cell in CELLS:
         search = cell.split("_")[0]
         values = {i: float(row.cells[cell]) for i, row in enumerate(rows) if row.cells[cell]}
@@ -298,7 +298,8 @@ def write_csv(rows: list[Row]) -> str:
 
 def numbered_notes(rows: list[Row]) -> tuple[list[str], list[str]]:
     """The footnote numbers of each row, such as "1,2", and the footnotes in order."""
-    numbers, notes = [], []
+    numbers: list[str] = []
+    notes: list[str] = []
     for row in rows:
         numbers.append(",".join(str(len(notes) + i) for i in range(1, len(notes_of(row)) + 1)))
         notes += notes_of(row)

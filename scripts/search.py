@@ -157,9 +157,9 @@ def main() -> None:
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
     print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
-    for folder, names in others.items():
-        if names:
-            print(f"note: in {shown(folder)}, {shown(not_read(names))}")
+    for folder, unread in others.items():
+        if unread:
+            print(f"note: in {shown(folder)}, {shown(not_read(unread))}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
 

@@ -11,6 +11,7 @@ The gallery is embedded once, into the same index as scripts/search.py's. The pa
 import argparse
 import socket
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -77,7 +78,7 @@ def listening(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def open_lookup(args) -> tuple[Lookup, str, str]:
+def open_lookup(args: Namespace) -> tuple[Lookup, str, str]:
     """The gallery, ready to be searched, the network's title, and its checkpoint's SHA-256."""
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")

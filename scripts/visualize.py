@@ -21,7 +21,9 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
+from yacs.config import CfgNode
 
 from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules
 from assembly.embedding import described, embed_records, embed_versions, weighing
@@ -33,6 +35,7 @@ from assembly.results import tested_elsewhere
 from assembly.titles import method_title
 from assembly.trained import find_checkpoint, load_run, open_tested
 from data.records import DataError, Record
+from models.network import Network
 from models.parts.backbone import PretrainedError
 from utils.arguments import count
 from utils.evaluation.evaluator import check_reranking, scaled
@@ -64,7 +67,7 @@ def images_of(records: Sequence[Record], identity: int, infrared: bool, number: 
     return sorted(np.random.default_rng((seed, identity)).permutation(rows)[:number].tolist())
 
 
-def network_before_training(cfg, classes: int) -> tuple[nn.Module, str]:
+def network_before_training(cfg: CfgNode, classes: int) -> tuple[Network, str]:
     """The network that the training began with, and what its weights are: random where the pretrained ones are gone."""
     if cfg.MODEL.PRETRAINED != "none":
         try:
@@ -112,11 +115,11 @@ def main() -> None:
         infrared, aim = [record.infrared for record in records], (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2)
         check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
     weighting = weightings_of(model, cfg)[0]
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     if {"ranking", "map"} & {*args.parts}:
         ranked = weighing(model, weighting, cfg, checkpoint, lambda: benchmark.train, device)
 
-    def keep(image, name: str) -> None:
+    def keep(image: Image.Image, name: str) -> None:
         path = folder / f"{name}.{args.format}"
         save(image, path)
         print(path)
@@ -157,13 +160,13 @@ def main() -> None:
         after = features[rows] if features is not None else embed(chosen)
         untrained, weights = network_before_training(cfg, classes=model.classes)
         scale = model.column_scale(weighting).to(device)
-        before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
+        before = embed_records(untrained.to(device).to(memory_format=torch.channels_last), chosen, cfg, device)
         panels = [
             (f"before training ({weights}), weighting {weighting}", scaled(before, scale)),
             (f"after training, weighting {described(weighting, cfg)}", after),
         ]
-        shown = len({record.identity for record in chosen})
-        title = f"{trained}: t-SNE of {len(chosen)} test images of {shown} people, a colour for each"
+        number = len({record.identity for record in chosen})
+        title = f"{trained}: t-SNE of {len(chosen)} test images of {number} people, a colour for each"
         keep(map_picture(panels, chosen, args.seed, title), "map")
 
 

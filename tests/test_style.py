@@ -1,11 +1,21 @@
-"""What the project's own tools say of the code: ruff.toml."""
+"""What ruff and mypy say of the code, as ruff.toml and mypy.ini ask them."""
 
 import subprocess
 import sys
 
+import pytest
 from programs import ROOT
 
 
-def test_ruff_finds_nothing():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check"], cwd=ROOT, capture_output=True, text=True)
+def check(*command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing():
+    check("ruff", "check")
+
+
+@pytest.mark.long
+def test_mypy_accepts_all_but_the_tests():
+    check("mypy")

@@ -1,5 +1,7 @@
 """MBUE, the multi-branch unified encoder: one map becomes three views of each image (docs/method.md section 4)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -128,7 +130,7 @@ class MBUE(nn.Module):
 
     views = 3
 
-    def __init__(self, channels: int, separate_compressions: bool = False, dropout: float = 0.01, **branch):
+    def __init__(self, channels: int, separate_compressions: bool = False, dropout: float = 0.01, **branch: Any):
         super().__init__()
         self.branch1 = Branch(channels, shared_compression=not separate_compressions, **branch)
         self.branch2 = Branch(channels, **branch)

@@ -7,8 +7,10 @@ tell apart; line styles and markers say the same again.
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from utils.reporting.drawing import plain_matplotlib
 
@@ -68,7 +70,7 @@ def training_curves(lines: Sequence[dict]) -> Figure:
     losses = [name for name in names if name not in (*NO_CURVE, *validation) and any(line.get(name) for line in lines)]
     figure, axes = panels([3.2, 1.8] + [2.2] * bool(validation))
 
-    def draw(panel: Axes, name: str, factor: float = 1.0, **style) -> None:
+    def draw(panel: Axes, name: str, factor: float = 1.0, **style: Any) -> None:
         points = [(line["epoch"], factor * line[name]) for line in lines if name in line]
         panel.plot(*zip(*points), **style, markevery=max(1, len(points) // 20))
 
@@ -92,7 +94,7 @@ def training_curves(lines: Sequence[dict]) -> Figure:
     for panel in (axes[0], *axes[2:]):  # above the panel, where it hides no curve
         panel.legend(fontsize=9, ncols=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, columnspacing=1)
     axes[-1].set_xlabel("epoch, from 0")
-    axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    cast(MaxNLocator, axes[-1].xaxis.get_major_locator()).set_params(integer=True, min_n_ticks=1)
     return figure
 
 
