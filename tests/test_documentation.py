@@ -123,7 +123,8 @@ def test_the_first_pages_run_as_printed(tmp_path, whole, request):
         call(command + small * ("quickstart.sh" in command))
     if whole:
         page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-        (repository / "onnx_example.py").write_text(re.search(r"```python\n(# onnx_example.py.*?)```", page, re.DOTALL)[1])
+        program = re.search(r"```python\n(# onnx_example.py.*?)```", page, re.DOTALL)[1]
+        (repository / "onnx_example.py").write_text(program)
         shutil.copy(repository / "photos" / "day.jpg", repository)
         line = re.search(r"^python (onnx_example.py .*)$", page, re.MULTILINE)[1]
         done = here.run("bash", "-c", f"python -I {line}", folder=repository)
