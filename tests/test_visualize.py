@@ -213,7 +213,7 @@ def test_grad_cam_before_average_pooling(name):
     """There the logit is linear in the last map, so its gradient can be written down."""
     model = build_model(tiny(name, "synthetic", "unused").MODEL, classes=5).eval()
     head, x = model.head, torch.randn(model.views, 2, model.backbone.channels[-1], 4, 2)
-    cam, predicted = attention.grad_cam(model, x.flatten(0, 1), False)
+    cam, predicted = attention.grad_cam(model.last_map()[1], x.flatten(0, 1))
     logits = head.classifier(head.neck(x.mean(dim=(3, 4)).mean(dim=0)))  # linear: of the views' mean
     assert predicted.tolist() == logits.argmax(dim=1).tolist()
     slope = head.classifier.weight[predicted] * head.neck.weight / (head.neck.running_var + head.neck.eps).sqrt()
