@@ -6,12 +6,14 @@
 
 Each config and seed is a run in a folder of its own, OUTPUT/<config>/seed<k>, and each config's costs are in
 OUTPUT/<config>/cost.json; run the script again after a stop, and what is there is kept. Writes comparison.md,
-comparison.tex and comparison.json; the note above the table says what its figures mean.
+comparison.tex and comparison.json, and of Rank-1 beside cost a picture, comparison.png and comparison.svg; the note
+above the table says what its figures mean.
 """
 
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -34,6 +36,7 @@ from assembly.experiment import (  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
+from utils.reporting import plots  # noqa: E402
 from utils.reporting.results import rerankings, trained_elsewhere  # noqa: E402
 
 
@@ -121,38 +124,76 @@ def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
     return figures
 
 
-def told_apart(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether the means of two samples of one size differ by Student's t test (two-sided, 5 %)."""
+def p_value(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of Student's t test (two-sided) on two samples of one size, two numbers at least.
+
+    Samples of one size share Student's and Welch's t; of three numbers, Welch's degrees of freedom are guessed so low
+    that it misses too much, while unequal deviations (1 to 3) leave Student's errors near the 5 % that were asked for.
+    """
+    difference = abs(statistics.mean(a) - statistics.mean(b))
     error = ((statistics.variance(a) + statistics.variance(b)) / len(a)) ** 0.5
-    return abs(statistics.mean(a) - statistics.mean(b)) > limit(len(a)) * error
+    if not error:
+        return float(not difference)
+    return float(2 * stats.t.sf(difference / error, 2 * len(a) - 2))
 
 
-def limit(seeds: int) -> float:
-    """Student's t, in standard errors of the difference between two means of so many seeds."""
-    return float(stats.t.ppf(0.975, 2 * seeds - 2))
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Which of several tests pass at 5 % together: Holm's step-down (Scand. J. Statist. 6, 1979), for any dependence."""
+    passed = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] >= 0.05 / (len(p_values) - rank):
+            break
+        passed[i] = True
+    return passed
+
+
+def limit(seeds: int, tests: int) -> float:
+    """What the clearest of so many differences must exceed, in its standard errors."""
+    return float(stats.t.ppf(1 - 0.025 / tests, 2 * seeds - 2))
+
+
+def told_apart(samples: dict[str, Sequence[float]]) -> dict[str, list[str]]:
+    """Of one figure, by method: the methods that it is above, best first; methods above none are left out.
+
+    samples   of each method, a number for each seed
+    """
+    order = sorted(samples, key=lambda name: -statistics.mean(samples[name]))
+    pairs = list(itertools.combinations(order, 2))
+    above: dict[str, list[str]] = {}
+    for (better, worse), passed in zip(pairs, holm([p_value(samples[a], samples[b]) for a, b in pairs])):
+        if passed:
+            above.setdefault(better, []).append(worse)
+    return above
+
+
+def short(names: Sequence[str]) -> dict[str, str]:
+    """The names without the word that all begin with: agw and cmfn of sysu_agw and sysu_cmfn."""
+    start = os.path.commonprefix([*names]).rfind("_") + 1
+    return {name: name[start:] for name in names}
 
 
 def verdicts(figures: dict[str, dict], seeds: int) -> str:
-    """What the seeds tell apart, a line for each protocol and metric.
+    """What the seeds tell apart, a line for each protocol and metric, and one below it for each method above others.
 
     figures   what `figures_of` returned, by config
     """
     if seeds == 1:
         return "One seed: no deviation, and no difference here can be told from what another seed would change."
-    kinds = list(next(iter(figures.values())))
-    pairs = list(itertools.combinations(figures, 2))
+    kinds, names = list(next(iter(figures.values()))), short([*figures])
+    pairs = len(figures) * (len(figures) - 1) // 2
     text = (
-        f"Methods are told apart where their means differ by more than {limit(seeds):.2f} standard errors of the "
-        f"difference (Student's t, 5 %, {seeds} seeds each). Were all of them equal, one comparison in twenty would "
-        f"pass by chance; here are {len(pairs) * len(kinds)}. Pairs that are not named are not told apart.\n"
+        f"Methods are told apart by Student's t test of {seeds} seeds each, at 5 % after Holm's correction for the "
+        f"comparisons of one figure, every pair of methods: {pairs}. So, were all methods equal, a figure would name "
+        "any pair in one case of twenty; figures are not corrected for one another, and here are "
+        f"{len(kinds)}. The clearest pair must differ by more than {limit(seeds, pairs):.2f} standard errors of the "
+        "difference. Pairs that are not named are not told apart, which doesn't show them equal.\n"
     )
     for kind in kinds:
-        found = []
-        for a, b in pairs:
-            if told_apart(figures[a][kind], figures[b][kind]):
-                worse, better = sorted((a, b), key=lambda name: statistics.mean(figures[name][kind]))
-                found.append(f"{better} is above {worse}")
-        text += f"\n- {kind[0]} {METRICS[kind[1]]}: {', '.join(found) or 'no two methods are told apart'}"
+        above = told_apart({names[name]: found[kind] for name, found in figures.items()})
+        number = sum(map(len, above.values()))
+        text += f"\n- {kind[0]} {METRICS[kind[1]]}: {number or 'none'} of {pairs}"
+        for worse, alike in itertools.groupby(above, key=above.__getitem__):  # neighbours above the same methods
+            text += f"\n  - {', '.join(alike)} above {', '.join(worse)}"
     return text
 
 
@@ -214,14 +255,39 @@ def cost_note(cost: dict, reference: str) -> str:
     )
 
 
+def tuned_on_test_data(runs: dict[str, list[dict]]) -> list[str]:
+    return [name for name, of_seeds in runs.items() if of_seeds[0]["config"]["SOLVER"]["CHOOSE_BEST_ON_TEST_DATA"]]
+
+
 def figures_note(runs: dict[str, list[dict]], seeds: Sequence[int]) -> str:
     spread = ", mean ± standard deviation over the seeds (of the sample)" if len(seeds) > 1 else ""
-    tuned = [name for name, of_seeds in runs.items() if of_seeds[0]["config"]["SOLVER"]["CHOOSE_BEST_ON_TEST_DATA"]]
+    tuned = tuned_on_test_data(runs)
     inflated = f" Inflated, for the epoch was chosen on test data: {', '.join(tuned)}." if tuned else ""
     return (
         f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. Figures in percent{spread}; a seed's is the mean "
         "over the protocol's trials, by the weighting of pooled and neck features that the method is reported with "
         f"(Embedding; flip: with the mirrored image). Parameters include the classifier.{inflated}"
+    )
+
+
+def picture(figures: dict[str, dict], costs: dict[str, dict], tuned: Sequence[str], data: str, seeds: Sequence[int]):
+    """Rank-1 of the first protocol beside the operations of an embedding, for `plots.png` and `plots.svg`.
+
+    figures, costs   by config
+    tuned            the configs whose epoch was chosen on test data
+    """
+    first = next(kind for kind in next(iter(figures.values())) if kind[1] == "rank1")
+    names = short([*figures])
+    points = [
+        (names[name] + "*" * (name in tuned), costs[name]["operations"] / 1e9, [100 * value for value in found[first]])
+        for name, found in figures.items()
+    ]
+    which = f"{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    spread = f"Mean over seed{which}; bars: standard deviation." if len(seeds) > 1 else f"Seed{which} alone."
+    note = [f"Data set: {data}. {spread} GFLOPs: a multiplication with its addition is two operations."]
+    note += ["* inflated: the epoch was chosen on test data."] * bool(tuned) + [EMBEDDED] * (data == "synthetic")
+    return plots.accuracy_and_cost(
+        points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note)
     )
 
 
@@ -255,7 +321,8 @@ def main() -> None:
     reference = reference_of(args.reference, list(files))
 
     table = args.output / "comparison"
-    require_files(*map(table.with_suffix, (".md", ".tex", ".json")), fix="choose another --output")
+    pictures = {table.with_suffix(".png"): plots.png, table.with_suffix(".svg"): plots.svg}
+    require_files(*map(table.with_suffix, (".md", ".tex", ".json")), *pictures, fix="choose another --output")
 
     costs, runs = {}, {name: [] for name in files}
     for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
@@ -281,11 +348,17 @@ def main() -> None:
             {"protocol": protocol, "metric": metric, "seeds": values} for (protocol, metric), values in found.items()
         ]} for cells, (name, found) in zip(rows, figures.items())
     ]}
-    text = write_table(
-        table, "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows],
-        others={table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"},
-    )
-    print(f"\n{text}\nwritten: {table}.md, comparison.tex, comparison.json")
+    others: dict[Path, str | bytes] = {table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"}
+    if costs and not args.cost_only:
+        figure = picture(figures, costs, tuned_on_test_data(runs), data, args.seeds)
+        others |= {path: draw(figure) for path, draw in pictures.items()}
+    else:
+        for path in pictures:
+            path.unlink(missing_ok=True)  # one of another run would not belong to this table
+    text = write_table(table, "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows], others)
+    print(f"\n{text}\nwritten: {table}.md, comparison.tex", *(path.name for path in others), sep=", ")
+    if args.no_cost:
+        print("no comparison.png: it shows what a figure costs, and --no-cost leaves that out")
 
 
 if __name__ == "__main__":
