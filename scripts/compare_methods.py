@@ -127,8 +127,8 @@ def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
 def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     """Of Student's t test (two-sided) on two samples of one size, two numbers at least.
 
-    Samples of one size share Student's and Welch's t; of three numbers, Welch's degrees of freedom are guessed so low
-    that it misses too much, while unequal deviations (1 to 3) leave Student's errors near the 5 % that were asked for.
+    Welch's test has the same t here, and fewer degrees of freedom: of three numbers so few that it is far stricter than
+    asked for, while Student's stays near it where deviations differ (docs/tables.md).
     """
     difference = abs(statistics.mean(a) - statistics.mean(b))
     error = ((statistics.variance(a) + statistics.variance(b)) / len(a)) ** 0.5
@@ -138,7 +138,10 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[bool]:
-    """Which of several tests pass at 5 % together: Holm's step-down (Scand. J. Statist. 6, 1979), for any dependence."""
+    """Which of several tests pass at 5 % together, however they depend on one another.
+
+    S. Holm: "A Simple Sequentially Rejective Multiple Test Procedure". Scandinavian Journal of Statistics 6, 1979
+    """
     passed = [False] * len(p_values)
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         if p_values[i] >= 0.05 / (len(p_values) - rank):
@@ -284,11 +287,10 @@ def picture(figures: dict[str, dict], costs: dict[str, dict], tuned: Sequence[st
     ]
     which = f"{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     spread = f"Mean over seed{which}; bars: standard deviation." if len(seeds) > 1 else f"Seed{which} alone."
-    note = [f"Data set: {data}. {spread} GFLOPs: a multiplication with its addition is two operations."]
+    note = [f"Data set: {data}. {spread} GFLOPs: a multiplication with its addition is two "
+            "operations; methods of about one cost stand side by side."]
     note += ["* inflated: the epoch was chosen on test data."] * bool(tuned) + [EMBEDDED] * (data == "synthetic")
-    return plots.accuracy_and_cost(
-        points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note)
-    )
+    return plots.accuracy_and_cost(points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note))
 
 
 def parse() -> argparse.Namespace:

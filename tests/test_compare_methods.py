@@ -280,11 +280,11 @@ def test_each_of_several_tests_needs_holms_level():
 
 
 def test_twelve_methods_that_are_equal_are_seldom_told_apart():
-    draw = np.random.default_rng(0).normal(size=(20, 12, 3))
+    draw = np.random.default_rng(0).normal(size=(10, 12, 3))
     alike = [{str(method): list(values) for method, values in enumerate(world)} for world in draw]
     uncorrected = [itertools.starmap(compare.p_value, itertools.combinations(world.values(), 2)) for world in alike]
-    assert sum(min(p_values) < 0.05 for p_values in uncorrected) >= 10
-    assert sum(bool(compare.told_apart(world)) for world in alike) <= 3  # one in twenty
+    assert sum(min(p_values) < 0.05 for p_values in uncorrected) >= 4
+    assert sum(bool(compare.told_apart(world)) for world in alike) <= 2  # one in twenty
 
 
 def test_verdicts_name_the_pairs_that_are_told_apart():
@@ -319,7 +319,11 @@ def test_each_name_in_the_picture_can_be_read(drawn):
 
 def test_the_picture_says_what_it_shows(drawn):
     axes, = drawn.axes
-    assert [text.xy for text in axes.texts][7] == (pytest.approx(30), pytest.approx(54.3))
+    places = [text.xy for text in axes.texts]
+    assert places[7] == (pytest.approx(30), pytest.approx(54.3))
+    alike = [x for x, _ in places[:6]]  # of 10 GFLOPs each
+    assert alike == sorted(set(alike)) and 9 < alike[0] < alike[-1] < 11
+    assert alike[2] * alike[3] == pytest.approx(10 ** 2)  # on either side of it
     (bars,) = axes.containers[0].lines[2]
     assert bars.get_segments()[7][:, 1].tolist() == pytest.approx([54.3 - 2.1213, 54.3 + 2.1213], abs=1e-3)
     assert axes.get_xscale() == "log" and axes.get_ylabel() == "p: Rank-1, %" and "GFLOPs" in axes.get_xlabel()

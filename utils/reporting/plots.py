@@ -202,6 +202,8 @@ def accuracy_and_cost(
 ) -> Figure:
     """A point for each method, its name beside it; the bar is the standard deviation (of the sample) of its values.
 
+    Methods of about one cost stand side by side, else their bars would hide one another.
+
     points           (name, cost above 0, its values, one at least)
     accuracy, cost   what the axes show
     note             stands below
@@ -210,18 +212,32 @@ def accuracy_and_cost(
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    costs = [at for _, at, _ in points]
-    if max(costs) > 3 * min(costs):
+    costs = np.array([at for _, at, _ in points])
+    if costs.max() > 3 * costs.min():
         axes.set_xscale("log")
         axes.xaxis.set(**plain_ticks())
+        costs = np.exp(side_by_side(np.log(costs)))
+    else:
+        costs = side_by_side(costs)
     middles = [float(np.mean(values)) for _, _, values in points]
     spreads = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for _, _, values in points]
     axes.errorbar(costs, middles, spreads, fmt="o", color=COLOURS[0], markersize=5, elinewidth=1.2, capsize=3)
     axes.margins(0.12)
     axes.set(xlabel=cost, ylabel=accuracy)
-    figure.supxlabel(textwrap.fill(note, 105), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(textwrap.fill(note, 118), x=0.01, ha="left", fontsize=8)
     name_points(axes, [name for name, _, _ in points], costs, middles, spreads)
     return figure
+
+
+def side_by_side(x: np.ndarray) -> np.ndarray:
+    """Moves apart, around their place, those of the places that are hardly a hundredth of their whole span apart.
+
+    x, returns   (N,)
+    """
+    order, gap, moved = np.argsort(x, kind="stable"), 0.015 * np.ptp(x), x.copy()
+    for group in np.split(order, 1 + np.flatnonzero(np.diff(x[order]) > gap)):
+        moved[group] += gap * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return moved
 
 
 def name_points(
@@ -233,26 +249,28 @@ def name_points(
     """
     axes.figure.draw_without_rendering()  # what is where is known after that,
     axes.figure.set_layout_engine("none")  # and stays there
-    pixels, to_pixels = axes.figure.dpi / 72, axes.transData.transform
+    pixels, to_pixels = axes.figure.dpi / 72, axes.transData.transform  # in a point of text
     taken = [
-        Bbox([to_pixels((at, low - spread)) - 4 * pixels, to_pixels((at, low + spread)) + 4 * pixels])
-        for at, low, spread in zip(x, y, spreads)
+        Bbox([to_pixels((at, middle - spread)) - 4 * pixels, to_pixels((at, middle + spread)) + 4 * pixels])
+        for at, middle, spread in zip(x, y, spreads)
     ]
+    steps = [
+        away * np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))]).round(3)
+        for away in range(8, 80, 8) for angle in (0, 180, 30, -30, 150, -150, 60, -60, 90, -90)
+    ]
+
+    def hidden(box: Bbox) -> int:
+        outside = not all(axes.bbox.contains(*corner) for corner in box.get_points())
+        return box.count_overlaps(taken) + outside
+
     for name, point in zip(names, zip(x, y)):
         text = axes.annotate(
             name, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
             arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
         )
-        size, best = Text.get_window_extent(text).size, None
-        for away, angle in itertools.product(range(8, 80, 8), (0, 180, 30, -30, 150, -150, 60, -60, 90, -90)):
-            side = np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
-            offset = away * pixels * side + np.sign(side.round(3)) * size / 2
-            middle = to_pixels(point) + offset
-            box = Bbox([middle - size / 2, middle + size / 2])
-            hidden = box.count_overlaps(taken) + (not all(axes.bbox.contains(*corner) for corner in box.get_points()))
-            if best is None or hidden < best[0]:
-                best = hidden, offset, box
-            if not hidden:
-                break
-        text.xyann = best[1] / pixels
-        taken.append(best[2])
+        half = Text.get_window_extent(text).size / 2
+        offsets = [pixels * step + np.sign(step) * half for step in steps]
+        boxes = [Bbox(to_pixels(point) + offset + [-half, half]) for offset in offsets]
+        best = min(range(len(boxes)), key=lambda i: hidden(boxes[i]))  # the first, which is the nearest, of the best
+        text.xyann = offsets[best] / pixels
+        taken.append(boxes[best])
