@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
-    body_shapes, build_loss, build_network, cached_images, check_together, layout_of, less_memory, train_batches,
-    train_loader,
+    body_shapes, build_loss, build_network, cached_images, check_together, faster_reading, layout_of, less_memory,
+    train_batches, train_loader,
 )
 from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
@@ -128,7 +128,8 @@ class Trainer:
         if state["figures"]:  # the stop came between the training of an epoch and the end of its validation
             self.finish_epoch(stop)
         loader = iter(train_loader(self.batches, self.cfg, state["epoch"], state["step"], self.device))
-        for epoch in range(state["epoch"], self.cfg.SOLVER.EPOCHS):
+        first = state["epoch"]
+        for epoch in range(first, self.cfg.SOLVER.EPOCHS):
             rate = self.update.set_rate(epoch)
             figures = self.train_epoch(epoch, loader, stop)
             if figures is None:
@@ -137,13 +138,18 @@ class Trainer:
             self.update.require_finite_weights(epoch, self.saving.last)
             state |= {"epoch": epoch + 1, "step": 0, "sums": {}, "figures": figures | {"lr": rate}}
             self.finish_epoch(stop)
+            if epoch == first and figures.get("waiting", 0.0) > 0.2:
+                LOG.info(faster_reading(self.cfg, figures["waiting"]))
 
     def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float] | None:
-        """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for."""
+        """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for.
+
+        `waiting` is the part of the time in which the next images were not there yet.
+        """
         self.model.train()
         sums, first, updates = self.state["sums"], self.state["step"], self.batches.updates(epoch)
         announced = self.batches.announced(epoch)
-        begun, images, advice = time.perf_counter(), 0, less_memory(self.cfg, self.model.parts)
+        begun, images, waited, advice = time.perf_counter(), 0, 0.0, less_memory(self.cfg, self.model.parts)
         each, left = self.cfg.SOLVER.ACCUMULATION, self.batches.length(epoch) - first * self.cfg.SOLVER.ACCUMULATION
         steps = tqdm(
             range(first, updates), f"epoch {epoch}", updates, initial=first, leave=False,
@@ -152,7 +158,9 @@ class Trainer:
         for step in steps:
             self.update.set_rate(epoch, part_of_epoch(step, announced, self.cfg.SOLVER))
             with memory_advice(advice):
+                asked = time.perf_counter()
                 batches, read = [next(loader) for _ in range(min(each, left))], time.perf_counter()
+                waited += read - asked if step > first else 0.0  # the first one also waits for the loader to start
                 terms, stopping = self.step(batches, epoch, step, bool(stop))
             if self.compiled:
                 LOG.info("the first update took %.1f s, in which the network was compiled", time.perf_counter() - read)
@@ -164,13 +172,14 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
             self.state["step"] = step + 1
             images += sum(map(len, batches)) * self.ranks.world
-            speed = images / (time.perf_counter() - begun)
+            elapsed = time.perf_counter() - begun
+            speed = images / elapsed
             if step % self.cfg.SOLVER.LOG_PERIOD == 0:
                 steps.set_postfix({**{k: f"{v:.3f}" for k, v in terms.items()}, "images/s": f"{speed:.0f}"})
             if stopping:
                 return None
         figures = {name: total / self.state["step"] for name, total in sums.items()}
-        return figures | ({"images_per_second": speed} if images else {})
+        return figures | ({"images_per_second": speed, "waiting": waited / elapsed} if images else {})
 
     def step(self, batches: list, epoch: int, step: int, stop: bool) -> tuple[dict[str, float], bool]:
         """One update (assembly/update.py).

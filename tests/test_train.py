@@ -3,6 +3,7 @@ import logging
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -109,6 +110,26 @@ def test_a_training_sets_the_rate_before_each_update(shared_data, tmp_path, thin
     monkeypatch.setattr(trainer, "step", noted)
     trainer.run()
     assert trainer.batches.length(0) == 9 and rates == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("seconds, waits", [(0.0, True), (0.3, False)])
+def test_a_training_says_how_long_it_waited_for_images(
+    seconds, waits, shared_data, tmp_path, thin, monkeypatch, capsys
+):
+    """
+    seconds   that an update takes beside the reading
+    """
+    words = [
+        "DATA.ROOT", str(shared_data), "OUTPUT", str(tmp_path), "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2",
+        "SOLVER.IMAGES", "1", "DEVICE", "cpu", "DATA.WORKERS", "0",
+    ]
+    trainer = Trainer(load_config("configs/quickstart_agw.yaml", words), False, torch.device("cpu"))
+    monkeypatch.setattr(trainer, "step", lambda *_: time.sleep(seconds) or ({"total": 0.0}, False))
+    trainer.run()
+    (line,) = Metrics.read(tmp_path)
+    assert 0.2 < line["waiting"] < 1 if waits else 0 < line["waiting"] < 0.2
+    said = f"{line['waiting']:.0%} of the time went by in waiting for images, with DATA.WORKERS 0."
+    assert (said in capsys.readouterr().out) == waits
 
 
 @pytest.mark.parametrize("name, kind, step", [

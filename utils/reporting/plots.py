@@ -28,7 +28,7 @@ from utils.reporting.results import protocol_of, rerankings  # noqa: E402
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
-NO_CURVE = ("epoch", "images_per_second", "lr")  # of a line of metrics.jsonl: not a loss
+NO_CURVE = ("epoch", "images_per_second", "waiting", "lr")  # of a line of metrics.jsonl: not a loss
 WIDTH = 7.0          # of a picture, in inches of DPI pixels
 DPI = 125
 BARS = 80            # of a histogram at most
