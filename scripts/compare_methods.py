@@ -36,7 +36,7 @@ from assembly.experiment import (  # noqa: E402
 from models.build import MODELS  # noqa: E402
 from utils.arguments import count  # noqa: E402
 from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting import plots  # noqa: E402
+from utils.reporting.report import ReportError, import_plots  # noqa: E402
 from utils.reporting.results import rerankings, trained_elsewhere  # noqa: E402
 
 
@@ -274,7 +274,7 @@ def figures_note(runs: dict[str, list[dict]], seeds: Sequence[int]) -> str:
 
 
 def picture(figures: dict[str, dict], costs: dict[str, dict], tuned: Sequence[str], data: str, seeds: Sequence[int]):
-    """Rank-1 of the first protocol beside the operations of an embedding, for `plots.png` and `plots.svg`.
+    """Rank-1 of the first protocol beside the operations of an embedding, a figure of matplotlib's.
 
     figures, costs   by config
     tuned            the configs whose epoch was chosen on test data
@@ -290,7 +290,9 @@ def picture(figures: dict[str, dict], costs: dict[str, dict], tuned: Sequence[st
     note = [f"Data set: {data}. {spread} GFLOPs: a multiplication with its addition is two "
             "operations; methods of about one cost stand side by side."]
     note += ["* inflated: the epoch was chosen on test data."] * bool(tuned) + [EMBEDDED] * (data == "synthetic")
-    return plots.accuracy_and_cost(points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note))
+    return import_plots().accuracy_and_cost(
+        points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note)
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -323,8 +325,9 @@ def main() -> None:
     reference = reference_of(args.reference, list(files))
 
     table = args.output / "comparison"
-    pictures = {table.with_suffix(".png"): plots.png, table.with_suffix(".svg"): plots.svg}
+    png, svg = pictures = table.with_suffix(".png"), table.with_suffix(".svg")
     require_files(*map(table.with_suffix, (".md", ".tex", ".json")), *pictures, fix="choose another --output")
+    plots = None if args.cost_only or args.no_cost else import_plots()  # what is not installed is named before all else
 
     costs, runs = {}, {name: [] for name in files}
     for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
@@ -351,9 +354,9 @@ def main() -> None:
         ]} for cells, (name, found) in zip(rows, figures.items())
     ]}
     others: dict[Path, str | bytes] = {table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"}
-    if costs and not args.cost_only:
+    if plots:
         figure = picture(figures, costs, tuned_on_test_data(runs), data, args.seeds)
-        others |= {path: draw(figure) for path, draw in pictures.items()}
+        others |= {png: plots.png(figure), svg: plots.svg(figure)}
     else:
         for path in pictures:
             path.unlink(missing_ok=True)  # one of another run would not belong to this table
@@ -364,4 +367,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ConfigError, ExperimentError, OutputError))
+    fail_clearly(main, (ConfigError, ExperimentError, OutputError, ReportError))
