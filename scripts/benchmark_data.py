@@ -33,7 +33,7 @@ from PIL import Image
 from torchvision import transforms
 from yacs.config import CfgNode
 
-from assembly.recipe import cached_images, train_batches  # noqa: E402
+from assembly.recipe import body_shapes, cached_images, train_batches  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from data.cache import prepared  # noqa: E402
 from data.records import Benchmark, Record  # noqa: E402
@@ -167,8 +167,9 @@ def batches(method: str, folder: Path, rounds: int, size: tuple[int, int]) -> tu
     if cfg.SOLVER.SAMPLER == "replacement":
         cfg = load_config(overrides=["SOLVER.SAMPLER", "distinct"], base=cfg)
     benchmark = open_benchmark(cfg.DATA.NAME, cfg.DATA.ROOT)
-    files = train_batches(cfg, benchmark.train)
-    cached = train_batches(cfg, benchmark.train, cache=cached_images(cfg, benchmark))
+    shapes = body_shapes(cfg, benchmark)
+    files = train_batches(cfg, benchmark.train, shapes=shapes)
+    cached = train_batches(cfg, benchmark.train, cache=cached_images(cfg, benchmark), shapes=shapes)
     ways = {"files": lambda: files[0, 0], "cache": lambda: cached[0, 0]}
     return cfg, {name: len(files[0, 0]) / seconds for name, seconds in take_turns(ways, rounds).items()}
 

@@ -30,8 +30,10 @@ def test_every_page_is_in_the_menu_and_in_the_site(site):
     assert "The documentation" in (site / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_projects_own_page_and_linked_files_are_there(site):
+def test_pages_from_outside_and_linked_files_are_there(site):
     assert "quickstart.html" in (site / "project.html").read_text(encoding="utf-8")
+    assert "contributing.html#what-is-where" in (site / "project.html").read_text(encoding="utf-8")
+    assert "adding_a_method.html" in (site / "contributing.html").read_text(encoding="utf-8")
     assert "project.html" in (site / "index.html").read_text(encoding="utf-8")
     assert (site / "source" / "models" / "cmfn.py.txt").read_bytes() == (ROOT / "models" / "cmfn.py").read_bytes()
 
