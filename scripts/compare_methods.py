@@ -26,6 +26,7 @@ from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
+import numpy as np
 from scipy import stats
 from yacs.config import CfgNode
 
@@ -124,49 +125,24 @@ def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
     return figures
 
 
-def p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of Student's t test (two-sided) on two samples of one size, two numbers at least.
-
-    Welch's test has the same t here, and fewer degrees of freedom: of three numbers so few that it is far stricter than
-    asked for, while Student's stays near it where deviations differ (docs/tables.md).
-    """
-    difference = abs(statistics.mean(a) - statistics.mean(b))
-    error = ((statistics.variance(a) + statistics.variance(b)) / len(a)) ** 0.5
-    if not error:
-        return float(not difference)
-    return float(2 * stats.t.sf(difference / error, 2 * len(a) - 2))
-
-
-def holm(p_values: Sequence[float]) -> list[bool]:
-    """Which of several tests pass at 5 % together, however they depend on one another.
-
-    S. Holm: "A Simple Sequentially Rejective Multiple Test Procedure". Scandinavian Journal of Statistics 6, 1979
-    """
-    passed = [False] * len(p_values)
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[i] >= 0.05 / (len(p_values) - rank):
-            break
-        passed[i] = True
-    return passed
-
-
-def limit(seeds: int, tests: int) -> float:
-    """What the clearest of so many differences must exceed, in its standard errors."""
-    return float(stats.t.ppf(1 - 0.025 / tests, 2 * seeds - 2))
-
-
 def told_apart(samples: dict[str, Sequence[float]]) -> dict[str, list[str]]:
     """Of one figure, by method: the methods that it is above, best first; methods above none are left out.
 
-    samples   of each method, a number for each seed
+    By Tukey's honestly significant difference at 5 %: all pairs are tested together, by a deviation that is common to
+    all methods (docs/tables.md).
+
+    samples   of each method, a number for each seed, two at least
     """
     order = sorted(samples, key=lambda name: -statistics.mean(samples[name]))
-    pairs = list(itertools.combinations(order, 2))
-    above: dict[str, list[str]] = {}
-    for (better, worse), passed in zip(pairs, holm([p_value(samples[a], samples[b]) for a, b in pairs])):
-        if passed:
-            above.setdefault(better, []).append(worse)
-    return above
+    with np.errstate(divide="ignore", invalid="ignore"):  # where every seed gives a method the same
+        p_values = stats.tukey_hsd(*(samples[name] for name in order)).pvalue
+    above = {name: [order[j] for j in range(i + 1, len(order)) if p_values[i, j] < 0.05] for i, name in enumerate(order)}
+    return {better: worse for better, worse in above.items() if worse}
+
+
+def limit(seeds: int, methods: int) -> float:
+    """What a difference of means must exceed, in its standard errors."""
+    return float(stats.studentized_range.ppf(0.95, methods, methods * (seeds - 1)) / 2 ** 0.5)
 
 
 def short(names: Sequence[str]) -> dict[str, str]:
@@ -185,11 +161,11 @@ def verdicts(figures: dict[str, dict], seeds: int) -> str:
     kinds, names = list(next(iter(figures.values()))), short([*figures])
     pairs = len(figures) * (len(figures) - 1) // 2
     text = (
-        f"Methods are told apart by Student's t test of {seeds} seeds each, at 5 % after Holm's correction for the "
-        f"comparisons of one figure, every pair of methods: {pairs}. So, were all methods equal, a figure would name "
-        "any pair in one case of twenty; figures are not corrected for one another, and here are "
-        f"{len(kinds)}. The clearest pair must differ by more than {limit(seeds, pairs):.2f} standard errors of the "
-        "difference. Pairs that are not named are not told apart, which doesn't show them equal.\n"
+        f"Methods are told apart by Tukey's test of {seeds} seeds each, at 5 % for all {pairs} pairs of a figure together: "
+        "were all methods equal, a figure would name any pair in one case of twenty. Figures are not corrected for one "
+        f"another, and here are {len(kinds)}. Means must differ by {limit(seeds, len(figures)):.2f} standard errors of "
+        "their difference, by the deviation of all methods together. Pairs that are not named are not told apart, which "
+        "doesn't show them equal.\n"
     )
     for kind in kinds:
         above = told_apart({names[name]: found[kind] for name, found in figures.items()})
