@@ -136,7 +136,9 @@ def told_apart(samples: dict[str, Sequence[float]]) -> dict[str, list[str]]:
     order = sorted(samples, key=lambda name: -statistics.mean(samples[name]))
     with np.errstate(divide="ignore", invalid="ignore"):  # where every seed gives a method the same
         p_values = stats.tukey_hsd(*(samples[name] for name in order)).pvalue
-    above = {name: [order[j] for j in range(i + 1, len(order)) if p_values[i, j] < 0.05] for i, name in enumerate(order)}
+    above = {
+        name: [order[j] for j in range(i + 1, len(order)) if p_values[i, j] < 0.05] for i, name in enumerate(order)
+    }
     return {better: worse for better, worse in above.items() if worse}
 
 
@@ -161,11 +163,11 @@ def verdicts(figures: dict[str, dict], seeds: int) -> str:
     kinds, names = list(next(iter(figures.values()))), short([*figures])
     pairs = len(figures) * (len(figures) - 1) // 2
     text = (
-        f"Methods are told apart by Tukey's test of {seeds} seeds each, at 5 % for all {pairs} pairs of a figure together: "
-        "were all methods equal, a figure would name any pair in one case of twenty. Figures are not corrected for one "
-        f"another, and here are {len(kinds)}. Means must differ by {limit(seeds, len(figures)):.2f} standard errors of "
-        "their difference, by the deviation of all methods together. Pairs that are not named are not told apart, which "
-        "doesn't show them equal.\n"
+        f"Methods are told apart by Tukey's test of {seeds} seeds each, at 5 % for all {pairs} pairs of a figure "
+        "together: were all methods equal, a figure would name any pair in one case of twenty. Figures are not "
+        f"corrected for one another, and here are {len(kinds)}. Means must differ by "
+        f"{limit(seeds, len(figures)):.2f} standard errors of their difference, by the deviation of all methods "
+        "together. Pairs that are not named are not told apart, which doesn't show them equal.\n"
     )
     for kind in kinds:
         above = told_apart({names[name]: found[kind] for name, found in figures.items()})
