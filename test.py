@@ -20,7 +20,8 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
-from torch import nn
+from torch import Tensor
+from yacs.config import CfgNode
 
 from assembly.embedding import described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
@@ -29,7 +30,9 @@ from assembly.results import kept_results, place_of_results, put_aside, tested, 
 from assembly.titles import method_title
 from assembly.trained import load_authors, load_run, open_tested
 from configs.load import ConfigError, load_config
+from data.records import Benchmark, Protocol
 from models.authors_checkpoint import AuthorsCheckpointError
+from models.network import Network
 from utils.evaluation.distances import distance_counts
 from utils.evaluation.evaluator import check_reranking, evaluate_protocol, format_table, scaled
 from utils.lock import only_one
@@ -41,14 +44,14 @@ from utils.training.run import select_device
 
 
 def evaluate(
-    model: nn.Module, benchmark, protocols: list, cfg, checkpoint: dict, device: torch.device, ranks: Ranks,
-    per_query: bool,
+    model: Network, benchmark: Benchmark, protocols: list[Protocol], cfg: CfgNode, checkpoint: dict,
+    device: torch.device, ranks: Ranks, per_query: bool,
 ) -> dict:
     """{"results": every protocol by every weighting, "distances": by the first weighting}, from one embedding pass.
 
     Of several processes, the first has them.
     """
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     weightings, directions = weightings_of(model, cfg), {}
     for option, wanted in (("TEST.RERANK", cfg.TEST.RERANK != "none"), ("EMBEDDING.DIM", cfg.EMBEDDING.DIM)):
         if wanted:
@@ -63,7 +66,8 @@ def evaluate(
     identities, infrared = ([getattr(record, name) for record in benchmark.test] for name in ("identity", "infrared"))
     results, distances = [], None
     for weighting in weightings:
-        scale, embeddings, shown = model.column_scale(weighting).to(device), features, versions
+        scale: Tensor | None = model.column_scale(weighting).to(device)
+        embeddings, shown = features, versions
         if directions:
             along = directions[weighting].to(device)
             shown = versions and versions.of(lambda x: project(scaled(x, scale), along))

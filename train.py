@@ -9,6 +9,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,15 +23,25 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import (
-    body_shapes, build_loss, build_network, cached_images, check_together, faster_reading, layout_of, less_memory,
-    train_batches, train_loader,
+    body_shapes,
+    build_loss,
+    build_network,
+    cached_images,
+    check_together,
+    faster_reading,
+    layout_of,
+    less_memory,
+    train_batches,
+    train_loader,
 )
 from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
+from common.batch import Batch
 from configs.load import as_yaml, explained, load_config
 from data.dataset import hold_out, open_data
 from utils.lock import only_one
@@ -51,7 +62,7 @@ class Trainer:
     Of several processes (torchrun), each takes its part of a batch's identities; the first alone writes.
     """
 
-    def __init__(self, cfg, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, cfg: CfgNode, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
         check_together(cfg, device)
         self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.saving = Saving(self.folder)
@@ -78,7 +89,7 @@ class Trainer:
         model = build_network(cfg, len(self.batches.identities), pretrained=saved is None)
         if cfg.SOLVER.SYNC_BN:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=layout_of(cfg))
+        self.model = model.to(device).to(memory_format=layout_of(cfg))
         self.compiled = cfg.SOLVER.COMPILE != "none" and compile_training_pass(self.model, cfg.SOLVER.COMPILE, device)
         self.update = Update(cfg, self.model, build_loss(cfg), device, ranks)
 
@@ -141,7 +152,7 @@ class Trainer:
             if epoch == first and figures.get("waiting", 0.0) > 0.2:
                 LOG.info(faster_reading(self.cfg, figures["waiting"]))
 
-    def train_epoch(self, epoch: int, loader, stop: StopRequest) -> dict[str, float] | None:
+    def train_epoch(self, epoch: int, loader: Iterator[Batch], stop: StopRequest) -> dict[str, float] | None:
         """Train until the epoch's end: the means of the loss terms, and the speed; None where a stop was asked for.
 
         `waiting` is the part of the time in which the next images were not there yet.

@@ -1,10 +1,12 @@
 """The steps of a network's adversary (models/adversary.py), inside those of the network."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from yacs.config import CfgNode
 
 from common.batch import Output
+from models.adversary import Adversary
 from utils.training.distributed import mean_over_ranks
 from utils.training.optimizer import build_optimizer
 
@@ -15,7 +17,7 @@ class AdversarySteps:
     solver      the SOLVER section of the configuration
     """
 
-    def __init__(self, adversary: nn.Module, solver):
+    def __init__(self, adversary: Adversary, solver: CfgNode):
         self.adversary = adversary
         self.optimizer = build_optimizer([{"params": [*adversary.parameters()], "lr": adversary.rate}], solver)
         self.keep()
@@ -26,7 +28,7 @@ class AdversarySteps:
         output    of all processes
         returns   the adversary's loss, which is no part of the network's
         """
-        losses = {}
+        losses: dict[str, Tensor] = {}
 
         def learn(loss: Tensor) -> None:
             losses["adversary"] = loss.detach()
@@ -50,6 +52,6 @@ class AdversarySteps:
         self.optimizer.load_state_dict(momentum)
 
 
-def adversary_steps(model: nn.Module, solver) -> AdversarySteps | None:
+def adversary_steps(adversary: Adversary | None, solver: CfgNode) -> AdversarySteps | None:
     """None of a network that has no adversary."""
-    return None if model.adversary is None else AdversarySteps(model.adversary, solver)
+    return None if adversary is None else AdversarySteps(adversary, solver)

@@ -5,7 +5,7 @@ Programs import it as `vireid`, from the repository's root: a name that is no on
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from yacs.config import CfgNode
 
 from assembly.errors import EXPECTED_ERRORS
 from assembly.gallery import Embedder, open_embedder
@@ -51,7 +52,7 @@ class Net:
     settings     plain values that say which embeddings can be compared: the checkpoint's SHA-256 and others
     """
 
-    def __init__(self, embed: Embedder, cfg, settings: dict, batch: int, readers: int):
+    def __init__(self, embed: Embedder, cfg: CfgNode, settings: dict, batch: int, readers: int):
         self.embedder, self.cfg, self.settings, self.batch, self.readers = embed, cfg, settings, batch, readers
         self.height, self.width, self.weighting = cfg.DATA.HEIGHT, cfg.DATA.WIDTH, settings["weighting"]
         self.weightings, self.numbers, self.device = [*embed.model.weightings], embed.numbers, embed.device
@@ -78,11 +79,11 @@ class Net:
         """
         if rows not in ROWS:
             raise ConfigError(f"rows is {rows!r}; it is one of {', '.join(ROWS)}")
-        images = listed(images)
-        infrared = modality_of_each(infrared, len(images))
-        result = np.empty((len(images), self.numbers), np.float32)
+        each = listed(images)
+        of_infrared = modality_of_each(infrared, len(each))
+        result = np.empty((len(each), self.numbers), np.float32)
         for kind in (False, True):
-            for numbers, batch in self.batches(images, np.flatnonzero(infrared == kind)):
+            for numbers, batch in self.batches(each, np.flatnonzero(of_infrared == kind)):
                 with memory_advice(f"Lower batch, which is {self.batch}"):
                     embeddings = self.embedder(batch, kind)
                     if rows == "unit":
@@ -90,7 +91,7 @@ class Net:
                 bad = rows_not_finite(embeddings)
                 if bad:
                     raise EvaluationError(
-                        f"the embedding of {name_of(images, numbers[bad[0]])} is not finite (nan or infinite): the "
+                        f"the embedding of {name_of(each, numbers[bad[0]])} is not finite (nan or infinite): the "
                         "network's maps overflow; take another checkpoint, or the precision float32"
                     )
                 result[numbers] = embeddings.cpu().numpy()
@@ -98,9 +99,10 @@ class Net:
 
     def batches(self, images: Sequence[OneImage], numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(numbers (B,) of images, the images (B, 3, H, W)); threads read the next batch while one is embedded."""
-        parts, coming = [numbers[start:start + self.batch] for start in range(0, len(numbers), self.batch)], []
+        parts = [numbers[start:start + self.batch] for start in range(0, len(numbers), self.batch)]
+        coming: list[tuple[int, Future[Tensor]]] = []
         with ThreadPoolExecutor(self.readers) as pool:
-            for part in [*parts, []]:
+            for part in [*parts, numbers[:0]]:
                 now, coming = coming, [(i, pool.submit(self.read, images, i)) for i in part]
                 if now:
                     yield np.array([i for i, _ in now]), torch.stack([image.result() for _, image in now])
@@ -222,7 +224,7 @@ def listed(images: OneImage | Sequence[OneImage]) -> Sequence[OneImage]:
     if isinstance(images, str | os.PathLike | Image.Image) or isinstance(images, np.ndarray) and images.ndim < 4:
         return [images]
     try:
-        return images if isinstance(images, np.ndarray) else [*images]
+        return [*images]
     except TypeError:
         raise DataError(
             f"images is {type(images)}; it is an image (a path, a Pillow image, an array) or a list of images"
@@ -271,7 +273,7 @@ def ignored_pairs(
     """
     if (gallery_cameras is None) != (ignores is None):
         raise EvaluationError("gallery_cameras and ignores go together: give both, or none")
-    if ignores is None:
+    if gallery_cameras is None or ignores is None:
         return None
     for name, given, wanted in (("gallery_cameras", gallery_cameras, gallery), ("ignores", ignores, queries)):
         if len(given) != wanted:

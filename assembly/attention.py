@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.dataset import EvalImages
-from data.records import Record
 from data.pixels import open_image
-from models.parts.csc_cma import SpatialAttention
+from data.records import Record
 from models.deen import DEEBranch
+from models.network import Network
+from models.parts.csc_cma import SpatialAttention
 from models.parts.hce import HCE, DilatedBottleneck
 from models.parts.layers import WindowAttention
 from models.parts.non_local import SelfNonLocal
@@ -63,11 +64,11 @@ def summed_attention(module: WindowAttention, x: Tensor) -> Tensor:
     """
     seen = {}
 
-    def make_leaf(_, inputs, projected):
+    def make_leaf(_: object, inputs: object, projected: Tensor) -> Tensor:
         seen["qkv"] = projected.detach().requires_grad_()
         return seen["qkv"]
 
-    def note(_, inputs):
+    def note(_: object, inputs: tuple[Tensor, ...]) -> None:
         seen["gathered"], = inputs
 
     with module.qkv.register_forward_hook(make_leaf), module.project.register_forward_pre_hook(note):
@@ -80,7 +81,7 @@ class Kind(NamedTuple):
     """What is shown of a module: a map (B, h, w) from its input and its output."""
 
     name: str
-    map_of: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    map_of: Callable[[Any, Tensor, Tensor], Tensor]
 
 
 KINDS = {
@@ -94,9 +95,10 @@ KINDS = {
 OF_THE_METHOD = ("HCE", "window attention", "spatial attention")
 
 
-def titled_modules(model: nn.Module) -> dict[str, nn.Module]:
+def titled_modules(model: Network) -> dict[str, nn.Module]:
     """The network's modules that can be shown, in its order: "HCE 1", "HCE 2", ..."""
-    titled, numbers = {}, {}
+    titled: dict[str, nn.Module] = {}
+    numbers: dict[str, int] = {}
     for module in model.modules():
         if type(module) in KINDS:
             name = KINDS[type(module)].name
@@ -105,22 +107,24 @@ def titled_modules(model: nn.Module) -> dict[str, nn.Module]:
     return titled
 
 
-def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[dict[str, Tensor], Tensor]:
+def attention_maps(model: Network, images: Tensor, infrared: bool) -> tuple[dict[str, Tensor], Tensor | None]:
     """Maps by title, each (B, h, w), and the training class (B,) that Grad-CAM speaks of; None without Grad-CAM.
 
     model    in evaluation mode
     images   (B, 3, H, W), of one modality
     """
-    maps, last = {}, []
+    maps: dict[str, Tensor] = {}
+    last: list[Tensor] = []
 
     def showing(title: str) -> Callable:
-        def keep(module, inputs, output):
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             maps[title] = KINDS[type(module)].map_of(module, inputs[0], output)
         return keep
 
     hooks = [module.register_forward_hook(showing(title)) for title, module in titled_modules(model).items()]
-    if model.last_map(infrared) is not None:
-        hooks.append(model.last_map(infrared)[0].register_forward_hook(lambda _, inputs, output: last.append(output)))
+    mapped = model.last_map(infrared)
+    if mapped is not None:
+        hooks.append(mapped[0].register_forward_hook(lambda _, inputs, output: last.append(output)))
     try:
         with torch.no_grad():
             model.embed(images, infrared, flip=False)
@@ -129,31 +133,31 @@ def attention_maps(model: nn.Module, images: Tensor, infrared: bool) -> tuple[di
         for hook in hooks:
             hook.remove()
 
-    if not last:
+    if mapped is None:
         return maps, None
-    maps[GRAD_CAM], predicted = grad_cam(model, last[0], infrared)
+    maps[GRAD_CAM], predicted = grad_cam(mapped[1], last[0])
     return maps, predicted
 
 
-def grad_cam(model: nn.Module, last: Tensor, infrared: bool) -> tuple[Tensor, Tensor]:
+def grad_cam(logits_of: Callable[[Tensor], Tensor], last: Tensor) -> tuple[Tensor, Tensor]:
     """Which positions of the last map speak for the training class that is predicted (Selvaraju et al., ICCV 2017).
 
     The channels are weighted by the mean gradient of that class' logit (the mean of the views'); of their sum the
     positive part, then the mean over views.
 
-    last      (V * B, D, h, w)
-    infrared  of which modality the images are
-    returns   (B, h, w) and the class (B,)
+    logits_of   of `Network.last_map`
+    last        (V * B, D, h, w)
+    returns     (B, h, w) and the class (B,)
     """
     last = last.detach().requires_grad_()
-    logits, predicted = model.last_map(infrared)[1](last).mean(dim=0).max(dim=1)
+    logits, predicted = logits_of(last).mean(dim=0).max(dim=1)
     gradient, = torch.autograd.grad(logits.sum(), last)
     cam = (gradient.mean(dim=(2, 3), keepdim=True) * last.detach()).sum(dim=1).relu()
     return cam.unflatten(0, (-1, len(predicted))).mean(dim=0), predicted
 
 
 def attention_picture(
-    model: nn.Module, pairs: Sequence[Sequence[Record]], trained_on: Sequence[int], height: int, width: int,
+    model: Network, pairs: Sequence[Sequence[Record]], trained_on: Sequence[int], height: int, width: int,
     device: torch.device, title: str, resize: str = "lanczos",
 ) -> Image.Image:
     """A row for each person, a column for each kind of map; in each cell the visible image, then the infrared one.
@@ -176,7 +180,7 @@ def attention_picture(
             overlays = [overlay(image, values) for image, values in zip(images, maps)]
             caption = " | ".join(map(extent, maps))
             if column == GRAD_CAM:
-                people = [trained_on[int(predicted)] for _, predicted in shown]
+                people = [trained_on[int(predicted)] for _, predicted in shown if predicted is not None]
                 caption += "\ntraining identity " + " | ".join(map(str, people))
             cells.append(Cell(side_by_side(overlays), caption))
         cameras = " | ".join(str(record.camera) for record in pair)

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from yacs.config import CfgNode
 
 from assembly.embedding import described, embed_records, embed_versions
 from assembly.recipe import weightings_of
 from data.pixels import open_image
 from data.records import Protocol, Record
+from models.network import Network
 from utils.evaluation.evaluator import EvaluationError, Versions, evaluate_protocol, scaled
 from utils.retrieval.compress import project
 
@@ -27,8 +29,8 @@ class CorruptedSearch:
     """
 
     def __init__(
-        self, model: nn.Module, records: Sequence[Record], protocols: Sequence[Protocol], cfg, device: torch.device,
-        directions: dict[str, Tensor], trained_on: str = "",
+        self, model: Network, records: Sequence[Record], protocols: Sequence[Protocol], cfg: CfgNode,
+        device: torch.device, directions: dict[str, Tensor], trained_on: str = "",
     ):
         self.model, self.records, self.protocols, self.cfg, self.device = model, records, protocols, cfg, device
         self.directions, self.trained_on = directions, trained_on
@@ -69,7 +71,8 @@ class CorruptedSearch:
     def scores(self, features: Tensor, versions: Versions | None) -> list[dict]:
         results, identities = [], [record.identity for record in self.records]
         for weighting in weightings_of(self.model, self.cfg):
-            scale, embeddings, shown = self.model.column_scale(weighting).to(self.device), features, versions
+            scale: Tensor | None = self.model.column_scale(weighting).to(self.device)
+            embeddings, shown = features, versions
             if self.directions:
                 along = self.directions[weighting].to(self.device)
                 shown = versions and versions.of(lambda x: project(scaled(x, scale), along))

@@ -67,7 +67,7 @@ def grids(runs: list[dict], result: dict, metric: str) -> dict[str, np.ndarray]:
 
     result   whose protocol and weighting are meant
     """
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for run in runs:
         if "corruption" in run:
             grid = found.setdefault(run["order"], np.full((len(CORRUPTIONS), len(SEVERITIES)), np.nan))

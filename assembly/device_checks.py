@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,9 @@ from assembly.update import AUTOCAST, Update
 from common.batch import Batch
 from configs.load import is_read, load_config
 from data.pixels import eval_transform
+from data.records import Protocol
 from data.synthetic import write_synthetic
+from models.network import Network
 from utils.evaluation.evaluator import FIGURES, Versions, evaluate_protocol, scaled
 from utils.training.checkpoint import read_own_checkpoint
 from utils.training.run import first_line, select_algorithms
@@ -104,23 +107,23 @@ class Machine:
             self.train(folder, 2, "quickstart_cmfn", "DETERMINISTIC", "true")
         return folder
 
-    def train(self, folder: Path, epochs: int, config: str, *words) -> None:
+    def train(self, folder: Path, epochs: int, config: str, *words: object) -> None:
         """Train on the embedded data set, or go on with it.
 
         raises   CheckFailed
         """
         workers = 0 if self.quick else min(8, os.cpu_count() or 1)
-        words = [*words, "DATA.NAME", "synthetic", "DATA.ROOT", self.data(), "DATA.WORKERS", workers]
-        words += [*tiny(config), "SOLVER.IDENTITIES", 2] if self.quick else []
+        options = [*words, "DATA.NAME", "synthetic", "DATA.ROOT", self.data(), "DATA.WORKERS", workers]
+        options += [*tiny(config), "SOLVER.IDENTITIES", 2] if self.quick else []
         self.start("train.py", "--config", config_file(config), "--resume", "DEVICE", self.device, "OUTPUT", folder,
-                   "SOLVER.EPOCHS", epochs, *words)
+                   "SOLVER.EPOCHS", epochs, *options)
 
-    def start(self, program: str, *arguments) -> None:
+    def start(self, program: str, *arguments: object) -> None:
         """
         raises   CheckFailed
         """
         command = [sys.executable, str(ROOT / program), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
             raise CheckFailed(f"what a check started has failed: {program}, status {done.returncode}: {last}")
@@ -177,12 +180,12 @@ def parity_of(
 ) -> Iterator[Finding]:
     name = f"{case.config}, {str(dtype).removeprefix('torch.')}"
 
-    def embedding() -> Finding:
-        model, _ = filled(case, case.size, machine.device)
+    def embedding(size: tuple[int, int]) -> Finding:
+        model, _ = filled(case, size, machine.device)
         return at_most(f"{name}: embedding", embedding_error(case, model.to(dtype)), of_embedding)
 
     if case.size and not machine.quick:
-        yield attempted(f"{name}: embedding", embedding)
+        yield attempted(f"{name}: embedding", partial(embedding, case.size))
     try:
         model, cfg = filled(case, case.step, machine.device)
         outputs, gradients = step_errors(case, model.to(dtype), cfg)
@@ -226,7 +229,7 @@ def small_step(
     for name, parameter in model.named_parameters():
         if WEAK.search(name):  # as in a trained network: else every block amplifies any difference
             nn.init.constant_(parameter, 0.2)
-    model = model.to(device, dtype, memory_format=torch.channels_last).train()
+    model = model.to(device, dtype).to(memory_format=torch.channels_last).train()
     torch.manual_seed(0)
     batch = drawn_batch(cfg, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES)
     batch = batch.map(lambda x: x.to(device, dtype if x.is_floating_point() else None))
@@ -284,7 +287,7 @@ def repeatable() -> Iterator[None]:
 
 def update_of(cfg: CfgNode, device: torch.device) -> tuple[Update, Batch]:
     """Ready for updates on a drawn batch."""
-    model = build_network(cfg, CLASSES).to(device, memory_format=torch.channels_last).train()
+    model = build_network(cfg, CLASSES).to(device).to(memory_format=torch.channels_last).train()
     update = Update(cfg, model, build_loss(cfg), device)
     update.set_rate(0)
     torch.manual_seed(0)
@@ -292,7 +295,7 @@ def update_of(cfg: CfgNode, device: torch.device) -> tuple[Update, Batch]:
     return update, batch.pin_memory() if device.type == "cuda" else batch
 
 
-def trained(cfg: CfgNode, device: torch.device, updates: int = 2) -> nn.Module:
+def trained(cfg: CfgNode, device: torch.device, updates: int = 2) -> Network:
     update, batch = update_of(cfg, device)
     for step in range(updates):
         update([batch], 0, step, False)
@@ -368,7 +371,10 @@ def evaluation(machine: Machine) -> Iterator[Finding]:
         ))
 
 
-def other_figures(machine: Machine, features: Tensor, identities, protocol, rerank="none", versions=None) -> float:
+def other_figures(
+    machine: Machine, features: Tensor, identities: np.ndarray, protocol: Protocol, rerank: str = "none",
+    versions: Versions | None = None,
+) -> float:
     """The largest difference between a figure on the device and the CPU."""
     found = []
     for device in (machine.device, CPU):
@@ -376,7 +382,8 @@ def other_figures(machine: Machine, features: Tensor, identities, protocol, rera
         result = evaluate_protocol(features.to(device), identities, protocol, flip=False, weighting="equal",
                                    rerank=rerank, versions=there)
         found.append([[trial[key] for key in FIGURES] + trial["cmc"] for trial in result["trials"]])
-    return float(np.abs(np.subtract(*found)).max())
+    on_device, on_cpu = found
+    return float(np.abs(np.subtract(on_device, on_cpu)).max())
 
 
 def export(machine: Machine) -> Iterator[Finding]:

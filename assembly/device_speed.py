@@ -15,13 +15,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from yacs.config import CfgNode
 
 from assembly.device_checks import (
-    Finding, Machine, attempted, config_file, failed, small_name, tiny, update_of,
+    Finding,
+    Machine,
+    attempted,
+    config_file,
+    failed,
+    small_name,
+    tiny,
+    update_of,
 )
 from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
 from assembly.recipe import (
-    body_shapes, build_loss, build_network, cached_images, image_size, train_batches, train_loader,
+    body_shapes,
+    build_loss,
+    build_network,
+    cached_images,
+    image_size,
+    train_batches,
+    train_loader,
 )
-from assembly.timed_step import PHASES, RECOMPUTE, TimedStep, drawn_batch, plain_network, products_as
+from assembly.timed_step import PHASES, RECOMPUTE, Plain, TimedStep, drawn_batch, plain_network, products_as
 from assembly.update import Update
 from configs.load import load_config
 from data.dataset import open_benchmark
@@ -43,11 +56,11 @@ PEOPLE = {  # of data sets: training identities, their visible and infrared imag
 CLASSES = 395
 
 
-def paper_config(machine: Machine, name: str, *words) -> CfgNode:
+def paper_config(machine: Machine, name: str, *words: object) -> CfgNode:
     """A configuration with the paper's batch and images; of a quick run, a tiny one."""
-    file, words = config_file(name), ["MODEL.PRETRAINED", "none", *map(str, words)]
+    file, options = config_file(name), ["MODEL.PRETRAINED", "none", *map(str, words)]
     small = ["SOLVER.IDENTITIES", "2", "SOLVER.IMAGES", "2"]
-    return load_config(file, [*words, *tiny(name), *small] if machine.quick else words)
+    return load_config(file, [*options, *tiny(name), *small] if machine.quick else options)
 
 
 def paper_names(machine: Machine) -> list[str]:
@@ -84,11 +97,8 @@ def step_of(machine: Machine, name: str, setting: str, plain: bool = False) -> T
         parts = [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
         cfg = load_config(overrides=["MODEL.RECOMPUTE", repr(parts)], base=cfg)
     torch.manual_seed(0)
-    if plain:
-        model = plain_network(cfg, CLASSES)
-        criterion = model.loss
-    else:
-        model, criterion = build_network(cfg, CLASSES), build_loss(cfg)
+    model = plain_network(cfg, CLASSES) if plain else build_network(cfg, CLASSES)
+    criterion = model.loss if isinstance(model, Plain) else build_loss(cfg)
     step = TimedStep(model, criterion, cfg, setting, machine.device, cfg.SOLVER.IDENTITIES, cfg.SOLVER.IMAGES,
                      backend="eager" if machine.quick else "inductor")
     for _ in range(1 if machine.quick else step.warm_up):
@@ -228,7 +238,7 @@ def embedding(machine: Machine) -> Iterator[Finding]:
 def embedding_of(machine: Machine, what: str, name: str, setting: str) -> Finding:
     forget(machine)
     cfg = paper_config(machine, name, "TEST.BATCH", 4) if machine.quick else paper_config(machine, name)
-    model = build_network(cfg, CLASSES).to(machine.device, memory_format=torch.channels_last).eval()
+    model = build_network(cfg, CLASSES).to(machine.device).to(memory_format=torch.channels_last).eval()
     images = torch.randn(cfg.TEST.BATCH, 3, *image_size(cfg), device=machine.device)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), products_as(setting):

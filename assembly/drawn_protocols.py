@@ -3,13 +3,13 @@
 The numbers of queries, gallery entries, cameras and trials are the data sets'.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
+from data.records import Protocol, Trial
 
-def sysu(shots: int, trials: int, quick: bool) -> tuple[np.ndarray, SimpleNamespace]:
+
+def sysu(shots: int, trials: int, quick: bool) -> tuple[np.ndarray, Protocol]:
     """All-search: 3,803 queries; galleries of `shots` images from each of 301 (identity, camera) folders."""
     identities, folders, queries = (12, 37, 60) if quick else (96, 301, 3803)
     r = np.random.RandomState(0)
@@ -22,25 +22,25 @@ def sysu(shots: int, trials: int, quick: bool) -> tuple[np.ndarray, SimpleNamesp
         r = np.random.RandomState(trial)
         return queries + np.concatenate([22 * f + np.sort(r.permutation(22)[:shots]) for f in range(folders)])
 
-    return images[:, 0], SimpleNamespace(
+    return images[:, 0], Protocol(
         name=f"SYSU-MM01 all-search, {shots} shot" + "s" * (shots > 1), counts="identities",
-        trials=[SimpleNamespace(query=np.arange(queries), gallery=gallery(t)) for t in range(trials)],
+        trials=tuple(Trial(query=np.arange(queries), gallery=gallery(t)) for t in range(trials)),
         query_ignores=np.where(images[:, 1] == 3, 2, -1), gallery_group=images[:, 1],
     )
 
 
-def regdb(quick: bool) -> tuple[np.ndarray, SimpleNamespace]:
+def regdb(quick: bool) -> tuple[np.ndarray, Protocol]:
     """206 identities with 10 images in each modality; one trial."""
     identities = np.repeat(np.arange(12 if quick else 206), 10)
     images = len(identities)
-    return np.tile(identities, 2), SimpleNamespace(
+    return np.tile(identities, 2), Protocol(
         name="RegDB", counts="images",
-        trials=[SimpleNamespace(query=np.arange(images), gallery=images + np.arange(images))],
+        trials=(Trial(query=np.arange(images), gallery=images + np.arange(images)),),
         query_ignores=np.full(2 * images, -1), gallery_group=np.zeros(2 * images, dtype=np.int64),
     )
 
 
-def llcm(trials: int, quick: bool) -> tuple[np.ndarray, SimpleNamespace]:
+def llcm(trials: int, quick: bool) -> tuple[np.ndarray, Protocol]:
     """7,166 queries; galleries of one image from each of 351 x 9 (identity, camera) folders, which hold two."""
     identities, queries = (12, 60) if quick else (351, 7166)
     r = np.random.RandomState(0)
@@ -49,9 +49,9 @@ def llcm(trials: int, quick: bool) -> tuple[np.ndarray, SimpleNamespace]:
     images = np.concatenate([query, folder])
     group = 100 * images[:, 0] + images[:, 1]
     galleries = [queries + np.arange(0, len(folder), 2) + r.randint(0, 2, len(folder) // 2) for _ in range(trials)]
-    return images[:, 0], SimpleNamespace(
+    return images[:, 0], Protocol(
         name="LLCM", counts="identities",
-        trials=[SimpleNamespace(query=np.arange(queries), gallery=gallery) for gallery in galleries],
+        trials=tuple(Trial(query=np.arange(queries), gallery=gallery) for gallery in galleries),
         query_ignores=group, gallery_group=group,
     )
 

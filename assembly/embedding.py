@@ -1,18 +1,27 @@
 """The test-time embeddings of records, as they are and compressed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from yacs.config import CfgNode
 
 from data.dataset import eval_loaders, has_splits
 from data.pixels import open_image
+from data.records import Record
+from models.network import Network
 from utils.evaluation.evaluator import Versions, embed_images, scaled
 from utils.output import require_files
 from utils.retrieval.compress import (
-    CompressionError, check_number, load_directions, principal_directions, project, save_directions,
+    CompressionError,
+    check_number,
+    load_directions,
+    principal_directions,
+    project,
+    save_directions,
 )
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks
@@ -20,9 +29,22 @@ from utils.training.loaders import loader_advice, start_worker
 from utils.training.run import memory_advice
 
 
+@overload
 def embed_records(
-    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(), stop: StopRequest | None = None,
-    channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = ...,
+    stop: None = None, channel: int | None = None, read: Callable[..., np.ndarray] = ...,
+) -> Tensor: ...
+
+
+@overload
+def embed_records(
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks, stop: StopRequest,
+) -> Tensor | None: ...
+
+
+def embed_records(
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = Ranks(),
+    stop: StopRequest | None = None, channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
 ) -> Tensor | None:
     """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
 
@@ -45,7 +67,7 @@ def embed_records(
 
 
 def embed_versions(
-    model: nn.Module, records: list, cfg, device: torch.device, ranks: Ranks = Ranks(),
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = Ranks(),
     read: Callable[..., np.ndarray] = open_image,
 ) -> Versions | None:
     """What the re-ranking of TEST.RERANK needs beside the embeddings; None where it needs nothing."""
@@ -53,17 +75,17 @@ def embed_versions(
         return None
     infrared = np.array([record.infrared for record in records])
     visible = np.flatnonzero(~infrared)
-    shown, features = [records[row] for row in visible], None
-    for channel in range(3):
-        found = embed_records(model, shown, cfg, device, ranks, channel=channel, read=read)
-        if features is None:
-            features = found.new_zeros(3, len(records), found.shape[1])
-        features[channel, visible] = found
+    shown = [records[row] for row in visible.tolist()]
+    found = embed_records(model, shown, cfg, device, ranks, channel=0, read=read)
+    features = found.new_zeros(3, len(records), found.shape[1])
+    features[0, visible] = found
+    for channel in (1, 2):
+        features[channel, visible] = embed_records(model, shown, cfg, device, ranks, channel=channel, read=read)
     return Versions(infrared, features)
 
 
 def learned_directions(
-    model: nn.Module, weightings: list[str], train_records: Callable[[], list], cfg, checkpoint: dict,
+    model: Network, weightings: list[str], train_records: Callable[[], list], cfg: CfgNode, checkpoint: dict,
     device: torch.device, ranks: Ranks = Ranks(),
 ) -> dict[str, Tensor]:
     """By weighting, the (E, EMBEDDING.DIM) directions that compress scaled embeddings; of several processes, the first.
@@ -87,8 +109,9 @@ def learned_directions(
     if cfg.DATA.RESIZE != "lanczos":
         of_all["resize"] = cfg.DATA.RESIZE
     learned_from = {weighting: of_all | {"weighting": weighting} for weighting in weightings}
-    directions = {weighting: load_directions(files[weighting], learned_from[weighting]) for weighting in weightings}
-    missing = [weighting for weighting in weightings if directions[weighting] is None]
+    kept = {weighting: load_directions(files[weighting], learned_from[weighting]) for weighting in weightings}
+    directions = {weighting: found for weighting, found in kept.items() if found is not None}
+    missing = [weighting for weighting in weightings if weighting not in directions]
     if missing:
         if data["name"] != cfg.DATA.NAME:
             raise CompressionError(
@@ -112,7 +135,8 @@ def learned_directions(
 
 
 def weighing(
-    model: nn.Module, weighting: str, cfg, checkpoint: dict, train_records: Callable[[], list], device: torch.device
+    model: Network, weighting: str, cfg: CfgNode, checkpoint: dict, train_records: Callable[[], list],
+    device: torch.device,
 ) -> Callable[[Tensor], Tensor]:
     """What test.py makes of pooled and neck features (N, ...) before it ranks: weighed and, with EMBEDDING.DIM,
     compressed.
@@ -131,6 +155,6 @@ def weighing(
     return weighed
 
 
-def described(weighting: str, cfg) -> str:
+def described(weighting: str, cfg: CfgNode) -> str:
     """The weighting as results name it: with what compresses the embedding, if anything does."""
     return f"{weighting}, PCA {cfg.EMBEDDING.DIM}" if cfg.EMBEDDING.DIM else weighting

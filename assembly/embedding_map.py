@@ -1,6 +1,7 @@
 """Embeddings on a plane (t-SNE), before and after training: who is near whom, whatever the modality?"""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -8,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.records import Record
-from utils.reporting.drawing import plain_matplotlib
 from utils.evaluation.metrics import inner_products
+from utils.reporting.drawing import plain_matplotlib
 
 
 class MissingLibrary(ValueError):
@@ -79,7 +80,7 @@ def map_picture(panels: Sequence[tuple[str, Tensor]], records: Sequence[Record],
         axes.set_title(f"{heading}\nnearest VIS image is of the same person: {100 * found:.0f} % of IR", fontsize=11)
         axes.set(xticks=[], yticks=[])
     legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    for handle in legend.legend_handles:
+    for handle in cast(list[Any], legend.legend_handles):
         handle.set_facecolor("white")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

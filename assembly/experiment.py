@@ -30,14 +30,15 @@ def measure(config: str, folder: Path, options: dict[str, object]) -> dict:
     """
     overrides = [str(part) for pair in {**options, "OUTPUT": folder}.items() for part in pair]
     run("train.py", "--config", config, "--resume", *overrides)
-    run("test.py", "--checkpoint", str(folder), "--complete", "--reuse")
+    here = [str(part) for key in ("DATA.ROOT", "DEVICE") if key in options for part in (key, options[key])]
+    run("test.py", "--checkpoint", str(folder), "--complete", "--reuse", *here)  # a copied run names another machine's
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 def run(program: str, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / program), *arguments]
     print("$", "python", program, *arguments, flush=True)
-    done = subprocess.run(command)
+    done = subprocess.run(command, check=False)
     if done.returncode:
         raise ExperimentError(f"{program} ended with status {done.returncode}; run this script again to go on")
 
@@ -85,7 +86,8 @@ def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_table(
-    path: Path, note: str, header: Sequence[str], lines: Sequence[Sequence[str]], others: Mapping[Path, str] = {}
+    path: Path, note: str, header: Sequence[str], lines: Sequence[Sequence[str]],
+    others: Mapping[Path, str | bytes] = {},
 ) -> str:
     """Write the table under its note as `path`.md and, the note as comments, `path`.tex; returns the former's text.
 

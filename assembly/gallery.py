@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -23,6 +23,7 @@ from assembly.trained import load_run, open_tested
 from data.formats import endings, is_systems
 from data.pixels import eval_transform, open_image
 from data.records import DataError
+from models.network import Network
 from utils.evaluation.evaluator import rows_not_finite
 from utils.evaluation.metrics import full_float32
 from utils.retrieval.compress import project
@@ -54,7 +55,7 @@ class Embedder:
     """
 
     def __init__(
-        self, model: nn.Module, scale: Tensor, directions: Tensor | None, flip: bool, device: torch.device,
+        self, model: Network, scale: Tensor, directions: Tensor | None, flip: bool, device: torch.device,
         score: str = "cosine", autocast: torch.dtype | None = None,
     ):
         self.model, self.flip, self.device, self.score, self.autocast = model, flip, device, score, autocast
@@ -82,7 +83,7 @@ def open_embedder(
     model, cfg, checkpoint = load_run(path, overrides, complete=False)
     require_any_pair(model, "a search")
     device, weighting, directions = select_device(cfg.DEVICE), weightings_of(model, cfg)[0], None
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     if cfg.EMBEDDING.DIM:
         def train_records() -> list:
             return open_tested(cfg, checkpoint).train
@@ -91,7 +92,7 @@ def open_embedder(
     settings = {
         "checkpoint": checkpoint["sha256"], "model": cfg.MODEL.dump(), "weighting": weighting, "flip": cfg.TEST.FLIP,
         "height": cfg.DATA.HEIGHT, "width": cfg.DATA.WIDTH,
-        "compression": "none" if directions is None else hashlib.sha256(directions.cpu().numpy()).hexdigest(),
+        "compression": "none" if directions is None else hashlib.sha256(directions.cpu().numpy().data).hexdigest(),
     }
     if cfg.DATA.RESIZE != "lanczos":
         settings["resize"] = cfg.DATA.RESIZE
@@ -129,7 +130,7 @@ def collate(items: list) -> tuple[list[int], Tensor | None, dict[int, str]]:
 
 
 def embedded(
-    paths: list[Path], infrared: bool, embed: Embedder, cfg, what: str
+    paths: list[Path], infrared: bool, embed: Embedder, cfg: CfgNode, what: str
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Batches of (numbers of paths, their embeddings (B, D), {number: why} of those left out), telling its progress.
     """
@@ -188,7 +189,7 @@ def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]
 
 
 def add_missing(
-    index: SearchIndex, root: Path, files: dict[str, Stamp], infrared: bool, embed: Embedder, cfg
+    index: SearchIndex, root: Path, files: dict[str, Stamp], infrared: bool, embed: Embedder, cfg: CfgNode
 ) -> dict[str, str]:
     """Embed what the index lacks, a batch at a time; returns {name: why} of images that had to be left out.
 
@@ -200,7 +201,7 @@ def add_missing(
         f"{shown(index.folder)}", flush=True,
     )
     index.check_room(len(missing))
-    left_out = {}
+    left_out: dict[str, str] = {}
     with StopRequest() as stop:
         for numbers, embeddings, broken in embedded([root / name for name in missing], infrared, embed, cfg, "gallery"):
             names = [missing[number] for number in numbers]
@@ -214,12 +215,13 @@ def add_missing(
     return left_out
 
 
-def embed_queries(paths: list[Path], infrared: bool, embed: Embedder, cfg) -> tuple[list[Path], Tensor, dict]:
+def embed_queries(paths: list[Path], infrared: bool, embed: Embedder, cfg: CfgNode) -> tuple[list[Path], Tensor, dict]:
     """Those that can be read, their embeddings (Q, D) on the device, and {path: why} of the others.
 
     raises   SearchError where none can
     """
-    kept, parts, left_out = [], [], {}
+    kept, parts = [], []
+    left_out: dict[Path, str] = {}
     for numbers, embeddings, broken in embedded(paths, infrared, embed, cfg, "queries"):
         kept += [paths[number] for number in numbers]
         parts.append(embeddings.to(embed.device))

@@ -60,6 +60,8 @@ class LiteralChannelLayerNorm(ChannelLayerNorm):
 class LiteralHaarConv(HaarConv):
     """Section 5.6: the transform is a grouped convolution with fixed filters, its inverse the transposed one."""
 
+    filters: Tensor  # (4C, 1, 2, 2)
+
     def prepare(self) -> None:
         signs = [[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]  # average, top - bottom, left - right
         filters = torch.tensor(signs).to(self.base.weight).reshape(4, 1, 2, 2) / 2
@@ -177,7 +179,7 @@ def make_literal(module: nn.Module) -> nn.Module:
     return module
 
 
-def make_literal_optimizer(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+def make_literal_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The same optimiser, updating one parameter after the other."""
     for group in optimizer.param_groups:
         group["foreach"] = group["fused"] = False

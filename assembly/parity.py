@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from assembly.adversary import adversary_steps
 from assembly.recipe import build_loss, build_network
 from common.batch import Batch, Kind, Stream
 from configs.load import load_config
 from models.authors_checkpoint import authors_name
+from models.network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -69,7 +72,7 @@ def image(seed: int, batch: int, height: int, width: int, block: int) -> Tensor:
     return torch.from_numpy(values.repeat(block, axis=2).repeat(block, axis=3))
 
 
-def relative(value, reference) -> float:
+def relative(value: Any, reference: Any) -> float:
     """Norm of the difference over norm of the reference."""
     value, reference = np.asarray(value), np.asarray(reference)
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
@@ -84,7 +87,7 @@ def nothing_drawn() -> Iterator[None]:
         yield
 
 
-def still(model: nn.Module) -> nn.Module:
+def still(model: Network) -> Network:
     """Without what is drawn in a training pass: dropout and drop path."""
     for module in model.modules():
         for name in ("probability", "drop_prob"):
@@ -110,7 +113,7 @@ class Case:
     parts      of them that make an embedding
     rounded    whether images are rounded to float32
     within     by which float64 agrees, relative to the norm
-    step       height and width in the training step; None: no step is stored
+    step       height and width in the training step
     epoch      of the step
     kinds      of its streams, eight images each; None: `infrared` says it, row by row
     images     of the step
@@ -132,7 +135,7 @@ class Case:
     parts: tuple[str, ...] = ("pooled", "neck")
     rounded: bool = True
     within: float = 1e-6
-    step: tuple[int, int] | None = (96, 48)
+    step: tuple[int, int] = (96, 48)
     epoch: int = 0
     kinds: tuple[Kind, ...] | None = (VISIBLE, INFRARED)
     images: int = 16
@@ -152,7 +155,9 @@ def weak(stage: str) -> tuple[str, float]:
 
 
 SHARED_STAGE, OWN_STAGE = "base_resnet.base.layer4", "backbone.layer4"
-CMFN = {"features": "{}/", "within": 1e-7, "epoch": 1, "terms": "epoch1/", "people": (0, 1), "rounded": False}
+CMFN: dict[str, Any] = {
+    "features": "{}/", "within": 1e-7, "epoch": 1, "terms": "epoch1/", "people": (0, 1), "rounded": False,
+}
 ID = (("pooled", "pooled"), ("logits", "logits/id"))
 CASES = (
     Case("sysu_base", "base", (weak(SHARED_STAGE),), outputs=()),
@@ -184,7 +189,7 @@ CASES = (
 )
 
 
-def filled(case: Case, size: tuple[int, int], device: torch.device) -> tuple[nn.Module, object]:
+def filled(case: Case, size: tuple[int, int], device: torch.device) -> tuple[Network, CfgNode]:
     """The network for images of a size, with the rule's weights rounded to float32, and its configuration."""
     height, width = map(str, size)
     cfg = load_config(
@@ -203,7 +208,7 @@ def filled(case: Case, size: tuple[int, int], device: torch.device) -> tuple[nn.
         salt = next((salt for start, salt in case.salted if name.startswith(start) and size == case.step), "")
         state[name] = rounded_weight(key, tuple(value.shape), factor, salt)
     model.load_state_dict(state)
-    return model.to(device, memory_format=torch.channels_last), cfg
+    return model.to(device).to(memory_format=torch.channels_last), cfg
 
 
 def drawn(case: Case, seed: int, number: int, size: tuple[int, int], block: int) -> Tensor:
@@ -211,8 +216,9 @@ def drawn(case: Case, seed: int, number: int, size: tuple[int, int], block: int)
     return images.float() if case.rounded else images
 
 
-def embedding_error(case: Case, model: nn.Module) -> float:
+def embedding_error(case: Case, model: Network) -> float:
     """The largest error of an embedding of images of both modalities, in the network's own precision."""
+    assert case.size is not None
     stored, like = np.load(DATA / f"eval_{case.stored}.npz"), next(model.parameters())
     images = drawn(case, 1234, 2, case.size, case.block).to(like)
     errors = []
@@ -227,13 +233,13 @@ def embedding_error(case: Case, model: nn.Module) -> float:
     return max(errors)
 
 
-def step_errors(case: Case, model: nn.Module, cfg) -> tuple[float, float]:
+def step_errors(case: Case, model: Network, cfg: CfgNode) -> tuple[float, float]:
     """The largest error of outputs and losses of a training step, and of its gradient norms."""
     stored, like = np.load(DATA / f"train_{case.stored}.npz"), next(model.parameters())
     images = drawn(case, 77, case.images, case.step, 8).to(like)
     model.train().before_update(case.epoch)
     output = model(batch_of(case, stored, images))
-    steps = adversary_steps(model, cfg.SOLVER)
+    steps = adversary_steps(model.adversary, cfg.SOLVER)
     if steps is not None:
         steps(output)
     terms = build_loss(cfg)(output, case.epoch)
@@ -249,13 +255,14 @@ def step_errors(case: Case, model: nn.Module, cfg) -> tuple[float, float]:
     total.backward()
     norms = json.loads((DATA / f"train_{case.stored}_gradient_norms.json").read_text())
     norms = norms[case.norms] if case.norms else norms
-    found = {authors_name(key, model): p.grad.norm().item() for key, p in model.named_parameters() if p.requires_grad}
+    gradients = ((authors_name(key, model), p.grad) for key, p in model.named_parameters())
+    found = {key: gradient.norm().item() for key, gradient in gradients if gradient is not None}
     largest = max(norms.values())
     of_norms = max(abs(found[key] - norm) / norm for key, norm in norms.items() if norm > TINY * largest)
     return max(errors), of_norms
 
 
-def batch_of(case: Case, stored, images: Tensor) -> Batch:
+def batch_of(case: Case, stored: Any, images: Tensor) -> Batch:
     """Images of the step as its streams."""
     if case.kinds is None:
         infrared = stored["infrared"]
@@ -263,7 +270,7 @@ def batch_of(case: Case, stored, images: Tensor) -> Batch:
         kinds = [Kind(bool(infrared[first])) for first in cuts[:-1]]
         sizes = [int(end - first) for first, end in pairwise(cuts)]
     else:
-        kinds, sizes = case.kinds, [len(images) // len(case.kinds)] * len(case.kinds)
+        kinds, sizes = [*case.kinds], [len(images) // len(case.kinds)] * len(case.kinds)
     labels = stored["labels"] if "labels" in stored else np.tile(np.repeat(case.people, 4), len(kinds))
     labels = np.tile(labels, len(images) // len(labels))  # body shapes have those of their images
     labels, cameras = (

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.records import Protocol, Record
 from data.pixels import open_image
+from data.records import Protocol, Record
 from utils.evaluation.evaluator import BLOCK_BYTES, Versions, evaluate_protocol, similarities_by
 from utils.evaluation.metrics import IGNORED, ranking_keys
 from utils.reporting.results import protocol_of
@@ -66,10 +66,9 @@ def chosen_queries(ap: Sequence[float], random: int, seed: int) -> list[tuple[st
 
     ap   average precision of each query
     """
-    ap = np.array(ap)
-    chosen = []
-    for name, i in (("best", ap.argmax()), ("worst", ap.argmin())):
-        equals = int((ap == ap[i]).sum())
+    values, chosen = np.array(ap), []
+    for name, i in (("best", values.argmax()), ("worst", values.argmin())):
+        equals = int((values == values[i]).sum())
         chosen.append((f"{name} query" if equals == 1 else f"{name} query,\nfirst of {equals}", int(i)))
     others = np.setdiff1d(np.arange(len(ap)), [i for _, i in chosen])
     drawn = np.random.default_rng(seed).permutation(others)[:random]

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from configs.load import ConfigError
 from data.cache import ImageCache, prepared
@@ -13,13 +14,14 @@ from data.shapes import WHERE_FROM, Shapes
 from data.transforms import Pipeline, read_size, read_step
 from losses.build import build_total
 from models.build import MODELS, build_model, class_of
+from models.network import Network
 from utils.lock import only_one
 from utils.training.distributed import Ranks
 from utils.training.loaders import start_worker
 from utils.training.run import LOG
 
 
-def check_together(cfg, device: torch.device) -> None:
+def check_together(cfg: CfgNode, device: torch.device) -> None:
     """Refuse options that are allowed alone, but not with the others; before any work.
 
     raises   ConfigError, ImageSizeError, MethodError
@@ -53,7 +55,7 @@ def check_together(cfg, device: torch.device) -> None:
         )
 
 
-def check_sizes(data) -> None:
+def check_sizes(data: CfgNode) -> None:
     """
     data     the DATA section of the configuration
     raises   ConfigError where training images are read in another size than the network's, and a view leaves them so
@@ -69,7 +71,7 @@ def check_sizes(data) -> None:
                 )
 
 
-def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
+def weightings_of(model: Network | type[Network], cfg: CfgNode) -> list[str]:
     """Of pooled and neck features: those that TEST.WEIGHTINGS asks for, or all that the network (or its class) has.
 
     raises   ConfigError
@@ -80,7 +82,7 @@ def weightings_of(model: nn.Module | type[nn.Module], cfg) -> list[str]:
     return cfg.TEST.WEIGHTINGS or [*model.weightings]
 
 
-def require_any_pair(model: nn.Module, what: str) -> None:
+def require_any_pair(model: Network, what: str) -> None:
     """
     what     compares images of one modality, too
     raises   ConfigError where the network's embeddings don't
@@ -92,7 +94,7 @@ def require_any_pair(model: nn.Module, what: str) -> None:
         )
 
 
-def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
+def cached_images(cfg: CfgNode, benchmark: Benchmark) -> ImageCache | None:
     """The cache of DATA.CACHE, built where it isn't there; None without one.
 
     raises   DataError
@@ -105,7 +107,7 @@ def cached_images(cfg, benchmark: Benchmark) -> ImageCache | None:
     )
 
 
-def body_shapes(cfg, benchmark: Benchmark) -> Shapes | None:
+def body_shapes(cfg: CfgNode, benchmark: Benchmark) -> Shapes | None:
     """The body shapes of the training images; None for a method that reads none.
 
     raises   DataError where some are missing
@@ -114,7 +116,7 @@ def body_shapes(cfg, benchmark: Benchmark) -> Shapes | None:
 
 
 def train_batches(
-    cfg, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None, shapes: Shapes | None = None
+    cfg: CfgNode, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None, shapes: Shapes | None = None
 ) -> TrainBatches:
     """The batches of a training on these records, of several processes this one's share.
 
@@ -132,12 +134,12 @@ def train_batches(
         records, sampler, cfg.SEED, data.HEIGHT, data.WIDTH, read_size=read_size(data), resize=data.RESIZE,
         cache=cache, rank=ranks.rank, world=ranks.world, accumulation=solver.ACCUMULATION,
         visible=[Pipeline(view) for view in data.VISIBLE], infrared=[Pipeline(view) for view in data.INFRARED],
-        shape=shapes and (shapes.own, Pipeline(data.SHAPE[0])), mix=cfg.LOSS.MIXED,
+        shape=(shapes.own, Pipeline(data.SHAPE[0])) if shapes else None, mix=cfg.LOSS.MIXED,
         shape_cache=cached_images(cfg, shapes) if shapes and cache else None,
     )
 
 
-def require_one_modality(cfg, modality: str, ranks: Ranks) -> None:
+def require_one_modality(cfg: CfgNode, modality: str, ranks: Ranks) -> None:
     """
     modality   the only one that the training images are of
     raises     ConfigError where the method, its sampler or several processes don't work with that
@@ -159,7 +161,7 @@ def require_one_modality(cfg, modality: str, ranks: Ranks) -> None:
         )
 
 
-def train_loader(batches: TrainBatches, cfg, epoch: int, step: int, device: torch.device) -> DataLoader:
+def train_loader(batches: TrainBatches, cfg: CfgNode, epoch: int, step: int, device: torch.device) -> DataLoader:
     """One loader for all batches to come, so that workers start once and prefetch across epochs.
 
     epoch, step   the update to begin with
@@ -172,7 +174,7 @@ def train_loader(batches: TrainBatches, cfg, epoch: int, step: int, device: torc
     )
 
 
-def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
+def build_network(cfg: CfgNode, classes: int, pretrained: bool = True) -> Network:
     """The network by the seed of the configuration; `pretrained` false leaves ImageNet's weights out.
 
     classes   number of training identities
@@ -186,22 +188,22 @@ def build_network(cfg, classes: int, pretrained: bool = True) -> nn.Module:
     return build_model(options, classes, image_size(cfg))
 
 
-def build_loss(cfg) -> nn.Module:
+def build_loss(cfg: CfgNode) -> nn.Module:
     """The total of the method: (output, epoch) -> {name: weighted scalar}."""
     return build_total(cfg.MODEL.NAME, cfg.LOSS)
 
 
-def image_size(cfg) -> tuple[int, int]:
+def image_size(cfg: CfgNode) -> tuple[int, int]:
     """Height and width in pixels."""
     return cfg.DATA.HEIGHT, cfg.DATA.WIDTH
 
 
-def layout_of(cfg) -> torch.memory_format:
+def layout_of(cfg: CfgNode) -> torch.memory_format:
     """In which a training holds its weights, images and maps."""
     return torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
 
 
-def streams_of(cfg) -> int:
+def streams_of(cfg: CfgNode) -> int:
     """How often a batch has K images of an identity: in each view of visible and of infrared images and of their body
     shapes, unless the K are of both modalities together.
     """
@@ -211,7 +213,7 @@ def streams_of(cfg) -> int:
     return visible + infrared + 2 * class_of(cfg.MODEL).reads_shapes
 
 
-def faster_reading(cfg, waiting: float) -> str:
+def faster_reading(cfg: CfgNode, waiting: float) -> str:
     """What to change where a training waits for its images.
 
     waiting   the part of the time, 0 to 1
@@ -223,7 +225,7 @@ def faster_reading(cfg, waiting: float) -> str:
     )
 
 
-def less_memory(cfg, parts: tuple[str, ...]) -> str:
+def less_memory(cfg: CfgNode, parts: tuple[str, ...]) -> str:
     """What to change where a step needs too much memory.
 
     parts   of the network, for MODEL.RECOMPUTE

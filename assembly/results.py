@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
+from yacs.config import CfgNode
 
 from configs.load import differences, from_dump
 from data.dataset import has_splits
 from data.records import Benchmark
+from models.network import Network
 from utils.training.run import library_versions
 
 # A results file that differs in these options alone holds the same figures; protocols and weightings are looked up.
@@ -21,7 +22,7 @@ CHANGES_NO_FIGURE = (
 ANY = {"path": None, "trained_on": None}  # of what results say of a checkpoint: a checksum tells which it is
 
 
-def tested_elsewhere(cfg, checkpoint: dict) -> str:
+def tested_elsewhere(cfg: CfgNode, checkpoint: dict) -> str:
     """The data set that a network was trained on, where it is tested on another one; "" otherwise.
 
     checkpoint   what results.json says of it
@@ -30,7 +31,7 @@ def tested_elsewhere(cfg, checkpoint: dict) -> str:
     return trained if trained != cfg.DATA.NAME else ""
 
 
-def tested(model: nn.Module, checkpoint: dict, benchmark: Benchmark, cfg, device: torch.device) -> dict:
+def tested(model: Network, checkpoint: dict, benchmark: Benchmark, cfg: CfgNode, device: torch.device) -> dict:
     """What a results file says of network, data and machine, before any figure.
 
     checkpoint   which it is: as `load_run` describes it
@@ -48,7 +49,9 @@ def tested(model: nn.Module, checkpoint: dict, benchmark: Benchmark, cfg, device
     }
 
 
-def wanted_protocols(asked: list[str] | None, overrides: list[str], cfg, checkpoint: dict, benchmark) -> list[str]:
+def wanted_protocols(
+    asked: list[str] | None, overrides: list[str], cfg: CfgNode, checkpoint: dict, benchmark: Benchmark
+) -> list[str]:
     """Names of protocols, each once; those of the configuration mean nothing on another data set than the training's.
 
     asked        names, `all` or `one-modality`; None: those of the configuration, or else the data set's usual ones
@@ -80,7 +83,7 @@ def kept_results(path: Path, wanted: dict, protocols: list[str], weightings: lis
     return kept if same_data and same_weights and complete and not changed else None
 
 
-def place_of_results(output: Path | None, overrides: list[str], cfg, checkpoint: dict) -> Path:
+def place_of_results(output: Path | None, overrides: list[str], cfg: CfgNode, checkpoint: dict) -> Path:
     """The results file: where the user wants it, else beside the checkpoint that it is of.
 
     output, overrides   of the command line

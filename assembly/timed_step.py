@@ -22,6 +22,7 @@ from assembly.update import AUTOCAST
 from common.batch import Batch, Kind, Output, Stream
 from data.sampler import SAMPLERS
 from models.build import class_of
+from models.network import Network
 from utils.measure import Clock
 from utils.training.compiling import compile_training_pass
 from utils.training.optimizer import build_optimizer, rate_at
@@ -73,17 +74,17 @@ class TimedStep:
     """
 
     def __init__(
-        self, model: nn.Module, criterion: Callable, cfg: CfgNode, setting: str, device: torch.device, identities: int,
-        images: int, backend: str = "inductor",
+        self, model: Network | Plain, criterion: Callable, cfg: CfgNode, setting: str, device: torch.device,
+        identities: int, images: int, backend: str = "inductor",
     ):
         precision, *extras = setting.split("+")
         self.device, self.criterion = device, criterion
         self.dtype = AUTOCAST.get(precision)
         self.layout = torch.channels_last if "channels_last" in extras else torch.contiguous_format
-        self.model = model.to(device, memory_format=self.layout).train()
+        self.model = model.to(device).to(memory_format=self.layout).train()
         groups = self.model.parameter_groups(cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_LR_FACTOR)
         self.optimizer = build_optimizer(groups, cfg.SOLVER)
-        self.adversary = adversary_steps(model, cfg.SOLVER)
+        self.adversary = adversary_steps(model.adversary, cfg.SOLVER)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(group["base_lr"], 0, cfg.SOLVER)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from torch import nn
+from yacs.config import CfgNode
 
 from assembly.recipe import build_network, image_size
 from common import weights
@@ -12,6 +12,7 @@ from data.dataset import has_splits, is_own, open_data
 from data.records import Benchmark
 from models.authors_checkpoint import AuthorsCheckpointError, from_authors
 from models.build import class_of
+from models.network import Network
 from utils.training.checkpoint import CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, sha256
 
 
@@ -22,7 +23,7 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[nn.Module, object, dict]:
+def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[Network, CfgNode, dict]:
     """The network of a checkpoint of train.py, its configuration, and what results.json says of it.
 
     complete   refuse it where the training hasn't reached its last epoch
@@ -71,11 +72,12 @@ def fingerprints_of(parts: dict[str, Benchmark | None], saved: dict | None, path
     found = {name: None if part is None else part.fingerprint() for name, part in parts.items()}
     for name, part in parts.items():
         if saved is not None and saved.get(name) != found[name]:
-            raise CheckpointError(f"{path} was trained on other data than {part.root} now holds")
+            place = part.root if part else "nothing"
+            raise CheckpointError(f"{path} was trained on other data than {place} now holds")
     return found
 
 
-def data_of(data, fingerprint: str | None) -> dict:
+def data_of(data: CfgNode, fingerprint: str | None) -> dict:
     """What results.json says of the data that a network was trained on.
 
     data          the DATA section of the training's configuration
@@ -85,7 +87,7 @@ def data_of(data, fingerprint: str | None) -> dict:
     return {"name": data.NAME, **split, "fingerprint": fingerprint}
 
 
-def open_tested(cfg, checkpoint: dict) -> Benchmark:
+def open_tested(cfg: CfgNode, checkpoint: dict) -> Benchmark:
     """The data set that a configuration names, for the network of a checkpoint.
 
     A folder of one's own has no published name: by that of the training's it must hold the very same images, and one
@@ -111,7 +113,7 @@ def open_tested(cfg, checkpoint: dict) -> Benchmark:
     return benchmark
 
 
-def data_options(data) -> list[str]:
+def data_options(data: CfgNode) -> list[str]:
     """KEY, VALUE, ... that name the data set of a DATA section."""
     keys = ["NAME", "ROOT", "SPLIT"]
     words = [word for key in keys for word in (f"DATA.{key}", str(data[key]))]
@@ -119,7 +121,7 @@ def data_options(data) -> list[str]:
     return words + (own if is_own(data.NAME) else [])
 
 
-def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
+def load_authors(path: Path, cfg: CfgNode, trained: CfgNode | None = None) -> tuple[Network, dict]:
     """The network of a checkpoint in the authors' format, which brings its number of classes.
 
     trained   the configuration of its training, where that is another: without the command line's options
@@ -139,7 +141,7 @@ def load_authors(path: Path, cfg, trained=None) -> tuple[nn.Module, dict]:
     return model, {"path": str(path), "sha256": sha256(path), "format": "authors", "trained_on": data}
 
 
-def check_same_run(saved: dict, cfg, path: Path) -> None:
+def check_same_run(saved: dict, cfg: CfgNode, path: Path) -> None:
     """A resumed run must have the options it began with, but for those that change no result.
 
     saved    the checkpoint at `path`

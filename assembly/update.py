@@ -4,16 +4,18 @@ import math
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from yacs.config import CfgNode
 
 from assembly.adversary import adversary_steps
 from assembly.recipe import layout_of
 from common.batch import Batch
 from losses.labels import full_precision
+from models.network import Network
 from utils.training.distributed import Ranks, gather_rows, sum_over_ranks
 from utils.training.optimizer import build_optimizer, rate_at
 from utils.training.run import HostCopy, seed_step
@@ -57,19 +59,20 @@ class Update:
     total   (output, epoch) -> {name: weighted scalar}
     """
 
-    def __init__(self, cfg, model: nn.Module, total: nn.Module, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, cfg: CfgNode, model: Network, total: nn.Module, device: torch.device, ranks: Ranks = Ranks()):
         self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
         solver, self.layout = cfg.SOLVER, layout_of(cfg)
         self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.optimizers = {"optimizer": self.optimizer}
-        self.adversary = adversary_steps(model, solver)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
+        self.adversary = adversary_steps(model.adversary, solver)
         if self.adversary is not None:
             self.optimizers["adversary"] = self.adversary.optimizer
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "float16")
         self.buffers = [b for b in model.buffers() if b.is_floating_point()]
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
-        self.network = model  # what a step calls: on several processes, gradients are averaged on the way
+        # What a step calls: on several processes, gradients are averaged on the way.
+        self.network: Network | DistributedDataParallel = model
 
     def share_gradients(self) -> None:
         """From here on, gradients are the means of all processes; after the weights were loaded."""
@@ -101,13 +104,14 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         if self.cfg.SOLVER.COMPILE == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # what the last update's graphs hold may be written over
-        dtype, sums = AUTOCAST[self.cfg.SOLVER.PRECISION], 0.0
+        dtype, network = AUTOCAST[self.cfg.SOLVER.PRECISION], self.network
+        sums: Any = 0.0
         for i, batch in enumerate(batches):
             batch, last = batch.to(self.device, self.layout), i + 1 == len(batches)
             seed_step(self.cfg.SEED, epoch, step * self.cfg.SOLVER.ACCUMULATION + i, self.ranks.rank)
-            with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
+            with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
                 with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                    output = self.network(batch)
+                    output = network(batch)
                 output = output.gathered(gather) if self.ranks.world > 1 else output
                 others = {} if self.adversary is None else self.adversary(output)
                 losses = self.total(output, epoch)
@@ -132,17 +136,19 @@ class Update:
         self.model.after_update(epoch)
         return terms, stopping > 0
 
+    def parts(self) -> dict[str, torch.optim.Optimizer | torch.amp.GradScaler]:
+        return {**self.optimizers, "scaler": self.scaler}
+
     def state_dict(self) -> dict[str, dict]:
         """What a checkpoint holds beside the network."""
-        parts = {**self.optimizers, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {name: part.state_dict() for name, part in self.parts().items()}
 
     def load_state_dict(self, saved: dict) -> None:
         """
         saved    a checkpoint
         raises   CheckpointError where it lacks a part
         """
-        for name, part in {**self.optimizers, "scaler": self.scaler}.items():
+        for name, part in self.parts().items():
             part.load_state_dict(saved[name])
 
     def weights_are_finite(self) -> bool:
@@ -160,7 +166,7 @@ class Update:
             )
 
 
-def averaging(model: nn.Module) -> DistributedDataParallel:
+def averaging(model: Network) -> DistributedDataParallel:
     """The network, whose gradients become the means of all processes on the way; not those of an adversary, whose steps
     average their own.
     """

@@ -1,10 +1,11 @@
 """What chooses the best epoch."""
 
 import torch
-from torch import nn
+from yacs.config import CfgNode
 
 from assembly.embedding import embed_records
 from data.records import Benchmark, Record
+from models.network import Network
 from utils.evaluation.evaluator import evaluate_protocol
 from utils.stop import StopRequest
 from utils.training.distributed import Ranks
@@ -17,7 +18,7 @@ class Validation:
     held_out   records of the identities that are not trained on
     """
 
-    def __init__(self, cfg, benchmark: Benchmark, held_out: list[Record]):
+    def __init__(self, cfg: CfgNode, benchmark: Benchmark, held_out: list[Record]):
         self.cfg, self.records, self.protocol = cfg, held_out, None
         if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
             self.records, self.protocol = benchmark.test, benchmark.protocol(benchmark.default_protocols()[0])
@@ -28,7 +29,7 @@ class Validation:
         return self.protocol is not None
 
     def figures(
-        self, model: nn.Module, device: torch.device, ranks: Ranks, stop: StopRequest
+        self, model: Network, device: torch.device, ranks: Ranks, stop: StopRequest
     ) -> dict[str, float] | None:
         """Rank-1 and mAP; of several processes, the first has them. None where any process was asked to stop."""
         if self.cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA:
@@ -36,6 +37,7 @@ class Validation:
         features = embed_records(model, self.records, self.cfg, device, ranks, stop)
         if features is None or not ranks.first:
             return None if features is None else {}
+        assert self.protocol is not None  # or it is false
         weighting = next(iter(model.weightings))  # the reported one
         result = evaluate_protocol(
             features, [record.identity for record in self.records], self.protocol, weighting=weighting,

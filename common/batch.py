@@ -145,7 +145,8 @@ class Output:
         of_all: Mapping[str, Callable[["Output"], Tensor]] | None = None, **entries: Tensor,
     ):
         self.rows, self.entries, self.common, self.of_all = rows, entries, common or {}, of_all or {}
-        self._source = self._gradient = None
+        self._source: Callable[[str], Tensor] | None = None
+        self._gradient: Callable[[Tensor, str], Tensor] | None = None
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_") or name in ("entries", "common", "of_all"):  # by a copy that isn't filled yet
@@ -205,7 +206,7 @@ class Output:
         if rows.shares is None:
             sizes, kinds = [size * len(labels) // len(rows.labels) for size in rows.sizes], rows.kinds
         else:
-            sizes, kinds = sum(map(list, rows.shares), []), [*rows.kinds] * len(rows.shares)
+            sizes, kinds = [size for share in rows.shares for size in share], [*rows.kinds] * len(rows.shares)
         processes = len(rows.shares) if rows.shares else len(labels) // len(rows.labels)
         whole = Output(Rows(labels, sizes, kinds), self.common, self.of_all)
         whole._source = lambda name: of_all(getattr(self, name), 1)

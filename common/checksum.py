@@ -21,7 +21,7 @@ class Summed:
     def __init__(self, file: BinaryIO):
         self.file, self.sum = file, 0
 
-    def write(self, block) -> int:
+    def write(self, block: bytes) -> int:
         self.sum = zlib.crc32(block, self.sum)
         return self.file.write(block)
 

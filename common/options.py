@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -77,15 +78,15 @@ class Option:
         ]
         if not math.isfinite(min(self.at_most, self.below)):
             bounds.append("finite")
-        bounds = " and ".join(bounds)
-        if self.kind == "numbers":
-            return f"{len(self.default)} numbers{', ascending' if self.rising else ''}, each {bounds}"
+        every = " and ".join(bounds)
+        if self.kind == "numbers" and isinstance(self.default, list):
+            return f"{len(self.default)} numbers{', ascending' if self.rising else ''}, each {every}"
         if self.kind == "schedule":
             epochs = f"ascending {'from' if self.from_start else 'within'} 0 to {MOST_EPOCHS}"
-            return f"[[epoch, value], ...], the epochs {epochs}, each value {bounds}"
-        return bounds
+            return f"[[epoch, value], ...], the epochs {epochs}, each value {every}"
+        return every
 
-    def read(self, value: object) -> object:
+    def read(self, value: object) -> Any:
         """The value as this option has it: lists for tuples, a float where a whole number is written."""
         return read_as(self.default, value)
 
@@ -100,7 +101,7 @@ class Option:
             return f"; it is {self.allowed}"
         return ""
 
-    def holds(self, value: object) -> bool:
+    def holds(self, value: Any) -> bool:
         """Whether a value of the right form is within its bounds."""
         if self.kind == "schedule":
             epochs = [epoch for epoch, _ in value]
@@ -113,7 +114,7 @@ class Option:
             return all(map(self.fits, value)) and (not self.rising or value == sorted(value))
         return self.kind == "bool" or self.fits(value)
 
-    def fits(self, part: int | float | str) -> bool:
+    def fits(self, part: float | str) -> bool:
         """Whether one number or text is allowed."""
         if self.one_of:
             return part in self.one_of
@@ -124,7 +125,7 @@ class Option:
         return self.at_least <= part <= self.at_most and self.above < part < self.below  # neither infinity, nor NaN
 
 
-def option(default: bool | int | float | str | list, explanation: str, **allowed) -> Option:
+def option(default: bool | float | str | list, explanation: str, **allowed: Any) -> Option:
     """
     allowed   bounds and choices, named as the attributes of `Option`
     raises    ValueError where the default is not allowed itself
@@ -140,7 +141,7 @@ def options_of(section: Section, prefix: str = "") -> dict[str, Option]:
 
     raises   TypeError for an entry that is no option
     """
-    found = {}
+    found: dict[str, Option] = {}
     for name, entry in vars(section).items():
         if isinstance(entry, Section):
             found |= options_of(entry, f"{prefix}{name}.")
@@ -180,7 +181,7 @@ def is_plain(text: str) -> bool:
     return len(text.encode()) <= TEXT and all(len(name.encode()) <= NAME for name in text.split("/"))
 
 
-def read_as(default: object, value: object) -> object:
+def read_as(default: object, value: object) -> Any:
     """The value as an option of that default has it (`Option.read`)."""
     if isinstance(value, (list, tuple)):
         value = [list(part) if isinstance(part, tuple) else part for part in value]

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -59,13 +60,13 @@ class WeightsFileError(ValueError):
     """A file is absent, damaged, refused or of another kind; the message names it, says which, and what to do."""
 
 
-def save_sealed(state: object, file) -> None:
+def save_sealed(state: object, file: BinaryIO) -> None:
     """What torch.save does, with a checksum of the whole file in it.
 
     file   open for writing and reading, at its beginning
     """
     summed = Summed(file)
-    torch.save(state, summed)
+    torch.save(state, summed)  # type: ignore[arg-type]  # it only writes
     file.seek(-22, os.SEEK_END)
     if file.read(4) == END:
         file.seek(-len(NO_COMMENT), os.SEEK_END)
@@ -163,10 +164,10 @@ def listed(names: list[str], most: int = 3) -> str:
 class dtype:
     __module__ = "numpy"
 
-    def __init__(self, code: str, *_):
+    def __init__(self, code: str, *_: object):
         self.code, self.order = code, "|"
 
-    def __setstate__(self, state: tuple):
+    def __setstate__(self, state: tuple) -> None:
         self.order = state[1]
 
     def array(self, data: bytes) -> np.ndarray:
@@ -178,7 +179,7 @@ class dtype:
 class ndarray:
     __module__ = "numpy"
 
-    def __setstate__(self, state: tuple):
+    def __setstate__(self, state: tuple) -> None:
         _, shape, kind, fortran, data = state
         values = kind.array(data).reshape(shape, order="F" if fortran else "C")
         native = values.astype(values.dtype.newbyteorder("="))  # a copy, which can be written to
@@ -189,14 +190,14 @@ def scalar(kind: dtype, data: bytes) -> object:
     return kind.array(data)[0].item()
 
 
-def _reconstruct(*_) -> ndarray:
+def _reconstruct(*_: object) -> ndarray:
     return ndarray()
 
 
 def of_module(module: str, function: Callable) -> Callable:
     """The function under its name in another module."""
     @functools.wraps(function)
-    def call(*arguments):
+    def call(*arguments: object) -> object:
         return function(*arguments)
 
     call.__module__ = module
@@ -204,7 +205,9 @@ def of_module(module: str, function: Callable) -> Callable:
 
 
 NUMPY_1_AND_2 = ("numpy.core.multiarray", "numpy._core.multiarray")
-STAND_INS = [dtype, ndarray, *(of_module(module, f) for module in NUMPY_1_AND_2 for f in (scalar, _reconstruct))]
+STAND_INS: list[Any] = [
+    dtype, ndarray, *(of_module(module, f) for module in NUMPY_1_AND_2 for f in (scalar, _reconstruct)),
+]
 
 
 def plain(value: object) -> object:
@@ -258,14 +261,17 @@ def code_named(path: str | Path, head: bytes) -> list[str]:
     return [name for name in dict.fromkeys(names) if not HARMLESS.fullmatch(name)]
 
 
-def names_in_pickle(file) -> list[str]:
-    names, texts, memo, protocol = [], [], {}, 0
+def names_in_pickle(file: IO[bytes]) -> list[str]:
+    names: list[str] = []
+    texts: list[str] = []
+    memo: dict[object, list[str]] = {}
+    protocol: object = 0
     try:
         for operation, argument, _ in pickletools.genops(file):
             if operation.name == "PROTO":
                 protocol = argument
             elif operation.name in ("GLOBAL", "INST"):
-                names.append(argument.replace(" ", "."))
+                names.append(str(argument).replace(" ", "."))
             elif operation.name == "STACK_GLOBAL":
                 names.append(".".join(texts[-2:]))
             elif operation.name == "MEMOIZE":
@@ -298,7 +304,7 @@ def kind_of(head: bytes) -> str | None:
         text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()
     except UnicodeDecodeError:
         return None
-    if re.match(r"\ufeff?<(!doctype|html|head|\?xml|!--)", text, re.I):
+    if re.match(r"\ufeff?<(!doctype|html|head|\?xml|!--)", text, re.IGNORECASE):
         return "a web page, such as a server's message instead of the file: open it in a browser, and download again"
     if all(character.isprintable() or character.isspace() for character in text):
         return f"a text file ({text.splitlines()[0][:60]!r})" if text else "a file of blanks"
@@ -321,7 +327,7 @@ def described(state: object) -> str:
     return f"a dict without a network's tensors (it holds {listed([*map(str, state)])})"
 
 
-def named_tensors(state: object) -> dict[str, Tensor]:
+def named_tensors(state: Any) -> dict[str, Tensor]:
     """The state dict that a file holds, bare or as one of HOLDERS, without what DataParallel and torch.compile add to
     the names, and without what is no tensor; empty where it holds none."""
     for _ in range(3):

@@ -4,14 +4,17 @@ What only some methods read is declared beside what reads it, and collected here
 totals in losses/totals/.
 """
 
+from typing import Any
+
 from yacs.config import CfgNode
 
 from common.options import MOST_EPOCHS, Option, Section, defaults_of, option, options_of
-from data.sampler import SAMPLERS
 from data.pixels import RESIZES
+from data.sampler import SAMPLERS
 from data.transforms import OneView, Views
 from losses.build import TOTALS
 from models.build import MODELS
+
 
 class Reranking(Option):
     """The name of a re-ranking. What true and false once said is still read."""
@@ -131,12 +134,12 @@ _C.EMBEDDING.DIM = option(0, "numbers of a compressed embedding (PCA learned on 
                           at_least=0, at_most=100_000)
 
 
-def collected(section: Section, methods: dict[str, type], prefix: str) -> dict[str, set[str]]:
+def collected(section: Section, methods: dict[str, Any], prefix: str) -> dict[str, set[str]]:
     """Declare in a section what the methods' networks or totals read; returns, by key, whose option it is.
 
     raises   ValueError where two of them declare one key in two ways
     """
-    owners = {}
+    owners: dict[str, set[str]] = {}
     for method, owner in methods.items():
         for name, declared in owner.options.items():
             *sections, last = name.split(".")

@@ -2,8 +2,10 @@
 
 import difflib
 import itertools
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
@@ -21,7 +23,7 @@ class ConfigError(ValueError):
     """A key or a value that the configuration doesn't know."""
 
 
-def load_config(file: str | Path | None = None, overrides: list[str] = (), base: CfgNode | None = None) -> CfgNode:
+def load_config(file: str | Path | None = None, overrides: Sequence[str] = (), base: CfgNode | None = None) -> CfgNode:
     """The frozen configuration.
 
     file        a yaml file, or None. Its BASE names another one, from its own folder on, over which it stands
@@ -37,8 +39,8 @@ def load_config(file: str | Path | None = None, overrides: list[str] = (), base:
             if key != "BASE":
                 set_option(cfg, key, value, str(source))
                 files[key] = str(source)
-    for key, source in files.items():
-        check_owner(key, cfg.MODEL.NAME, source)
+    for key, named in files.items():
+        check_owner(key, cfg.MODEL.NAME, named)
     for key, text in zip_longest(overrides[::2], overrides[1::2]):
         check_key(key, source="the command line")
         if text is None:
@@ -150,7 +152,7 @@ def from_dump(text: str) -> CfgNode:
     if not isinstance(text, str):
         raise ConfigError(f"{source} is damaged: it is no text")
     pairs = read_yaml(text, source)
-    method = dict(pairs).get("MODEL.NAME", cfg.MODEL.NAME)
+    method = str(dict(pairs).get("MODEL.NAME", cfg.MODEL.NAME))
     for key, value in pairs:
         if is_read(key, method):  # of other methods it holds what nobody read
             set_option(cfg, key, value, source)
@@ -180,7 +182,7 @@ def read_text(file: str | Path) -> str:
 class EachKeyOnce(yaml.SafeLoader):
     """Refuses a mapping that has a key twice, of which yaml's own loaders take the last."""
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
@@ -210,7 +212,7 @@ def read_yaml(text: str, source: str) -> list[tuple[str, object]]:
 
 def flatten(options: dict, prefix: str = "") -> list[tuple[str, object]]:
     """(SECTION.KEY, value) of nested sections; an empty one is a value of its own."""
-    pairs = []
+    pairs: list[tuple[str, object]] = []
     for key, value in options.items():
         inside = isinstance(value, dict) and value
         pairs += flatten(value, f"{prefix}{key}.") if inside else [(f"{prefix}{key}", value)]

@@ -6,7 +6,7 @@ Configurations of before the pipelines have these keys alone, so that their chec
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from yacs.config import CfgNode
 
@@ -14,12 +14,12 @@ from common.options import Option, option
 from data.transforms import STEPS, read_step, shortest
 
 ERASE = STEPS["erase"].numbers
-CHOICE = (*STEPS["one_of"].numbers["steps"].default, "channel_mix", "augmix")
+CHOICE = (*cast(list, STEPS["one_of"].numbers["steps"].default), "channel_mix", "augmix")
 
 
 class Shorthand(NamedTuple):
     option: Option  # its values; the default is that of no method
-    apply: Callable[[CfgNode, object], None]  # to the DATA section
+    apply: Callable[[CfgNode, Any], None]  # to the DATA section
     step: str = ""  # the one that it changes, where it adds none
 
 
@@ -32,7 +32,7 @@ def without(view: list, name: str) -> list:
     return [step for step in view if read_step(step)[0] != name]
 
 
-def with_step(view: list, name: str, after: str, **numbers) -> list:
+def with_step(view: list, name: str, after: str, **numbers: object) -> list:
     """The view with other numbers of a step, each time it is there; else it comes after another one (or first)."""
     names = [read_step(step)[0] for step in view]
     if name in names:

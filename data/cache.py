@@ -14,18 +14,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 from tqdm import tqdm
 
 from data.parallel import in_parallel
-from data.records import Benchmark, DataError, Record
 from data.pixels import open_image
+from data.records import Benchmark, DataError, Record
 
 VERSION = 3  # of the two files: raise it when their meaning changes
 IMAGES, MANIFEST, UNFINISHED = "images.bin", "manifest.json", ".unfinished"
-AT_ONCE = {"name": "images", "chunk": 32, "fewer": "--workers of scripts/prepare.py, or DATA.WORKERS"}
+AT_ONCE: dict[str, Any] = {"name": "images", "chunk": 32, "fewer": "--workers of scripts/prepare.py, or DATA.WORKERS"}
 
 
 class StaleCache(DataError):
@@ -240,19 +241,19 @@ def size_and_time(path: Path) -> list[int | None]:
 
 def write_image(
     file: Path, root: Path, height: int, width: int, resize: str, numbered: tuple[int, str]
-) -> tuple[int, int, int]:
+) -> tuple[int | None, int | None, int]:
     """Write one image to its place in the file; returns the file's size and time of change, and a checksum."""
     row, path = numbered
-    state = size_and_time(root / path)  # before it is read: what changes meanwhile will be noticed
+    size, changed = size_and_time(root / path)  # before it is read: what changes meanwhile will be noticed
     image = open_image(f"{root}/{path}", height, width, resize)
     with open(file, "r+b") as opened:
         opened.seek(row * image.size)
-        opened.write(image)
-    return *state, zlib.crc32(image)
+        opened.write(image.data)
+    return size, changed, zlib.crc32(image.data)
 
 
 def decoded_checksum(height: int, width: int, resize: str, path: str) -> int:
-    return zlib.crc32(open_image(path, height, width, resize))
+    return zlib.crc32(open_image(path, height, width, resize).data)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -96,14 +96,14 @@ def saturate(x: np.ndarray, rng: Generator, factor: float, more: float) -> np.nd
 def jpeg_compression(x: np.ndarray, rng: Generator, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(levels(x)).save(file, "JPEG", quality=quality)
-    return np.float32(Image.open(file)) / 255
+    return np.asarray(Image.open(file), np.float32) / 255
 
 
 def pixelate(x: np.ndarray, rng: Generator, share: float) -> np.ndarray:
     height, width = x.shape[:2]
     small = max(1, int(width * share)), max(1, int(height * share))
     coarse = Image.fromarray(levels(x)).resize(small, Image.Resampling.BOX)
-    return np.float32(coarse.resize((width, height), Image.Resampling.NEAREST)) / 255
+    return np.asarray(coarse.resize((width, height), Image.Resampling.NEAREST), np.float32) / 255
 
 
 def elastic_transform(x: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
@@ -123,7 +123,7 @@ class Corruption(NamedTuple):
     numbers: tuple[tuple, tuple, tuple, tuple, tuple]
 
 
-def of_one(*numbers) -> tuple:
+def of_one(*numbers: object) -> tuple:
     return tuple((number,) for number in numbers)
 
 

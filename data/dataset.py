@@ -1,14 +1,17 @@
 """Records -> tensors: whole training batches, and single images for the test; and the list of data sets."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
 
 from common.batch import Batch, Kind, Stream
 from data.cache import ImageCache
@@ -16,19 +19,19 @@ from data.files import absolute, archive_of, nearby, shows
 from data.folder import Folder
 from data.llcm import LLCM
 from data.market import Market
+from data.mixing import mixed
+from data.pixels import eval_transform, open_image
 from data.records import Benchmark, DataError, LayoutError, Record
 from data.regdb import RegDB
-from data.mixing import mixed
 from data.sampler import Part, Sampler
-from data.sysu import SYSU
 from data.synthetic import MANIFEST as DRAWN
-from data.pixels import eval_transform, open_image
+from data.sysu import SYSU
 from data.transforms import Pipeline
 
 MIXING = 1  # tells the draws of mixed batches from those of the sampler
 
 
-def open_data(data, strict: bool = True) -> Benchmark:
+def open_data(data: CfgNode, strict: bool = True) -> Benchmark:
     """The data set that a configuration names.
 
     data     its DATA section
@@ -42,7 +45,7 @@ def open_data(data, strict: bool = True) -> Benchmark:
     return open_benchmark(data.NAME, data.ROOT, data.SPLIT, **own if is_own(data.NAME) else {})
 
 
-def open_benchmark(name: str, root: str | Path, split: int = 1, **own) -> Benchmark:
+def open_benchmark(name: str, root: str | Path, split: int = 1, **own: Any) -> Benchmark:
     """The data set of that name in the folder `root`.
 
     split    of RegDB, and of a folder of one's own whose split is drawn
@@ -65,7 +68,7 @@ def has_splits(name: str) -> bool:
     return name == "regdb" or is_own(name)
 
 
-def read_benchmark(name: str, root: str | Path, split: int, **own) -> Benchmark:
+def read_benchmark(name: str, root: str | Path, split: int, **own: Any) -> Benchmark:
     if is_own(name):
         return Folder(root, split, name, **own)
     if name == "sysu":
@@ -99,7 +102,7 @@ def hint(name: str, root: Path) -> str:
 
 
 def hold_out(
-    records: Sequence[Record], identities: int, seed: int, own: Set[int] = frozenset()
+    records: Sequence[Record], identities: int, seed: int, own: AbstractSet[int] = frozenset()
 ) -> tuple[list[Record], list[Record]]:
     """Take some training identities away for validation: (records to train on, records held out).
 
@@ -174,8 +177,8 @@ class TrainBatches(Dataset):
         self.read_shape = from_file if shape_cache is None else shape_cache.read
         self.views = [(Kind(False, i), pipeline) for i, pipeline in enumerate(visible)]
         self.views += [(Kind(True, i), pipeline) for i, pipeline in enumerate(infrared)]
-        self.shapes, of_shapes = shape or ({}, None)
-        self.views += [(Kind(modality, shape=True), of_shapes) for modality in (False, True) if of_shapes]
+        self.shapes: Mapping[str, str] = shape[0] if shape else {}
+        self.views += [(Kind(modality, shape=True), shape[1]) for modality in (False, True) if shape]
         self.mix = mix
 
     def identities_of(self, batches: Sequence[Batch]) -> list[int]:

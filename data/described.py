@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from data.files import files_beside
 from data.formats import by_kind, endings
@@ -10,7 +11,7 @@ from data.parallel import in_parallel
 from data.pixels import read_image
 from data.records import Benchmark, DataError, Record
 
-AT_ONCE = {"name": "images", "chunk": 32, "fewer": "--workers"}
+AT_ONCE: dict[str, Any] = {"name": "images", "chunk": 32, "fewer": "--workers"}
 
 
 def described(benchmark: Benchmark, workers: int) -> dict:
@@ -33,7 +34,9 @@ def described(benchmark: Benchmark, workers: int) -> dict:
         for record in of:
             said.setdefault(record.path, []).append((part_of(benchmark, part, record), record))
     paths = [*said]
-    sizes, broken, same = Counter(), {}, {}
+    sizes: Counter[str] = Counter()
+    broken: dict[str, str] = {}
+    same: dict[str, list[str]] = {}
     for path, (digest, size, why) in zip(paths, in_parallel(look_at, paths, workers, **AT_ONCE)):
         if why:
             broken[path.removeprefix(root)] = why.replace(root, "")
@@ -140,7 +143,7 @@ def some(items: Sequence, most: int = 10) -> str:
 
 
 def table(found: dict) -> list[tuple[str, ...]]:
-    rows = [("part", "modality", "identities", "images", "of an identity", "cameras")]
+    rows: list[tuple[str, ...]] = [("part", "modality", "identities", "images", "of an identity", "cameras")]
     for part, modalities in found["parts"].items():
         for modality, of in modalities.items():
             low, high = of["images_of_an_identity"]

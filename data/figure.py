@@ -10,6 +10,7 @@ Points of the body are in heights of the body: y from the top of the head down, 
 import colorsys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -91,7 +92,7 @@ class View:
     squeeze: float          # of the width, seen more or less from the side
     taper: float            # how much wider the head is shown than the feet, by a camera above
 
-    def scale(self, y):
+    def scale(self, y: Any) -> Any:
         """How wide things of width 1 are shown at that height of the body."""
         return self.squeeze * (1 + self.taper * (0.5 - y))
 
@@ -129,8 +130,8 @@ class Pen:
         along = end - start
         across = radius * np.array([-along[1], along[0]]) / np.hypot(*along)
         self.polygon([start + across, start - across, end - across, end + across], region)
-        self.ellipse(*start, radius, radius, region)
-        self.ellipse(*end, radius, radius, region)
+        for x, y in (start, end):
+            self.ellipse(x, y, radius, radius, region)
 
 
 def draw_body(person: Person, view: View, rng: np.random.Generator) -> np.ndarray:

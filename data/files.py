@@ -7,7 +7,8 @@ should be there.
 import os
 import posixpath
 import re
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def absolute(root: str | Path) -> Path:
     raises   DataError where that cannot be said
     """
     if not is_utf8(str(root)):
-        raise DataError(f"DATA.ROOT is {ascii(str(root))}, which is not UTF-8: rename that folder")
+        raise DataError(f"DATA.ROOT is {str(root)!a}, which is not UTF-8: rename that folder")
     try:
         return Path(root).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a zero byte
@@ -67,13 +68,13 @@ def listing(folder: Path) -> list[Path]:
         return []
 
 
-def shows(folder: Path, signs: Sequence[Set[str]]) -> bool:
+def shows(folder: Path, signs: Sequence[AbstractSet[str]]) -> bool:
     """Whether a folder seems to be a data set, by the names of what is in it (`Benchmark.signs`)."""
     names = {path.name.lower() for path in listing(folder)}
     return bool(signs) and all(names & group for group in signs)
 
 
-def nearby(root: Path, signs: Sequence[Set[str]], never: str = "") -> Path | None:
+def nearby(root: Path, signs: Sequence[AbstractSet[str]], never: str = "") -> Path | None:
     """The data set with these signs in the root, above it or beside it.
 
     never   a file that it doesn't hold, by which another data set of the same layout is known
@@ -127,7 +128,7 @@ def list_images(folder: str | Path, endings: tuple[str, ...] = PICTURES) -> list
         if not is_file:
             raise DataError(f"{folder}/{name} should be an image, and is a folder or a broken link")
         if not name.isascii() and not is_utf8(name):
-            raise DataError(f"{folder} has the file {ascii(name)}, whose name is not UTF-8: rename it")
+            raise DataError(f"{folder} has the file {name!a}, whose name is not UTF-8: rename it")
     return sorted(files)
 
 
@@ -154,7 +155,8 @@ def numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
 
     raises   DataError where two names have the same number
     """
-    pattern, found = re.compile(rf"{prefix}([0-9]+)", re.IGNORECASE), {}
+    pattern = re.compile(rf"{prefix}([0-9]+)", re.IGNORECASE)
+    found: dict[int, Path] = {}
     for name in names_in(folder):
         match = pattern.fullmatch(name)
         if match is None:
@@ -205,7 +207,8 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
     require_lists(root, *indices)
     present: dict[str, set[str]] = {}  # names by folder: one listing is cheaper than asking for each file
     labels: dict[str, int] = {}
-    read, missing = [], []
+    read: list[list[tuple[str, int]]] = []
+    missing = []
     for index in indices:
         read.append([])
         for number, line in enumerate(read_lines(index), start=1):
@@ -225,7 +228,7 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
     if missing:
         index, number, name = missing[0]
         found = meant(root, name)
-        if len(missing) == sum(map(len, read)) and not found:
+        if len(missing) == sum(len(listed) for listed in read) and not found:
             raise PartAbsent(f"none of the {len(missing)} images that {' and '.join(map(str, indices))} list is there")
         hint = f" There is {found}: the line should say {found.relative_to(root).as_posix()}" if found else ""
         raise DataError(f"{index}, line {number}: there is no image {root}/{name}; is the copy complete?{hint}")

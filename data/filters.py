@@ -33,6 +33,7 @@ def zoomed(x: np.ndarray, factor: float) -> np.ndarray:
     height, width = (round(part * factor) for part in inner)
     down, right = ((part - 1) / max(size - 1, 1) for part, size in zip(inner, (height, width)))
     return cv2.warpAffine(
-        np.ascontiguousarray(x[top:top + inner[0], left:left + inner[1]]), np.float64([[right, 0, 0], [0, down, 0]]),
-        (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+        np.ascontiguousarray(x[top:top + inner[0], left:left + inner[1]]),
+        np.array([[right, 0, 0], [0, down, 0]], np.float64), (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
     )

@@ -205,7 +205,9 @@ def read_list(root: Path, place: Path) -> list[Found]:
         raise DataError(f"there is no {place}, which DATA.FOLDER.LIST names: write it, or leave that option empty")
     lines = read_lines(place)
     columns, between = header(lines[0], place)
-    found, seen, missing, present = [], {}, [], {}
+    found, missing = [], []
+    seen: dict[str, int] = {}
+    present: dict[str, set[str]] = {}
     for number, cells in rows_of(lines, between, place):
         where = f"{place}, line {number}"
         if len(cells) != len(columns):
@@ -388,7 +390,7 @@ def contents(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     folders = [name for name in rest if os.path.isdir(folder / name)]
     for name in folders:
         if not is_utf8(name):
-            raise DataError(f"{folder} has the folder {ascii(name)}, whose name is not UTF-8: rename it")
+            raise DataError(f"{folder} has the folder {name!a}, whose name is not UTF-8: rename it")
     others = [f"{folder.as_posix()}/{name}" for name in sorted({*rest} - {*folders})]
     return [folder / name for name in folders], images, others
 
@@ -436,8 +438,9 @@ def numbers(names: set[str], what: str, source: Path) -> dict[str, int]:
 def camera_numbers(names: set[str]) -> dict[str, int]:
     """Likewise, of cam1, Camera 01 or c1 the number is 1: they are one camera."""
     matches = {name: re.fullmatch(r"(?:camera|cam|c)?[-_ ]?([0-9]{1,9})", name.lower()) for name in names if name}
-    if all(matches.values()):
-        return {name: int(match[1]) for name, match in matches.items()}
+    found = {name: int(match[1]) for name, match in matches.items() if match}
+    if len(found) == len(matches):
+        return found
     return {name: place for place, name in enumerate(sorted(matches), start=1)}
 
 

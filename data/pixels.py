@@ -20,7 +20,8 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 cv2.setNumThreads(0)  # a loader has one process for each core already, and OpenCV's threads do not survive a fork
 RESIZES = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}  # antialiased, both
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-NORMALISED = (np.arange(256, dtype=np.float32)[:, None, None] / 255 - np.float32(MEAN)) / np.float32(STD)  # (256, 1, 3)
+LEVELS = np.arange(256, dtype=np.float32)[:, None, None] / 255
+NORMALISED = (LEVELS - np.array(MEAN, np.float32)) / np.array(STD, np.float32)  # (256, 1, 3)
 
 
 def open_image(path: str, height: int, width: int, resize: str = "lanczos") -> np.ndarray:
@@ -169,7 +170,7 @@ def exchange_channels(image: np.ndarray, grey: bool = False) -> None:
 
     image   (H, W, 3), is changed
     """
-    channel = torch.randint(4 if grey else 3, (1,)).item()
+    channel = int(torch.randint(4 if grey else 3, (1,)))
     image[:] = grey_level(image) if channel == 3 else image[:, :, channel, None].copy()
 
 
@@ -179,7 +180,7 @@ def adapt_channels(image: np.ndarray) -> None:
 
     image   (H, W, 3), is changed
     """
-    channel = torch.randint(4, (1,)).item()
+    channel = int(torch.randint(4, (1,)))
     if channel < 3:
         image[:] = image[:, :, channel, None].copy()
     elif chance(0.5):

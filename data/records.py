@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class Part:
     def __init__(self, what: str, used: str):
         self.what, self.used = what, used
 
-    def __set_name__(self, owner: type, name: str):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __set__(self, benchmark: "Benchmark", records: list[Record]) -> None:
@@ -102,9 +103,9 @@ class Benchmark:
     train = Part("training", "training, DATA.CACHE and EMBEDDING.DIM")
     test = Part("test", "protocols")
     absent: Mapping[str, str] = {}
-    held_out: Set[int] = frozenset()
+    held_out: AbstractSet[int] = frozenset()
     expected: Sequence[Expected] = ()
-    signs: Sequence[Set[str]] = ()
+    signs: Sequence[AbstractSet[str]] = ()
     counts = "identities"
 
     def read_parts(self, **readers: Callable[[], list[Record]]) -> None:
@@ -216,7 +217,7 @@ class Benchmark:
 
     def summary(self) -> str:
         """A table of what was found beside what the data set should have, and a warning where they differ."""
-        rows = [("split", "modality", "identities", "images", "cameras")]
+        rows: list[tuple[str, ...]] = [("split", "modality", "identities", "images", "cameras")]
         wrong = []
         for split in ("train", "test"):
             records = self.records(split)
@@ -262,8 +263,8 @@ def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Re
     """What is wrong with a trial in which no query has its person in the gallery that it keeps, "" otherwise."""
     query, gallery = ([records[row] for row in rows.tolist()] for rows in (trial.query, trial.gallery))
     cameras = {"query": sorted({r.camera for r in query}), "gallery": sorted({r.camera for r in gallery})}
-    for side in cameras:
-        if not cameras[side]:
+    for side, seen in cameras.items():
+        if not seen:
             return f"has an empty {side}: there are images of cameras {sorted({r.camera for r in records})} alone"
     groups: dict[int, set[int]] = {}  # in the gallery, by identity
     for record, group in zip(gallery, protocol.gallery_group[trial.gallery].tolist()):
@@ -271,8 +272,8 @@ def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Re
     searched = {(r.identity, ignored) for r, ignored in zip(query, protocol.query_ignores[trial.query].tolist())}
     if any(groups.get(identity, set()) - {ignored} for identity, ignored in searched):
         return ""
-    seen = any(identity in groups for identity, _ in searched)
-    reason = "ignores all of its person (docs/protocols.md)" if seen else "has its person there"
+    shown = any(identity in groups for identity, _ in searched)
+    reason = "ignores all of its person (docs/protocols.md)" if shown else "has its person there"
     return (
         f"has no valid query: its queries are of cameras {cameras['query']}, its gallery of cameras "
         f"{cameras['gallery']}, and {'each query' if seen else 'no query'} {reason}"

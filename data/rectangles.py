@@ -53,8 +53,8 @@ class RandomErasing:
             area, ratio = area * rows * columns, np.exp(ratio).item() if self.even_log else ratio
             height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < height < rows and 0 < width < columns:
-                top = torch.randint(rows - height + 1, (1,)).item()
-                left = torch.randint(columns - width + 1, (1,)).item()
+                top = int(torch.randint(rows - height + 1, (1,)))
+                left = int(torch.randint(columns - width + 1, (1,)))
                 return top, left, height, width
         if self.tries:
             return None
@@ -81,5 +81,5 @@ class ChannelCutMix:
         if place is not None:
             top, left, height, width = place
             inside = slice(top, top + height), slice(left, left + width)
-            channel[inside] = image[*inside, over]
+            channel[inside] = image[:, :, over][inside]
         return cv2.cvtColor(channel, cv2.COLOR_GRAY2RGB)

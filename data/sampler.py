@@ -57,7 +57,7 @@ class Sampler:
                 f"a batch wants {identities} identities and the training set has {len(self.identities)}: "
                 "lower SOLVER.IDENTITIES"
             )
-        rows = {False: {i: [] for i in self.identities}, True: {i: [] for i in self.identities}}
+        rows: dict[bool, dict[int, list[int]]] = {kind: {i: [] for i in self.identities} for kind in (False, True)}
         for row, record in enumerate(records):
             rows[record.infrared][record.identity].append(row)
         self.visible = [np.array(rows[False][i], dtype=np.int64) for i in self.identities]
@@ -142,7 +142,8 @@ class Chunks(Sampler):
         both = self.visible[identity], self.infrared[identity]
         fewest = min(map(len, both))
         if fewest < self.images:
-            return [tuple(generator.choice(rows, self.images, replace=len(rows) < self.images) for rows in both)]
+            visible, infrared = (generator.choice(rows, self.images, replace=len(rows) < self.images) for rows in both)
+            return [(visible, infrared)]
         number = fewest // self.images
         visible, infrared = (generator.permutation(rows)[:number * self.images] for rows in both)
         return [*zip(visible.reshape(number, -1), infrared.reshape(number, -1))]

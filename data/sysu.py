@@ -2,9 +2,10 @@
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -173,7 +174,7 @@ def permutation_of(cameras: np.ndarray, camera: int, identity: int, trial: int) 
         return []
 
 
-def random_draw(folders: dict[object, list[int]], shots: int, trial: int) -> list[int]:
+def random_draw(folders: Mapping[Any, list[int]], shots: int, trial: int) -> list[int]:
     """The field's galleries: a fresh generator for each trial, one choice (or a sample) for each folder in turn."""
     generator = random.Random(trial)
     if shots == 1:

@@ -4,23 +4,37 @@ docs/method.md section 8. What a step does to pixels is in data/pixels.py and da
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import AugMix
+from yacs.config import CfgNode
 
 from common.options import MOST_EPOCHS, Option, option
 from data.pixels import (
-    RESIZES, adapt_channels, adjust_brightness, adjust_hue, chance, exchange_channels, gaussian_blur, grey_level,
-    jitter_colours, jitter_light, mix_channels, normalise, random_crop, to_grey, uniform,
+    RESIZES,
+    adapt_channels,
+    adjust_brightness,
+    adjust_hue,
+    chance,
+    exchange_channels,
+    gaussian_blur,
+    grey_level,
+    jitter_colours,
+    jitter_light,
+    mix_channels,
+    normalise,
+    random_crop,
+    to_grey,
+    uniform,
 )
 from data.rectangles import ChannelCutMix, RandomErasing
 
 
-def read_size(data) -> tuple[int, int]:
+def read_size(data: CfgNode) -> tuple[int, int]:
     """Height and width that training images have when the pipelines get them.
 
     data   the DATA section of the configuration
@@ -42,7 +56,7 @@ def brightness(by: float) -> "Change":
 
 def pad(pixels: int, fill: int) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return cv2.copyMakeBorder(image, *[pixels] * 4, cv2.BORDER_CONSTANT, value=[fill] * 3)
+        return cv2.copyMakeBorder(image, pixels, pixels, pixels, pixels, cv2.BORDER_CONSTANT, value=[fill] * 3)
 
     return change
 
@@ -100,7 +114,7 @@ def spectrum_jitter(p: float) -> "Change":
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
         if not chance(p):
             return image
-        channel, kept = torch.randint(3, (1,)).item(), torch.rand(1).item()
+        channel, kept = int(torch.randint(3, (1,))), torch.rand(1).item()
         one = np.repeat(image[:, :, channel, None], 3, axis=2)
         return cv2.addWeighted(image, kept, one, 1 - kept, 0)
 
@@ -132,7 +146,7 @@ def one_of(steps: list) -> "Change":
                for name, numbers in map(read_step, steps)]
 
     def change(image: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return changes[torch.randint(len(changes), (1,)).item()](image, out)
+        return changes[int(torch.randint(len(changes), (1,)))](image, out)
 
     return change
 
@@ -187,7 +201,7 @@ class Steps(Option):
     kind = "steps"
     allowed = "a list of steps that come before normalise and leave the size as it is, with their numbers"
 
-    def read(self, value: object) -> object:
+    def read(self, value: Any) -> Any:
         try:
             return [written(*read_step(step)) for step in value] if isinstance(value, (list, tuple)) else value
         except (TypeError, ValueError):
@@ -310,7 +324,7 @@ def read_step(step: object) -> tuple[str, dict]:
     known = STEPS[name].numbers | EPOCHS
     if not isinstance(given, dict):
         given = {next(iter(known)): given}
-    numbers = {key: number.default for key, number in known.items()}
+    numbers: dict[str, Any] = {key: number.default for key, number in known.items()}
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"{name} has no {key}; it has {', '.join(known)}")
@@ -363,7 +377,7 @@ class Views(Option):
     kind = "views"
     allowed = f"a list of views, each a list of the steps {', '.join(STEPS)}, with their numbers"
 
-    def read(self, value: object) -> object:
+    def read(self, value: Any) -> Any:
         try:
             lists = all(isinstance(view, (list, tuple)) for view in value)  # not the keys of a mapping
             return shortest(value) if lists else value
@@ -387,7 +401,8 @@ class OneView(Views):
     allowed = Views.allowed.replace("views, each a list", "one view, a list")
 
     def refusal(self, value: object) -> str:
-        return super().refusal(value) or ("" if len(value) == 1 else f"; it is {self.allowed}")
+        one = isinstance(value, list) and len(value) == 1
+        return super().refusal(value) or ("" if one else f"; it is {self.allowed}")
 
 
 class Pipeline:
@@ -405,7 +420,7 @@ class Pipeline:
             epochs = range(numbers.pop("from"), numbers.pop("until"))
             self.steps.append((epochs, STEPS[name].make(**numbers)))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return Pipeline, (self.written,)  # on its way to a loader's process
 
     def __call__(self, image: np.ndarray, out: np.ndarray, epoch: int = 0) -> None:

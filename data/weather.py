@@ -8,7 +8,7 @@ from numpy.random import Generator
 
 from data.filters import blurred, motion_blurred, zoomed
 
-WATER, MUD = np.float32([175, 238, 238]) / 255, np.float32([63, 42, 20]) / 255
+WATER, MUD = np.array([175, 238, 238], np.float32) / 255, np.array([63, 42, 20], np.float32) / 255
 FROSTS = (  # mean colour and deviation of grey of the five photographs of ImageNet-C, of which two are one
     ((0.31, 0.59, 0.65), 0.07), ((0.79, 0.81, 0.84), 0.09), ((0.79, 0.81, 0.84), 0.09), ((0.54, 0.60, 0.65), 0.11),
     ((0.44, 0.48, 0.53), 0.17),
@@ -64,7 +64,7 @@ def frosted(number: int) -> np.ndarray:
         pane += blurred(cv2.polylines(layer, [*lines], False, 1.0, 1), blur)
     pane += 0.7 * blurred(rng.standard_normal((PANE, PANE), np.float32), 0.7)  # grain: photographs are less smooth
     pane = (pane - pane.mean()) / pane.std()
-    return np.clip(np.float32(colour) + deviation * pane[:, :, None], 0, 1)
+    return np.clip(np.array(colour, np.float32) + deviation * pane[:, :, None], 0, 1)
 
 
 def frost(x: np.ndarray, rng: Generator, kept: float, added: float) -> np.ndarray:
@@ -101,7 +101,8 @@ def spatter(
     drops = np.uint8(np.where(liquid < least, 0, np.clip(liquid, 0, 1)) * 255)
     depth = cv2.distanceTransform(255 - cv2.Canny(drops, 50, 150), cv2.DIST_L2, 5)
     depth = cv2.equalizeHist(np.uint8(cv2.blur(np.minimum(depth, 20), (3, 3))))
-    light = cv2.filter2D(depth, cv2.CV_8U, np.float32([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))  # from above, left
+    from_above_left = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
+    light = cv2.filter2D(depth, cv2.CV_8U, from_above_left)
     wet = drops * cv2.blur(light, (3, 3)).astype(np.float32)
     return x + np.clip(strength * wet[:, :, None] / max(wet.max(), 1) * WATER, 0, 1)
 

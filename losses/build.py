@@ -1,6 +1,7 @@
 """From the configuration to a total loss: a new method is one file in totals/ and one line here."""
 
 from torch import nn
+from yacs.config import CfgNode
 
 from common.registry import classes_of
 
@@ -19,7 +20,7 @@ TOTALS = classes_of("losses.totals", {
 })
 
 
-def build_total(method: str, options) -> nn.Module:
+def build_total(method: str, options: CfgNode) -> nn.Module:
     """The total of a method: (output, epoch) -> {name: weighted scalar}, whose sum is the loss.
 
     method    MODEL.NAME

@@ -17,7 +17,7 @@ class DomainAlignmentLoss(nn.Module):
     returns                             scalar
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.mmd = MMDLoss()
 
@@ -26,7 +26,7 @@ class DomainAlignmentLoss(nn.Module):
         shifted_infrared: Tensor | None = None,
     ) -> Tensor:
         visible, infrared = of_length_one(visible), of_length_one(infrared)
-        if shifted_visible is None:
+        if shifted_visible is None or shifted_infrared is None:
             return ACROSS * self.mmd(visible, infrared)
         shifted_visible, shifted_infrared = of_length_one(shifted_visible), of_length_one(shifted_infrared)
         across = self.mmd(visible, infrared) + self.mmd(shifted_visible, shifted_infrared)

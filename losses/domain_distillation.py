@@ -17,7 +17,7 @@ class DomainDistillationLoss(nn.Module):
     returns            scalar: MPANet's divergence + 0.25 (cross entropy of visible rows + of infrared rows)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.divergence = MutualMeanLoss()
 

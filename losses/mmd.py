@@ -1,3 +1,5 @@
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ class MMDLoss(nn.Module):
         squared, number = pairwise_distances(rows, rows).square(), len(rows)
         width = squared.detach().sum() / (number ** 2 - number)
         width = torch.where(width > 0, width, 1)
-        kernel = sum((-squared / (width * 2.0 ** (i - KERNELS // 2))).exp() for i in range(KERNELS))
+        kernels = ((-squared / (width * 2.0 ** (i - KERNELS // 2))).exp() for i in range(KERNELS))
+        kernel = cast(Tensor, sum(kernels))
         of_a, of_b = kernel.split([len(a), len(b)])
         (a_a, a_b), (b_a, b_b) = (part.split([len(a), len(b)], dim=1) for part in (of_a, of_b))
         return a_a.mean() + b_b.mean() - a_b.mean() - b_a.mean()

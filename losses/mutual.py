@@ -18,7 +18,7 @@ class MutualLoss(nn.Module):
     returns             scalar, sum of means over rows
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.says = SoftCrossEntropyLoss()
 
@@ -27,7 +27,7 @@ class MutualLoss(nn.Module):
         labels: Tensor | None = None,
     ) -> Tensor:
         loss = self.says(visible, infrared) + self.says(infrared, visible)
-        if shapes is None:
+        if shapes is None or labels is None:
             return loss
         of_visible, of_infrared = least_alike(*shapes, labels)
         return loss + self.says(visible, infrared[of_visible]) + self.says(infrared, visible[of_infrared])

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from losses.labels import pairwise_distances, same_identity
 
-
 LOWEST = torch.finfo(torch.float32).min
 
 
@@ -31,7 +30,8 @@ def weighted_distances(
     if softmax:
         exponent = exponent - exponent.amax(dim=1, keepdim=True).clamp(min=LOWEST)       # of no negatives it is -inf
     negative = exponent.exp()                                                            # (N, N), 0 for its own
-    return tuple((w * distance).sum(dim=1) / (w.sum(dim=1) + 1e-6) for w in (positive, negative))
+    nearer, farther = ((w * distance).sum(dim=1) / (w.sum(dim=1) + 1e-6) for w in (positive, negative))
+    return nearer, farther
 
 
 class WeightedTripletLoss(nn.Module):

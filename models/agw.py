@@ -1,8 +1,9 @@
 """AGW (Ye et al., TPAMI 2021), which is CAJ's network too (Ye et al., ICCV 2021), as its authors' code computes it."""
 
 from torch import Tensor
+from yacs.config import CfgNode
 
-from models.network import MethodError
+from models.network import MethodError, Names
 from models.parts import non_local
 from models.parts.non_local import add_non_locals
 from models.two_stream import TwoStreamNetwork
@@ -22,7 +23,7 @@ class AGW(TwoStreamNetwork):
     weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     unit_after_flip = True
     one_modality = True
-    authors_names = (
+    authors_names: Names = (
         (r"backbone\.stages\.(\d)\.non_local\.(\d)\.g\.", lambda m: f"NL_{int(m[1]) + 1}.{m[2]}.g.0."),
         (r"backbone\.stages\.(\d)\.non_local\.(\d)\.out\.", lambda m: f"NL_{int(m[1]) + 1}.{m[2]}.W."),
         (r"backbone\.stages\.(\d)\.non_local\.(\d)\.", lambda m: f"NL_{int(m[1]) + 1}.{m[2]}."),
@@ -34,7 +35,7 @@ class AGW(TwoStreamNetwork):
         baseline = {"NON_LOCAL": "none", "POOL": "average"}
         return "Two-stream baseline" if baseline.items() <= options.items() else super().title(options)
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         if options.STAGES < 4 and options.NON_LOCAL != "none" and options.POOL != "average":
             raise MethodError(

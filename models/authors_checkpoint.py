@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from common.weights import described, named_tensors
+from models.network import Names, Network
 from models.parts.layers import haar, relative_position_index
 
 # Rewritten from the left: the first entry that matches the start of one of our names gives the start of theirs. A
 # network's own `authors_names` come first.
-PREFIXES = [
+PREFIXES: Names = (
     (r"backbone\.visible_stem\.0\.", "visible_module.visible.conv1."),
     (r"backbone\.visible_stem\.1\.", "visible_module.visible.bn1."),
     (r"backbone\.infrared_stem\.0\.", "thermal_module.thermal.conv1."),
@@ -29,8 +30,10 @@ PREFIXES = [
     (r"mbue\.branch2\.compress_global\.", "DEE.compression4."),
     (r"head\.neck\.", "bottleneck."),
     (r"head\.classifier\.", "classifier."),
-]
-BOTTLENECK = {"reduce": ("conv1", "bn1"), "dilated": ("conv2", "bn2"), "expand": ("conv3", "bn3")}
+)
+BOTTLENECK: dict[str, tuple[str, str]] = {
+    "reduce": ("conv1", "bn1"), "dilated": ("conv2", "bn2"), "expand": ("conv3", "bn3"),
+}
 
 # What is left of our names inside a module; applied one after the other.
 INNER = [
@@ -75,7 +78,7 @@ class AuthorsCheckpointError(ValueError):
     """The checkpoint is not one of this network; the message lists the names."""
 
 
-def authors_name(name: str, model: torch.nn.Module) -> str:
+def authors_name(name: str, model: Network) -> str:
     """The authors' name of an entry of the network's state dict."""
     for pattern, replacement in (*model.authors_names, *PREFIXES):
         renamed, found = re.subn(f"^{pattern}", replacement, name)
@@ -88,7 +91,7 @@ def authors_name(name: str, model: torch.nn.Module) -> str:
     return renamed
 
 
-def from_authors(checkpoint: dict, model: torch.nn.Module) -> dict[str, Tensor]:
+def from_authors(checkpoint: dict, model: Network) -> dict[str, Tensor]:
     """Our state dict from the authors'.
 
     checkpoint   a state dict by the authors' names, or a dict that holds one, such as their "net" (common/weights.py)

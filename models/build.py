@@ -1,11 +1,11 @@
 """From the configuration to a network: a new method is one file in this folder and one line here."""
 
-from torch import nn
+from yacs.config import CfgNode
 
 from common.registry import classes_of
 from models.network import MethodError, Network
 
-MODELS = classes_of("models", {
+MODELS: dict[str, type[Network]] = classes_of("models", {
     "cmfn": "cmfn.CMFN",
     "agw": "agw.AGW",
     "caj": "agw.CAJ",
@@ -20,7 +20,7 @@ MODELS = classes_of("models", {
 })
 
 
-def build_model(options, classes: int, size: tuple[int, int] | None = None) -> nn.Module:
+def build_model(options: CfgNode, classes: int, size: tuple[int, int] | None = None) -> Network:
     """The network that MODEL.NAME asks for.
 
     options   the MODEL section of the configuration
@@ -30,10 +30,12 @@ def build_model(options, classes: int, size: tuple[int, int] | None = None) -> n
     """
     network = class_of(options)
     network.check_installed()
-    return network(options, classes, size) if network.reads_size else network(options, classes)
+    if network.reads_size:
+        return network(options, classes, size)  # type: ignore[call-arg]  # it has an argument more than others
+    return network(options, classes)
 
 
-def class_of(options) -> type[Network]:
+def class_of(options: CfgNode) -> type[Network]:
     """The class of the network that MODEL.NAME asks for.
 
     options   the MODEL section of the configuration

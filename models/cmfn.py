@@ -1,6 +1,7 @@
 """CMFN: the method's figure as code (docs/method.md sections 1 to 6 and 9)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from models.parts import hce, mbue, mfa
 from models.parts.hce import context_stages
@@ -18,7 +19,7 @@ class CMFN(TwoStreamNetwork):
     options = TwoStreamNetwork.options | hce.OPTIONS | mfa.OPTIONS | mbue.OPTIONS
     parts = ("early", "hce", "mfa", "mbue", "last")
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         *early, _ = self.backbone.channels
         self.context, self.mfa = nn.ModuleList(), nn.ModuleList()

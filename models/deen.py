@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from common.options import option
 from models.parts import mfa
@@ -66,7 +67,7 @@ class DEEN(TwoStreamNetwork):
         (r"dee\.branch(\d)\.expand\.", r"DEE.FC\1."),
     )
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         self.build_mfa(options.MFA.POSITIONS)
         self.dee = DEE(self.backbone.channels[-2], options.DEE.DROPOUT)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
@@ -54,16 +55,20 @@ class DNS(TwoStreamNetwork):
     )
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         return f"{options.BACKBONE}, 4 stages, a stem and the first two of them for each modality"
 
-    def __init__(self, options, classes: int):
+    visible_mean: Tensor                                          # (C, D)
+    infrared_mean: Tensor                                         # (C, D)
+
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         self.rates = {start: 1.0 for start in self.neck_and_classifiers} | {
             "backbone.stages.0.": options.DNS.STAGE3_LR_FACTOR, "backbone.stages.1.": options.DNS.STAGE4_LR_FACTOR,
         }
         third, last = self.backbone.channels
-        self.shift3, self.shift4 = (HSS(third), HSS(last)) if options.DNS.HSS else (nn.Identity(), nn.Identity())
+        self.shift3: nn.Module = HSS(third) if options.DNS.HSS else nn.Identity()
+        self.shift4: nn.Module = HSS(last) if options.DNS.HSS else nn.Identity()
         self.pool = "gem"
         self.build_head(views=1)
         self.head.neck.bias.requires_grad_(options.DNS.NECK_BIAS)
@@ -113,7 +118,7 @@ class DNS(TwoStreamNetwork):
 
     def parameter_groups(self, base_lr: float, factor: float) -> list[dict]:
         """A group for each rate: neck and classifiers, third and fourth stage, rest (`Network.parameter_groups`)."""
-        groups = {}
+        groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 rate = next((rate for start, rate in self.rates.items() if name.startswith(start)), factor)

@@ -1,13 +1,15 @@
 """MCJA (Liang et al., TCSVT 2024, "Bridging the Gap"): one ResNet with MDA blocks, as its authors' code computes it."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
-from models.network import Network, with_mirrored
+from models.network import Network, mirrored_added, with_mirrored
 from models.parts import backbone
 from models.parts.backbone import Backbone, after_last
 from models.parts.head import GeM, unit
@@ -84,13 +86,13 @@ class MCJA(Network):
         (r"classifier\.", "classifier."),
     )
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         resnet = Backbone(options.BACKBONE, pretrained=options.PRETRAINED, last_stride=2)
         self.stem, self.stages = resnet.visible_stem, resnet.stages
         for i, (channels, count) in enumerate(zip(resnet.channels, ATTENDED)):
             if count and options.MCJA.MASKS:
-                self.stages[i] = AttendedStage(self.stages[i], channels, count, options.MCJA.MASKS)
+                self.stages[i] = AttendedStage(cast(nn.Sequential, self.stages[i]), channels, count, options.MCJA.MASKS)
         width = resnet.channels[-1]                               # D
         self.pool = GeM(width, learned=False)
         self.neck = nn.BatchNorm1d(width)
@@ -98,7 +100,7 @@ class MCJA(Network):
         self.classifier = nn.Linear(width, classes, bias=False)
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         return f"{options.BACKBONE}, one stem for both modalities"
 
     def forward(self, batch: Batch) -> Output:
@@ -126,7 +128,7 @@ class MCJA(Network):
         flip   take the mean with the feature of the mirrored images, and bring it to length 1
         """
         _, neck = self.features(with_mirrored(images) if flip else images)
-        return unit(sum(unit(neck).chunk(2))) if flip else unit(neck)
+        return unit(mirrored_added(unit(neck))) if flip else unit(neck)
 
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.neck.num_features)

@@ -1,8 +1,12 @@
 """MCLNet (Hao et al., ICCV 2021): AGW's network against a discriminator, as its authors' code computes it."""
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
@@ -38,7 +42,7 @@ class Discriminator(Adversary):
             judged = self.norm(decided)
             if learn is not None:
                 learn(F.cross_entropy(judged, output.infrared.long()))
-            reduce, decide = self.layers
+            reduce, decide = cast(Iterable[nn.Linear], self.layers)
             again = features @ reduce.weight.detach().T @ decide.weight.detach().T
             again = F.batch_norm(
                 value_of(decided, again), None, None, self.norm.weight.detach(), self.norm.bias.detach(), training=True,
@@ -54,6 +58,8 @@ class Centers(nn.Module):
     labels     (B,)   class
     returns    squared distances (B,) of each row to the centre of its class, and (B,) of that to the nearest other one
     """
+
+    points: Tensor   # (C, D)
 
     def __init__(self, classes: int, width: int):
         super().__init__()
@@ -94,14 +100,14 @@ class MCLNet(AGW):
         return "MCLNet"
 
     @classmethod
-    def check_cameras(cls, options, cameras: int) -> None:
+    def check_cameras(cls, options: CfgNode, cameras: int) -> None:
         if cameras > options.MCLNET.CAMERAS:
             raise MethodError(
                 f"the training images are of {cameras} cameras, and MODEL.MCLNET.CAMERAS is {options.MCLNET.CAMERAS}: "
                 f"set it to {cameras}"
             )
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         width = self.backbone.channels[-1]
         self.adversary = Discriminator(width, options.MCLNET.DISCRIMINATOR_LR)
@@ -121,7 +127,7 @@ class MCLNet(AGW):
         identity_distance, identity_gap = self.identity_centers(output.neck[0], output.labels)
         camera_distance, camera_gap = self.camera_centers(output.neck[0], camera)
         return Output(
-            output.rows, of_all={"judged": self.adversary.judge}, **output.entries, camera=camera[None],
+            output.rows, None, {"judged": cast(Adversary, self.adversary).judge}, **output.entries, camera=camera[None],
             identity_distance=identity_distance[None], identity_gap=identity_gap[None],
             camera_distance=camera_distance[None], camera_gap=camera_gap[None],
         )

@@ -1,14 +1,16 @@
 """MPANet (Wu et al., CVPR 2021): six pattern masks and mutual mean learning, as its authors' code computes it."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
-from models.network import Network, with_mirrored
+from models.network import Network, mirrored_added, with_mirrored
 from models.parts import backbone
 from models.parts.backbone import Backbone
 from models.parts.head import unit
@@ -71,7 +73,10 @@ class MPANet(Network):
         (r"((?:visible_|infrared_)?classifier)\.", r"\1."),
     )
 
-    def __init__(self, options, classes: int):
+    visible_mean: Tensor                                          # (C, D)
+    infrared_mean: Tensor                                         # (C, D)
+
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         if options.MPANET.RANKING == "distance":
             self.only_across, self.reads_modality = "MODEL.MPANET.RANKING distance", True
@@ -80,7 +85,7 @@ class MPANet(Network):
         *_, third, last = resnet.channels
         self.alleviate3, self.alleviate4 = ModalityAlleviation(third), ModalityAlleviation(last)
         self.masks = nn.Conv2d(last, MASKS, 1)
-        nn.init.zeros_(self.masks.bias)
+        nn.init.zeros_(cast(Tensor, self.masks.bias))
         width = (MASKS + 1) * last                                # D
         self.neck = nn.BatchNorm1d(width)
         self.neck.bias.requires_grad_(False)
@@ -91,7 +96,7 @@ class MPANet(Network):
         self.register_buffer("infrared_mean", self.infrared_classifier.weight.detach().clone())
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         return f"{options.BACKBONE}, one stem for both modalities"
 
     def forward(self, batch: Batch) -> Output:
@@ -155,8 +160,8 @@ class MPANet(Network):
         last = self.encode(with_mirrored(images) if flip else images)
         neck = self.neck(self.pool(last, self.masks_of(last)))
         if self.only_across:
-            return for_distances(sum(neck.chunk(2)) / 2 if flip else neck, infrared)
-        return unit(sum(unit(neck).chunk(2))) if flip else unit(neck)
+            return for_distances(mirrored_added(neck) / 2 if flip else neck, infrared)
+        return unit(mirrored_added(unit(neck))) if flip else unit(neck)
 
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.neck.num_features + 2 * bool(self.only_across))

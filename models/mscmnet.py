@@ -1,13 +1,15 @@
 """MSCMNet (Hua et al., Pattern Recognition 2025): four stems, four correlation blocks, as in its authors' code."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
-from models.network import MethodError, Network, with_mirrored
+from models.network import MethodError, Network, mirrored_added, with_mirrored
 from models.parts import backbone, non_local
 from models.parts.backbone import Backbone, EitherStem, another_stem
 from models.parts.head import Head, unit
@@ -65,7 +67,10 @@ class MSCMNet(Network):
         (r"mimb\.(\d)\.mlp\.2\.", r"layerATT\1.mlp.c_proj."),
     )
 
-    def __init__(self, options, classes: int, size: tuple[int, int]):
+    visible_stems: nn.Module
+    infrared_stems: nn.Module
+
+    def __init__(self, options: CfgNode, classes: int, size: tuple[int, int]):
         super().__init__(options, classes)
         own = options.MSCMNET
         positions = check_positions(*size) if own.CORRELATION else 0
@@ -82,7 +87,7 @@ class MSCMNet(Network):
         self.head = Head(last, classes, pool="gem")
 
     @classmethod
-    def check_images(cls, options, size: tuple[int, int], views: tuple[int, int]) -> None:
+    def check_images(cls, options: CfgNode, size: tuple[int, int], views: tuple[int, int]) -> None:
         if options.MSCMNET.CORRELATION:
             check_positions(*size)
         stems = options.MSCMNET.STEMS
@@ -101,7 +106,7 @@ class MSCMNet(Network):
     def stem_maps(self, batch: Batch, infrared: bool) -> list[Tensor]:
         """(B_s, 64, H/4, W/4) of the streams of a modality, never in half precision: what is lost here, every stage
         amplifies."""
-        stems = self.infrared_stems if infrared else self.visible_stems
+        stems = cast(Stems, self.infrared_stems if infrared else self.visible_stems)
         streams = [stream for stream in batch.streams if stream.kind.infrared == infrared]
         with torch.autocast(streams[0].images.device.type, enabled=False):
             if len(stems) == 1:
@@ -126,7 +131,7 @@ class MSCMNet(Network):
         """
         stems = self.infrared_stems if infrared else self.visible_stems
         _, neck = self.head.features(self.encode(stems(with_mirrored(images) if flip else images)))
-        return unit(sum(neck.chunk(2, dim=0)) if flip else neck)
+        return unit(mirrored_added(neck) if flip else neck)
 
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.head.classifier.in_features)

@@ -1,16 +1,21 @@
 """What every network of this house is to the programs: a training pass, an embedding, and what it does otherwise."""
 
+import re
 from collections.abc import Callable
 from importlib import import_module
+from typing import cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import Option
 from models.adversary import Adversary
 from models.parts.layers import recompute
+
+Names = tuple[tuple[str, str | Callable[[re.Match], str]], ...]  # patterns of our names, theirs
 
 
 class MethodError(ValueError):
@@ -28,7 +33,8 @@ class Network(nn.Module):
     weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
     parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
     paper = ""                         # in a table of methods; "": it isn't in this repository
-    authors_names = ()  # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
+    authors_names: Names = ()
     authors_lack: tuple[str, ...] = ()  # starts of the names of ours that no checkpoint of the authors' has
     only_across = ""  # the setting by which embeddings compare with those of the other modality alone; "": with any
     one_modality = False               # whether images of one modality alone can train it, by its total
@@ -37,9 +43,10 @@ class Network(nn.Module):
     reads_modality = False             # whether an embedding depends on which modality the image is
     reads_shapes = False               # whether it is trained on body-shape images too (DATA.SHAPES)
     in_pairs = False                   # whether row r of its visible and infrared images must be of one identity
-    neck_and_classifiers = ("head.neck.", "head.classifier.")  # starts of the names of what learns at the whole rate
+    # Starts of the names of what learns at the whole rate.
+    neck_and_classifiers: tuple[str, ...] = ("head.neck.", "head.classifier.")
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__()
         self.classes = classes
         self.adversary: Adversary | None = None  # what it is trained against, by an optimiser of its own
@@ -70,7 +77,7 @@ class Network(nn.Module):
         return cls.__name__
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         """What model cards say of the trunk.
 
         options   the MODEL section of the configuration
@@ -78,12 +85,12 @@ class Network(nn.Module):
         return cls.title(options)
 
     @classmethod
-    def plain(cls, options, classes: int, size: tuple[int, int]) -> nn.Module:
+    def plain(cls, options: CfgNode, classes: int, size: tuple[int, int]) -> nn.Module:
         """A library's own network of the same trunk, images (B, 3, H, W) -> logits: what a step is measured against."""
         return torchvision.models.get_model(options.BACKBONE, weights=None, num_classes=classes)
 
     @classmethod
-    def check_images(cls, options, size: tuple[int, int], views: tuple[int, int]) -> None:
+    def check_images(cls, options: CfgNode, size: tuple[int, int], views: tuple[int, int]) -> None:
         """Refuse images that the network of these options cannot take; called before any work.
 
         size     height and width in pixels
@@ -92,7 +99,7 @@ class Network(nn.Module):
         """
 
     @classmethod
-    def check_cameras(cls, options, cameras: int) -> None:
+    def check_cameras(cls, options: CfgNode, cameras: int) -> None:
         """Refuse training images of more cameras than the network of these options knows; called before any work.
 
         raises   MethodError
@@ -124,7 +131,7 @@ class Network(nn.Module):
         factor    SOLVER.BACKBONE_LR_FACTOR
         returns   groups for torch's optimisers, each with its "base_lr", which the schedule changes by epoch
         """
-        groups = [{"params": [], "base_lr": base_lr}, {"params": [], "base_lr": base_lr * factor}]
+        groups: list[dict] = [{"params": [], "base_lr": base_lr}, {"params": [], "base_lr": base_lr * factor}]
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and not name.startswith("adversary."):
                 groups[not name.startswith(self.neck_and_classifiers)]["params"].append(parameter)
@@ -173,3 +180,8 @@ class Network(nn.Module):
 def with_mirrored(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> (2B, 3, H, W): the images, then they mirrored."""
     return torch.cat([images, images.flip(-1)])
+
+
+def mirrored_added(features: Tensor) -> Tensor:
+    """(2B, D) of images `with_mirrored` -> (B, D): an image's feature plus its mirror image's."""
+    return cast(Tensor, sum(features.chunk(2, dim=0)))  # from 0 on, in Python's eyes

@@ -1,13 +1,15 @@
 """PMT (Lu et al., AAAI 2023): one vision transformer for both modalities, as its authors' code computes it."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
-from models.network import Network, with_mirrored
+from models.network import Network, mirrored_added, with_mirrored
 from models.parts.head import unit
 from models.parts.vit import build_transformer, class_attention
 
@@ -44,7 +46,7 @@ class PMT(Network):
         (r"identity_classifier\.", "classifier."),
     )
 
-    def __init__(self, options, classes: int, size: tuple[int, int]):
+    def __init__(self, options: CfgNode, classes: int, size: tuple[int, int]):
         super().__init__(options, classes)
         own = options.PMT
         width = own.HEADS * own.HEAD_WIDTH                        # D
@@ -58,7 +60,7 @@ class PMT(Network):
         nn.init.normal_(self.identity_classifier.weight, std=0.001)
 
     @classmethod
-    def plain(cls, options, classes: int, size: tuple[int, int]) -> nn.Module:
+    def plain(cls, options: CfgNode, classes: int, size: tuple[int, int]) -> nn.Module:
         from timm.models.vision_transformer import VisionTransformer
 
         own = options.PMT
@@ -68,7 +70,7 @@ class PMT(Network):
         )
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         own = options.PMT
         return (
             f"a vision transformer for both modalities, {own.DEPTH} blocks of width {own.HEADS * own.HEAD_WIDTH}, "
@@ -92,8 +94,8 @@ class PMT(Network):
         """(B, 3, H, W) -> (B, 1 + L, D): the class token, then the patches row by row, each with its position."""
         trunk = self.trunk
         patches = trunk.patch_embed(images)
-        token = trunk.cls_token.expand(patches.shape[0], -1, -1)
-        return trunk.pos_drop(torch.cat([token, patches], dim=1) + trunk.pos_embed)
+        token = cast(Tensor, trunk.cls_token).expand(patches.shape[0], -1, -1)
+        return trunk.pos_drop(torch.cat([token, patches], dim=1) + cast(Tensor, trunk.pos_embed))
 
     def embed(self, images: Tensor, infrared: bool, flip: bool = True) -> Tensor:
         """The neck's feature of length 1: E = D. One network for both modalities (`Network.embed`).
@@ -101,7 +103,7 @@ class PMT(Network):
         flip   add the feature of the mirrored images, and bring the sum to length 1
         """
         _, neck = self.features(with_mirrored(images) if flip else images)
-        return unit(sum(unit(neck).chunk(2))) if flip else unit(neck)
+        return unit(mirrored_added(unit(neck))) if flip else unit(neck)
 
     def column_scale(self, weighting: str) -> Tensor:
         return torch.ones(self.neck.num_features)

@@ -1,15 +1,18 @@
 """SEFEL (Feng et al., CVPR 2023, "Shape-Erased Feature Learning"), as its authors' code computes it."""
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from common.options import option
-from models.network import MethodError, Network, with_mirrored
+from models.network import MethodError, Network, mirrored_added, with_mirrored
 from models.parts import backbone
 from models.parts.backbone import Backbone
 from models.parts.grouped_norms import Group, GroupedStage, GroupedStem, Norms
@@ -32,7 +35,7 @@ class ShapeErasure(nn.Module):
     classes   C, number of training identities
     """
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__()
         resnet = Backbone(options.BACKBONE, pretrained=options.PRETRAINED)
         width, parts = resnet.channels[-1], options.SEFEL.SHAPE_WIDTH              # D, d
@@ -40,10 +43,10 @@ class ShapeErasure(nn.Module):
             "visible": GroupedStem(resnet.visible_stem, ("visible", "shape")),
             "infrared": GroupedStem(resnet.infrared_stem, ("infrared", "shape")),
         })
-        self.stages = nn.ModuleList(GroupedStage(stage, GROUPS) for stage in resnet.stages)
+        self.stages = nn.ModuleList(GroupedStage(stage.children(), GROUPS) for stage in resnet.stages)
         self.pool = GeM(width, learned=False)
         self.necks = Norms(nn.BatchNorm1d(width), GROUPS)
-        for neck in self.necks.values():
+        for neck in cast(Iterable[nn.BatchNorm1d], self.necks.values()):
             nn.init.normal_(neck.weight, mean=1.0, std=0.01)
             neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(width, classes, bias=False)                    # W
@@ -125,18 +128,18 @@ class SEFEL(Network):
         (OWN + r"shape_projection$", "projs.1"),
     )
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         self.rates, self.head_factor = options.SEFEL.TEACHER_RATES, options.SEFEL.HEAD_FACTOR
         self.student = ShapeErasure(options, classes)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         return f"{options.BACKBONE}, a stem for each modality, batch norms for each modality and for body shapes"
 
     @classmethod
-    def check_images(cls, options, size: tuple[int, int], views: tuple[int, int]) -> None:
+    def check_images(cls, options: CfgNode, size: tuple[int, int], views: tuple[int, int]) -> None:
         if views != (1, 1):
             raise MethodError(
                 f"sefel takes one view of each image, and DATA.VISIBLE has {views[0]}, DATA.INFRARED {views[1]}: write "
@@ -188,7 +191,7 @@ class SEFEL(Network):
     def after_update(self, epoch: int) -> None:
         """The teacher follows the trained network."""
         rate = [rate for first_epoch, rate in self.rates if first_epoch <= epoch][-1]
-        followed = {True: ([], []), False: ([], [])}                               # the head's, the others
+        followed: dict[bool, tuple[list, list]] = {True: ([], []), False: ([], [])}  # the head's, the others
         for name, parameter in self.named_parameters():
             mean, trained = followed[name.startswith(self.neck_and_classifiers)]
             (mean if name.startswith("teacher.") else trained).append(parameter)
@@ -200,14 +203,14 @@ class SEFEL(Network):
 
         flip   the mean with that of the mirrored images, as it is
         """
-        group = "infrared" if infrared else "visible"
+        group: Group = "infrared" if infrared else "visible"
         if images.shape[1] == 4:                                                   # `keep_for_embedding`
             images, group = images[:, :3], images[:, 3, 0, 0] > 0
         if flip:
             images = with_mirrored(images)
             group = group if isinstance(group, str) else torch.cat([group, group])
         _, neck = self.features(images, group)
-        return sum(unit(neck).chunk(2, dim=0)) / 2 if flip else unit(neck)
+        return mirrored_added(unit(neck)) / 2 if flip else unit(neck)
 
     def features(self, images: Tensor, group: Group) -> tuple[Tensor, Tensor]:
         """The teacher's f and n, (B, D) each, of images (B, 3, H, W) of visible or infrared ones."""
@@ -240,6 +243,6 @@ class SEFEL(Network):
         ]
 
 
-def block(found) -> str:
+def block(found: re.Match[str]) -> str:
     """The authors' name of a block, by stage and place."""
     return f"base_resnet.base.layer{int(found[1]) + 1}.{found[2]}"

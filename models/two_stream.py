@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Batch, Output
 from models.network import Network, with_mirrored
@@ -36,19 +37,19 @@ class TwoStreamNetwork(Network):
     # The test-time similarity is the sum over views of a·<pooled, pooled'> + b·<neck, neck'>; the first is reported.
     weightings = {"equal": (1.0, 1.0), "neck": (0.1, 0.9)}
     unit_after_flip = False  # whether the sum of an image's and its mirror image's features is normalised again
-    parts = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
+    parts: tuple[str, ...] = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
     reads_modality = True
     own_stages = 0  # how many stages each modality has for itself, before those that are shared
     halves = 0  # how many stages have an MFA that cuts their positions in halves
 
-    def __init__(self, options, classes: int):
+    def __init__(self, options: CfgNode, classes: int):
         super().__init__(options, classes)
         stages = options.STAGES if "STAGES" in self.options else 4
         self.backbone = Backbone(options.BACKBONE, stages, options.PRETRAINED, own=self.own_stages)
         self.pool = options.POOL
 
     @classmethod
-    def layout(cls, options) -> str:
+    def layout(cls, options: CfgNode) -> str:
         return f"{options.BACKBONE}, {options.STAGES} stages, a stem for each modality"
 
     def build_head(self, views: int) -> None:
@@ -74,7 +75,7 @@ class TwoStreamNetwork(Network):
     def forward(self, batch: Batch) -> Output:
         """The training pass: pooled and neck (V, B, D) and logits (V, B, classes) of all rows."""
         visible, infrared = batch.images(infrared=False), batch.images(infrared=True)
-        check_positions(*visible.shape[2:], self.halves)
+        check_positions(visible.shape[2], visible.shape[3], self.halves)
         maps = [                                                # no statistics are those of no image
             self.stem_map(images, is_infrared)
             for images, is_infrared in ((visible, False), (infrared, True)) if len(images)
@@ -95,7 +96,7 @@ class TwoStreamNetwork(Network):
 
     def features(self, images: Tensor, infrared: bool) -> tuple[Tensor, Tensor]:
         """L2-normalised pooled and neck features, each (views, B, D), of images (B, 3, H, W) of one modality."""
-        check_positions(*images.shape[2:], self.halves)
+        check_positions(images.shape[2], images.shape[3], self.halves)
         pooled, neck = self.head.features(self.encode(self.stem_map(images, infrared)))
         return self.by_view(unit(pooled)), self.by_view(unit(neck))
 

@@ -13,19 +13,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
-from assembly.experiment import (  # noqa: E402
-    EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, seeds_of, write_table,
+from assembly.experiment import (
+    EMBEDDED,
+    METRICS,
+    ExperimentError,
+    measure,
+    options_of,
+    percent,
+    seeds_of,
+    write_table,
 )
-
-from configs.load import ConfigError, load_config  # noqa: E402
-from models.build import class_of  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.results import rerankings  # noqa: E402
+from configs.load import ConfigError, load_config
+from models.build import class_of
+from utils.output import OutputError, require_files
+from utils.reporting.results import rerankings
 
 # By MODEL.NAME: variant -> (line of the table, options over those of the configuration). Each part adds to the line
 # before, up to the full method; after it stand readings in which the authors' code and their paper part.
@@ -60,7 +66,7 @@ MCLNET = {
     "LOSS.MCLNET.CONFUSION_WEIGHT": 1.0, "LOSS.MCLNET.IDENTITY_WEIGHT": 0.0005,
 }  # the weight of the cameras' centres, and how often an identity's nearest row counts, are the configuration's
 DEEN = {"MODEL.MFA.POSITIONS": "halves"}  # the weights are the configuration's
-VARIANTS = {
+VARIANTS: dict[str, dict[str, tuple[str, dict]]] = {
     "cmfn": {
         "backbone": ("Backbone only", CMFN | {
             "MODEL.HCE.ENABLED": False, "MODEL.MBUE.ENABLED": False, "MODEL.CSC_CMA.ENABLED": False,

@@ -16,19 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import numpy as np
 
-from utils.reporting.results import ResultsError, read_results, setting  # noqa: E402
-
-from assembly.titles import method_title  # noqa: E402
-from utils.evaluation.evaluator import FIGURES, format_table  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.report import only_a_warning, write_report  # noqa: E402
+from assembly.titles import method_title
+from utils.evaluation.evaluator import FIGURES, format_table
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.report import only_a_warning, write_report
+from utils.reporting.results import ResultsError, read_results, setting
 
 SPLITS = range(1, 11)
 
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the results file of the mean")
     args = parser.parse_args()
     require_files(args.output, fix="choose another --output")
-    files = {}
+    files: dict[int, tuple[Path, dict]] = {}
     for path in args.results:
         split, saved = read_split(path)
         if split in files:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -25,16 +25,16 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from data.corrupted import ORDERS, CorruptedReader  # noqa: E402
-from data.corruptions import CORRUPTIONS, SEVERITIES, corrupt  # noqa: E402
-from data.dataset import eval_loaders  # noqa: E402
-from data.pixels import open_image  # noqa: E402
-from data.records import Record  # noqa: E402
-from data.synthetic import draw_jpeg  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.measure import device_name  # noqa: E402
-from utils.training.loaders import start_worker  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from data.corrupted import ORDERS, CorruptedReader
+from data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from data.dataset import eval_loaders
+from data.pixels import open_image
+from data.records import Record
+from data.synthetic import draw_jpeg
+from utils.arguments import count
+from utils.measure import device_name
+from utils.training.loaders import start_worker
 
 
 def library() -> Callable | None:

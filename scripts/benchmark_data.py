@@ -15,12 +15,12 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -33,15 +33,15 @@ from PIL import Image
 from torchvision import transforms
 from yacs.config import CfgNode
 
-from assembly.recipe import body_shapes, cached_images, train_batches  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from data.cache import prepared  # noqa: E402
-from data.records import Benchmark, Record  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
-from data.pixels import MEAN, STD, open_image  # noqa: E402
-from data.synthetic import write_synthetic  # noqa: E402
-from data.transforms import Pipeline  # noqa: E402
-from models.build import MODELS  # noqa: E402
+from assembly.recipe import body_shapes, cached_images, train_batches
+from configs.load import load_config
+from data.cache import prepared
+from data.dataset import open_benchmark
+from data.pixels import MEAN, STD, open_image
+from data.records import Benchmark, Record
+from data.synthetic import write_synthetic
+from data.transforms import Pipeline
+from models.build import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BATCH = 24  # images of one modality in the paper's batch
@@ -96,9 +96,9 @@ def draw_images(number: int, height: int, width: int) -> list[np.ndarray]:
     ]
 
 
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each way; in every round each runs once."""
-    seconds = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, run in ways.items():
             begun = time.process_time()

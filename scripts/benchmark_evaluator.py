@@ -12,14 +12,14 @@ import argparse
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Callable
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -27,14 +27,15 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from assembly.drawn_protocols import draw_features, llcm, regdb, sysu  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.aim import aim_similarity  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
-from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize  # noqa: E402
-from utils.evaluation.mser import mser_distance  # noqa: E402
-from utils.evaluation.rerank import reranked_distance  # noqa: E402
-from utils.measure import resident  # noqa: E402
+from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
+from data.records import Protocol
+from utils.arguments import count
+from utils.evaluation.aim import aim_similarity
+from utils.evaluation.evaluator import evaluate_protocol
+from utils.evaluation.metrics import inner_products, rank_queries, sort_rows, summarize
+from utils.evaluation.mser import mser_distance
+from utils.evaluation.rerank import reranked_distance
+from utils.measure import resident
 
 FIGURES = {"rank1": 0, "rank5": 4, "rank10": 9, "rank20": 19}
 
@@ -71,7 +72,7 @@ def loop_over_queries(
     return {"cmc": np.mean(cmc, axis=0), "mAP": np.mean(ap), "mINP": np.mean(inp), "valid_queries": len(ap)}
 
 
-def timed(run: Callable, device: torch.device, repeat: int = 1) -> tuple[float, object]:
+def timed(run: Callable, device: torch.device, repeat: int = 1) -> tuple[float, Any]:
     """Least seconds of `repeat` runs, and what the last one returned."""
     seconds = []
     for _ in range(repeat):
@@ -101,9 +102,9 @@ def peak_bytes(run: Callable, device: torch.device) -> float:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except (OSError, AttributeError, TypeError):  # TypeError: Windows wants a name
         return float("nan")
-    before = resident("VmRSS")
+    held = resident("VmRSS")
     run()
-    return resident("VmHWM") - before
+    return resident("VmHWM") - held
 
 
 def same_figures(ours: dict, theirs: dict) -> bool:
@@ -112,13 +113,14 @@ def same_figures(ours: dict, theirs: dict) -> bool:
     )
 
 
-def measure(protocol: SimpleNamespace, identities: np.ndarray, features: torch.Tensor, loop: bool) -> dict:
+def measure(protocol: Protocol, identities: np.ndarray, features: torch.Tensor, loop: bool) -> dict:
     """Seconds per trial of each way, and whether all figures are equal."""
     device = features.device
     ids, ignores, group = (
         torch.as_tensor(x, device=device) for x in (identities, protocol.query_ignores, protocol.gallery_group)
     )
-    seconds = {name: [] for name in ("loop", "vectorised loop", "metrics", "product", "sort", "pass")}
+    ways = ("loop", "vectorised loop", "metrics", "product", "sort", "pass")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     equal, figures = True, []
     for trial in protocol.trials:
         query, gallery = (torch.as_tensor(x, device=device) for x in (trial.query, trial.gallery))

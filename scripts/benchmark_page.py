@@ -15,11 +15,12 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -28,18 +29,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.gallery import open_embedder  # noqa: E402
-from assembly.search_page.app import PageError, import_flask, search_page, server_of  # noqa: E402
-from assembly.search_page.details import details_of  # noqa: E402
-from assembly.search_page.lookup import Lookup  # noqa: E402
-from data.synthetic import draw_jpeg  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.measure import device_name  # noqa: E402
-from utils.output import require_folder  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import FaissMissing  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from assembly.gallery import open_embedder
+from assembly.search_page.app import PageError, import_flask, search_page, server_of
+from assembly.search_page.details import details_of
+from assembly.search_page.lookup import Lookup
+from data.synthetic import draw_jpeg
+from utils.arguments import count
+from utils.measure import device_name
+from utils.output import require_folder
+from utils.retrieval.compress import CompressionError
+from utils.retrieval.index import SearchIndexError, open_index
+from utils.retrieval.nearest import FaissMissing
 
 BLOCK = 4096    # rows drawn at once
 CAMERAS = 6
@@ -66,7 +67,7 @@ def asked(port: int, token: str, image: bytes, query: str) -> float:
     return taken
 
 
-def measure(args, folder: Path) -> None:
+def measure(args: Namespace, folder: Path) -> None:
     embed, cfg, settings = open_embedder(args.checkpoint, args.overrides)
     settings |= {"dtype": "float32"}
     fill(folder, settings, args.rows)

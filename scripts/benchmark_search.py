@@ -17,13 +17,15 @@ import statistics
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -33,20 +35,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.dataset import open_data  # noqa: E402
-from assembly.embedding import embed_records  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.retrieval.compress import CompressionError, principal_directions, project  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol, scaled  # noqa: E402
-from utils.retrieval.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import (  # noqa: E402
-    RECALL, FaissMissing, checked, faiss_index, import_faiss, preselected, search_exact,
+from assembly.embedding import embed_records
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.trained import load_run
+from data.dataset import open_data
+from utils.arguments import count
+from utils.evaluation.evaluator import evaluate_protocol, scaled
+from utils.output import OutputError, require_folder
+from utils.retrieval.compress import CompressionError, principal_directions, project
+from utils.retrieval.index import EMBEDDINGS, FAISS, SearchIndex, SearchIndexError, open_index
+from utils.retrieval.nearest import (
+    RECALL,
+    FaissMissing,
+    checked,
+    faiss_index,
+    import_faiss,
+    preselected,
+    search_exact,
 )
-from utils.output import OutputError, require_folder  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from utils.training.run import select_device
 
 DIMS = (256, 512, 1024)   # numbers of the compressed embeddings
 FACTORS = 1024            # directions in which people and images differ
@@ -100,7 +108,7 @@ def agreement(rows: Tensor, exact: Tensor) -> float:
     return (rows[:, :, None] == exact[:, None]).any(dim=1).float().mean().item()
 
 
-def draw(args, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]:
+def draw(args: Namespace, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]:
     """Indices of the drawn gallery and queries (Q, D) for them, whole and compressed, by the name of the kind."""
     gallery = Gallery(args.numbers)
     training = gallery.rows(min(LEARN_FROM, args.rows), first=10**9)  # of other people
@@ -112,7 +120,8 @@ def draw(args, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]
         return F.normalize(project(rows, widest[:, : int(kind[4:])])) if kind.startswith("PCA ") else rows
 
     widths = {"float32": args.numbers, "float16": args.numbers} | {f"PCA {dim}": dim for dim in args.dims}
-    indices, queries = {}, []
+    indices: dict[str, SearchIndex] = {}
+    parts = []
     for kind, width in widths.items():
         settings = {"numbers": width, "dtype": "float16" if kind == "float16" else "float32"}
         with open_index(folder / kind, settings) as indices[kind]:
@@ -120,16 +129,16 @@ def draw(args, folder: Path) -> tuple[dict[str, SearchIndex], dict[str, Tensor]]
     starts = range(0, args.rows, BLOCK)
     for first in starts:
         rows = gallery.rows(min(BLOCK, args.rows - first), first)
-        queries.append(rows[:: max(1, len(rows) * len(starts) // args.queries)])
+        parts.append(rows[:: max(1, len(rows) * len(starts) // args.queries)])
         for kind, index in indices.items():
             index.append([(str(first + i), (0, 0)) for i in range(len(rows))], rows_of(kind, rows).numpy())
-    queries = torch.cat(queries)[: args.queries]
+    queries = torch.cat(parts)[: args.queries]
     queries = F.normalize(queries + 0.5 * torch.randn_like(queries) / args.numbers**0.5)  # other images of the same
     device = select_device(args.device)
     return indices, {kind: rows_of(kind, queries).to(device) for kind in indices}
 
 
-def measure_costs(args, folder: Path) -> None:
+def measure_costs(args: Namespace, folder: Path) -> None:
     most = min(args.numbers, args.rows, LEARN_FROM)
     if max(args.dims) > most:
         raise CompressionError(f"--dims asks for {max(args.dims)} numbers; --rows and --numbers allow {most} at most")
@@ -145,15 +154,15 @@ def measure_costs(args, folder: Path) -> None:
         if forget(index.folder / EMBEDDINGS):
             cold[f"exact, {kind}"] = seconds(searches[f"exact, {kind}"])
 
-    def by_faiss(kind: str, index, probes: int, some: slice = slice(None)) -> Tensor:
+    def by_faiss(kind: str, index: Any, probes: int, some: slice = slice(None)) -> Tensor:
         matrix = indices[kind].matrix()
         return preselected(faiss, index, queries[kind][some], matrix, current, args.top, probes)[1]
 
+    faiss: Any = None
     try:
         faiss = import_faiss()
     except FaissMissing as error:
         print(f"without FAISS: {error}")
-        faiss = None
     for kind in ("float32", f"PCA {min(args.dims)}") if faiss else ():
         name, matrix, file = f"FAISS, {kind}", indices[kind].matrix(), indices[kind].folder / FAISS
         begun = time.perf_counter()
@@ -169,7 +178,7 @@ def measure_costs(args, folder: Path) -> None:
             searches[name] = partial(by_faiss, kind, index, check["probes"])
             memory[name] = file.stat().st_size
 
-    times = {name: {"one": [], "all": []} for name in searches}
+    times: dict[str, dict[str, list[float]]] = {name: {"one": [], "all": []} for name in searches}
     for _ in range(ROUNDS):
         for name, run in searches.items():
             times[name]["one"].append(seconds(partial(run, slice(1))))
@@ -204,7 +213,7 @@ def measure_accuracy(path: Path, overrides: list[str], dims: list[int]) -> None:
     model, cfg, _ = load_run(path, overrides, complete=False)
     require_any_pair(model, "a search")
     device, benchmark = select_device(cfg.DEVICE), open_data(cfg.DATA)
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     weighting = weightings_of(model, cfg)[0]
     scale = model.column_scale(weighting)
     train, test = (scaled(embed_records(model, records, cfg, device), scale)

@@ -19,30 +19,39 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, is_read, load_config  # noqa: E402
-from assembly.literal_network import make_literal, make_literal_optimizer  # noqa: E402
-from models.build import class_of  # noqa: E402
-from models.parts.mfa import ImageSizeError  # noqa: E402
-from models.network import MethodError  # noqa: E402
-from assembly.recipe import build_loss, build_network, streams_of  # noqa: E402
-from assembly.timed_step import (  # noqa: E402
-    EXTRAS, PHASES, PRECISIONS, RECOMPUTE, TimedStep, plain_network, products_as,
+from assembly.literal_network import make_literal, make_literal_optimizer
+from assembly.recipe import build_loss, build_network, streams_of
+from assembly.timed_step import (
+    EXTRAS,
+    PHASES,
+    PRECISIONS,
+    RECOMPUTE,
+    Plain,
+    TimedStep,
+    plain_network,
+    products_as,
 )
-from utils.arguments import count  # noqa: E402
-from utils.measure import operations, peak_memory, resident  # noqa: E402
-from utils.training.run import DeviceError, select_device  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
+from assembly.titles import method_title
+from configs.load import ConfigError, is_read, load_config
+from models.build import class_of
+from models.network import MethodError
+from models.parts.mfa import ImageSizeError
+from utils.arguments import count
+from utils.measure import operations, peak_memory, resident
+from utils.training.run import DeviceError, select_device
 
 NETWORKS = ("plain", "literal", "method")
 
@@ -53,14 +62,12 @@ class Training(TimedStep):
     def __init__(self, network: str, setting: str, options: argparse.Namespace):
         cfg, device = configuration(setting, options), select_device(options.device)
         torch.manual_seed(0)
-        if network == "plain":
-            model = plain_network(cfg, options.classes)
-            criterion = model.loss
-        else:
-            model, criterion = build_network(cfg, options.classes), build_loss(cfg)
+        plain = network == "plain"
+        model = plain_network(cfg, options.classes) if plain else build_network(cfg, options.classes)
+        criterion = model.loss if isinstance(model, Plain) else build_loss(cfg)
         if network == "literal":
             make_literal(model)
-            make_literal(criterion)
+            make_literal(cast(nn.Module, criterion))
         super().__init__(model, criterion, cfg, setting, device, options.identities, options.images)
         if network == "literal":
             make_literal_optimizer(self.optimizer)
@@ -78,7 +85,7 @@ def configuration(setting: str, options: argparse.Namespace) -> CfgNode:
         backbone = ["MODEL.BACKBONE", "resnet18"] if is_read("MODEL.BACKBONE", cfg.MODEL.NAME) else []
         small = [*backbone, "DATA.HEIGHT", "96", "DATA.WIDTH", "48"]
         cfg = load_config(options.config, ["MODEL.PRETRAINED", "none", *small, *options.overrides])
-    recompute = []
+    recompute: list[str] = []
     if "recompute" in setting.split("+"):
         recompute = options.recompute or [part for part in RECOMPUTE if part in class_of(cfg.MODEL).parts]
     return load_config(overrides=["MODEL.RECOMPUTE", repr(recompute)], base=cfg)
@@ -142,7 +149,7 @@ def rows_of(settings: list[str], literal: bool) -> list[tuple[str, str]]:
 def measured_apart(row: tuple[str, str], arguments: list[str]) -> dict:
     """What `measure` returns in a process of its own, or {"error": why it returned nothing}."""
     command = [sys.executable, __file__, *arguments, "--row", *row]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode == 0:
         return json.loads(ended.stdout.splitlines()[-1])
     if ended.returncode == -9:  # SIGKILL, which not every system has a name for
@@ -234,7 +241,8 @@ def run(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.row:
         try:
-            result = measure(*options.row, options)
+            network, setting = options.row
+            result = measure(network, setting, options)
         except Exception as error:  # whatever it is: its row says so, and the others go on
             result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
         print(json.dumps(result))

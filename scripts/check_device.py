@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -30,16 +30,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS read
 
 import torch
 
-from assembly import device_checks, device_speed  # noqa: E402
-from assembly.device_checks import Finding, Machine, failed  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from models.build import MODELS  # noqa: E402
-from models.network import MethodError  # noqa: E402
-from utils.arguments import duration  # noqa: E402
-from utils.deadline import TimeUp, until  # noqa: E402
-from utils.measure import device_name  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.training.run import library_versions, select_device  # noqa: E402
+from assembly import device_checks, device_speed
+from assembly.device_checks import Finding, Machine, failed
+from assembly.errors import EXPECTED_ERRORS
+from models.build import MODELS
+from models.network import MethodError
+from utils.arguments import duration
+from utils.deadline import TimeUp, until
+from utils.measure import device_name
+from utils.output import OutputError, require_files, write_or_keep
+from utils.training.run import library_versions, select_device
 
 CHECKS = {  # in the order in which they run: what is wanted most comes first
     "parity": device_checks.parity,

@@ -6,35 +6,51 @@
 
 Each config and seed is a run in a folder of its own, OUTPUT/<config>/seed<k>, and each config's costs are in
 OUTPUT/<config>/cost.json; run the script again after a stop, and what is there is kept. Writes comparison.md,
-comparison.tex and comparison.json; the note above the table says what its figures mean.
+comparison.tex and comparison.json, and of Rank-1 beside cost a picture, comparison.png and comparison.svg; the note
+above the table says what its figures mean.
 """
 
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
+import numpy as np
 from scipy import stats
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from assembly.experiment import (  # noqa: E402
-    EMBEDDED, METRICS, ExperimentError, measure, options_of, percent, run, seeds_of, write_table,
+from assembly.experiment import (
+    EMBEDDED,
+    METRICS,
+    ExperimentError,
+    measure,
+    options_of,
+    percent,
+    run,
+    seeds_of,
+    write_table,
 )
-from models.build import MODELS  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.results import rerankings, trained_elsewhere  # noqa: E402
+from configs.load import ConfigError, load_config
+from models.build import MODELS
+from utils.arguments import count
+from utils.output import OutputError, require_files
+from utils.reporting.report import ReportError, import_plots
+from utils.reporting.results import rerankings, trained_elsewhere
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def named(files: Sequence[str]) -> dict[str, str]:
@@ -56,7 +72,7 @@ def reference_of(wanted: str | None, names: Sequence[str]) -> str:
 
     raises   ExperimentError
     """
-    if wanted in names:
+    if wanted and wanted in names:
         return wanted
     found = [name for name in names if f"_{name}".endswith(f"_{wanted or 'agw'}")]
     if wanted and len(found) != 1:
@@ -121,38 +137,56 @@ def figures_of(runs: Sequence[dict]) -> dict[tuple[str, str], list[float]]:
     return figures
 
 
-def told_apart(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether the means of two samples of one size differ by Student's t test (two-sided, 5 %)."""
-    error = ((statistics.variance(a) + statistics.variance(b)) / len(a)) ** 0.5
-    return abs(statistics.mean(a) - statistics.mean(b)) > limit(len(a)) * error
+def told_apart(samples: dict[str, Sequence[float]]) -> dict[str, list[str]]:
+    """Of one figure, by method: the methods that it is above, best first; methods above none are left out.
+
+    By Tukey's honestly significant difference at 5 %: all pairs are tested together, by a deviation that is common to
+    all methods (docs/tables.md).
+
+    samples   of each method, a number for each seed, two at least
+    """
+    order = sorted(samples, key=lambda name: -statistics.mean(samples[name]))
+    with np.errstate(divide="ignore", invalid="ignore"):  # where every seed gives a method the same
+        p_values = stats.tukey_hsd(*(samples[name] for name in order)).pvalue
+    above = {
+        name: [order[j] for j in range(i + 1, len(order)) if p_values[i, j] < 0.05] for i, name in enumerate(order)
+    }
+    return {better: worse for better, worse in above.items() if worse}
 
 
-def limit(seeds: int) -> float:
-    """Student's t, in standard errors of the difference between two means of so many seeds."""
-    return float(stats.t.ppf(0.975, 2 * seeds - 2))
+def limit(seeds: int, methods: int) -> float:
+    """What a difference of means must exceed, in its standard errors."""
+    return float(stats.studentized_range.ppf(0.95, methods, methods * (seeds - 1)) / 2 ** 0.5)
+
+
+def short(names: Sequence[str]) -> dict[str, str]:
+    """The names without the word that all begin with: agw and cmfn of sysu_agw and sysu_cmfn."""
+    start = os.path.commonprefix([*names]).rfind("_") + 1
+    return {name: name[start:] for name in names}
 
 
 def verdicts(figures: dict[str, dict], seeds: int) -> str:
-    """What the seeds tell apart, a line for each protocol and metric.
+    """What the seeds tell apart, a line for each protocol and metric, and one below it for each method above others.
 
     figures   what `figures_of` returned, by config
     """
     if seeds == 1:
         return "One seed: no deviation, and no difference here can be told from what another seed would change."
-    kinds = list(next(iter(figures.values())))
-    pairs = list(itertools.combinations(figures, 2))
+    kinds, names = list(next(iter(figures.values()))), short([*figures])
+    pairs = len(figures) * (len(figures) - 1) // 2
     text = (
-        f"Methods are told apart where their means differ by more than {limit(seeds):.2f} standard errors of the "
-        f"difference (Student's t, 5 %, {seeds} seeds each). Were all of them equal, one comparison in twenty would "
-        f"pass by chance; here are {len(pairs) * len(kinds)}. Pairs that are not named are not told apart.\n"
+        f"Methods are told apart by Tukey's test of {seeds} seeds each, at 5 % for all {pairs} pairs of a figure "
+        "together: were all methods equal, a figure would name any pair in one case of twenty. Figures are not "
+        f"corrected for one another, and here are {len(kinds)}. Means must differ by "
+        f"{limit(seeds, len(figures)):.2f} standard errors of their difference, by the deviation of all methods "
+        "together. Pairs that are not named are not told apart, which doesn't show them equal.\n"
     )
     for kind in kinds:
-        found = []
-        for a, b in pairs:
-            if told_apart(figures[a][kind], figures[b][kind]):
-                worse, better = sorted((a, b), key=lambda name: statistics.mean(figures[name][kind]))
-                found.append(f"{better} is above {worse}")
-        text += f"\n- {kind[0]} {METRICS[kind[1]]}: {', '.join(found) or 'no two methods are told apart'}"
+        above = told_apart({names[name]: found[kind] for name, found in figures.items()})
+        number = sum(map(len, above.values()))
+        text += f"\n- {kind[0]} {METRICS[kind[1]]}: {number or 'none'} of {pairs}"
+        for worse, alike in itertools.groupby(above, key=above.__getitem__):  # neighbours above the same methods
+            text += f"\n  - {', '.join(alike)} above {', '.join(worse)}"
     return text
 
 
@@ -182,7 +216,7 @@ def row(name: str, cfg: CfgNode, runs: Sequence[dict], cost: dict | None, refere
         "Image": f"{cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}",
         "Epochs": str(solver.EPOCHS),
         "Batch": f"{accumulated}{solver.IDENTITIES}x{solver.IMAGES}",
-        "Parameters": f"{(runs[0] if runs else cost)['parameters'] / 1e6:.2f} M",
+        "Parameters": f"{(runs[0] if runs else cost or {})['parameters'] / 1e6:.2f} M",
     }
     if cost:
         cells |= {"GFLOPs": f"{cost['operations'] / 1e9:.2f}", "Images a step": str(cost["images"])}
@@ -214,14 +248,42 @@ def cost_note(cost: dict, reference: str) -> str:
     )
 
 
+def tuned_on_test_data(runs: dict[str, list[dict]]) -> list[str]:
+    return [name for name, of_seeds in runs.items() if of_seeds[0]["config"]["SOLVER"]["CHOOSE_BEST_ON_TEST_DATA"]]
+
+
 def figures_note(runs: dict[str, list[dict]], seeds: Sequence[int]) -> str:
     spread = ", mean ± standard deviation over the seeds (of the sample)" if len(seeds) > 1 else ""
-    tuned = [name for name, of_seeds in runs.items() if of_seeds[0]["config"]["SOLVER"]["CHOOSE_BEST_ON_TEST_DATA"]]
+    tuned = tuned_on_test_data(runs)
     inflated = f" Inflated, for the epoch was chosen on test data: {', '.join(tuned)}." if tuned else ""
     return (
         f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. Figures in percent{spread}; a seed's is the mean "
         "over the protocol's trials, by the weighting of pooled and neck features that the method is reported with "
         f"(Embedding; flip: with the mirrored image). Parameters include the classifier.{inflated}"
+    )
+
+
+def picture(
+    figures: dict[str, dict], costs: dict[str, dict], tuned: Sequence[str], data: str, seeds: Sequence[int]
+) -> "Figure":
+    """Rank-1 of the first protocol beside the operations of an embedding, a figure of matplotlib's.
+
+    figures, costs   by config
+    tuned            the configs whose epoch was chosen on test data
+    """
+    first = next(kind for kind in next(iter(figures.values())) if kind[1] == "rank1")
+    names = short([*figures])
+    points = [
+        (names[name] + "*" * (name in tuned), costs[name]["operations"] / 1e9, [100 * value for value in found[first]])
+        for name, found in figures.items()
+    ]
+    which = f"{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    spread = f"Mean over seed{which}; bars: standard deviation." if len(seeds) > 1 else f"Seed{which} alone."
+    counted = "a multiplication with its addition is two operations; methods of about one cost stand side by side"
+    note = [f"Data set: {data}. {spread} GFLOPs: {counted}."]
+    note += ["* inflated: the epoch was chosen on test data."] * bool(tuned) + [EMBEDDED] * (data == "synthetic")
+    return import_plots().accuracy_and_cost(
+        points, f"{first[0]}: Rank-1, %", "GFLOPs of one image's embedding", " ".join(note)
     )
 
 
@@ -255,9 +317,12 @@ def main() -> None:
     reference = reference_of(args.reference, list(files))
 
     table = args.output / "comparison"
-    require_files(*map(table.with_suffix, (".md", ".tex", ".json")), fix="choose another --output")
+    png, svg = pictures = table.with_suffix(".png"), table.with_suffix(".svg")
+    require_files(*map(table.with_suffix, (".md", ".tex", ".json")), *pictures, fix="choose another --output")
+    plots = None if args.cost_only or args.no_cost else import_plots()  # what is not installed is named before all else
 
-    costs, runs = {}, {name: [] for name in files}
+    costs: dict[str, dict] = {}
+    runs: dict[str, list[dict]] = {name: [] for name in files}
     for name, file in {} if args.no_cost else files.items():  # before any training: all of them run here, or it ends
         output = args.output / name / "cost.json"
         run("scripts/cost.py", "--config", file, "--reference", files[reference], "--output", str(output),
@@ -281,12 +346,18 @@ def main() -> None:
             {"protocol": protocol, "metric": metric, "seeds": values} for (protocol, metric), values in found.items()
         ]} for cells, (name, found) in zip(rows, figures.items())
     ]}
-    text = write_table(
-        table, "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows],
-        others={table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"},
-    )
-    print(f"\n{text}\nwritten: {table}.md, comparison.tex, comparison.json")
+    others: dict[Path, str | bytes] = {table.with_suffix(".json"): json.dumps(content, indent=1) + "\n"}
+    if plots:
+        figure = picture(figures, costs, tuned_on_test_data(runs), data, args.seeds)
+        others |= {png: plots.png(figure), svg: plots.svg(figure)}
+    else:
+        for path in pictures:
+            path.unlink(missing_ok=True)  # one of another run would not belong to this table
+    text = write_table(table, "\n\n".join(notes) + "\n", [*rows[0]], [[*r.values()] for r in rows], others)
+    print(f"\n{text}\nwritten: {table}.md, comparison.tex", *(path.name for path in others), sep=", ")
+    if args.no_cost:
+        print("no comparison.png: it shows what a figure costs, and --no-cost leaves that out")
 
 
 if __name__ == "__main__":
-    fail_clearly(main, (ConfigError, ExperimentError, OutputError))
+    fail_clearly(main, (ConfigError, ExperimentError, OutputError, ReportError))

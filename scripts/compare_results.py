@@ -20,16 +20,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import numpy as np
 
-from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting  # noqa: E402
-
-from utils.arguments import count  # noqa: E402
+from utils.arguments import count
+from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting
 
 UNITS = ("identities", "queries", "trials")
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")  # as METRICS
@@ -82,13 +81,13 @@ def bootstrap(
         """(times, number): how often each of `number` things is drawn."""
         return of.multinomial(number, np.full(number, 1 / number), size=times) * 1.0
 
-    found = []
+    blocks = []
     for i in range(0, resamples, BLOCK):
         times = min(BLOCK, resamples - i)
-        found.append(difference(
+        blocks.append(difference(
             drawn(generator, units, times), drawn(runs_generator, len(a), times), drawn(runs_generator, len(b), times)
         ))
-    found = np.concatenate(found)
+    found = np.concatenate(blocks)
     low, high = np.percentile(found, [2.5, 97.5], axis=0)
     # How far the interval must be widened to reach zero; one is added because p = 0 cannot be seen in finite draws.
     beyond = np.minimum((found <= 0).sum(axis=0), (found >= 0).sum(axis=0))
@@ -171,7 +170,7 @@ def check_seeds(name: str, paths: list[Path], runs: list[dict]) -> None:
     """
     raises   ResultsError where the runs of a method aren't of different networks, or differ in more than their seed
     """
-    seen = {}
+    seen: dict[str, Path] = {}
     for path, run in zip(paths, runs):
         checkpoint = run.get("checkpoint", path.resolve())
         made_of = str([one.get("sha256", one) for one in checkpoint] if isinstance(checkpoint, list) else
@@ -190,7 +189,7 @@ def check_seeds(name: str, paths: list[Path], runs: list[dict]) -> None:
 def recipe(run: dict) -> dict[str, object]:
     """The options of a results file that change a method's figures, by key."""
     def flat(options: dict, prefix: str = "") -> dict:
-        pairs = {}
+        pairs: dict[str, object] = {}
         for key, value in options.items():
             pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         return pairs
@@ -204,12 +203,12 @@ def pairs(a: list[dict], b: list[dict], protocol: str | None) -> list[tuple[list
     first, every = a[0], [*a, *b]
     for other in every[1:]:
         if first["data"]["name"] != other["data"]["name"]:
-            found = (x["data"]["name"] for x in (first, other))
-            raise ResultsError("A was measured on {}, B on {}: they cannot be compared".format(*found))
+            measured = (x["data"]["name"] for x in (first, other))
+            raise ResultsError("A was measured on {}, B on {}: they cannot be compared".format(*measured))
         if first["data"]["fingerprint"] != other["data"]["fingerprint"]:
-            found = " and ".join(x["data"]["fingerprint"][:12] for x in (first, other))
+            prints = " and ".join(x["data"]["fingerprint"][:12] for x in (first, other))
             data = first["data"]["name"]
-            raise ResultsError(f"A and B were measured on different copies of {data} (fingerprints {found})")
+            raise ResultsError(f"A and B were measured on different copies of {data} (fingerprints {prints})")
     held = [{setting(result): result for result in x["results"]} for x in every]
     if protocol:
         for name, found in zip(names, held):
@@ -237,7 +236,7 @@ def describe(key: tuple) -> str:
 
 
 def word(value: str | bool) -> str:
-    return {True: "yes", False: "no"}.get(value, value)
+    return value if isinstance(value, str) else "yes" if value else "no"
 
 
 def compare(

@@ -18,17 +18,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import yaml
 
-from assembly.titles import method_title  # noqa: E402
-from configs.load import ConfigError, load_config  # noqa: E402
-from utils.reporting.results import ResultsError, read_results  # noqa: E402
-from utils.training.run import Metrics  # noqa: E402
+from assembly.titles import method_title
+from configs.load import ConfigError, load_config
+from utils.reporting.results import ResultsError, read_results
+from utils.training.run import Metrics
 
 LOGS = ROOT / "scripts" / "published" / "logs"
 # Rules of thumb, beyond which a line is marked; no run on real data has tried them.

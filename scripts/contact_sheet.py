@@ -9,18 +9,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 from PIL import Image, ImageDraw
 
-from data.files import read_ids  # noqa: E402
-from data.records import DataError  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.sheets import SheetError, format_of, save  # noqa: E402
+from data.files import read_ids
+from data.records import DataError
+from utils.arguments import count
+from utils.output import OutputError, require_files
+from utils.reporting.sheets import SheetError, format_of, save
 
 VISIBLE, INFRARED = (1, 2, 4, 5), (3, 6)
 CAMERAS = VISIBLE + INFRARED

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -19,13 +19,13 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image
 
-from data.corruptions import CORRUPTIONS, SEVERITIES, corrupt  # noqa: E402
-from data.pixels import open_image  # noqa: E402
-from data.records import DataError  # noqa: E402
-from data.synthetic import draw_jpeg  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.sheets import Cell, SheetError, format_of, save, sheet  # noqa: E402
+from data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from data.pixels import open_image
+from data.records import DataError
+from data.synthetic import draw_jpeg
+from utils.arguments import count
+from utils.output import OutputError, require_files
+from utils.reporting.sheets import Cell, SheetError, format_of, save, sheet
 
 PERSON, CAMERA, NUMBER = 5, 1, 1  # of the embedded data set's seed 0
 

@@ -13,10 +13,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -24,27 +25,32 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from assembly.corrupted_search import CorruptedSearch, needed_rows  # noqa: E402
-from assembly.corruption_tables import grid_csv, grids, of_first_weighting, page, summary, summary_rows  # noqa: E402
-from assembly.embedding import described, learned_directions  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.experiment import markdown_table  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.results import (  # noqa: E402
-    kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols,
+from assembly.corrupted_search import CorruptedSearch, needed_rows
+from assembly.corruption_tables import grid_csv, grids, of_first_weighting, page, summary, summary_rows
+from assembly.embedding import described, learned_directions
+from assembly.errors import EXPECTED_ERRORS
+from assembly.experiment import markdown_table
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.results import (
+    kept_results,
+    place_of_results,
+    put_aside,
+    tested,
+    tested_elsewhere,
+    wanted_protocols,
 )
-from assembly.titles import method_title  # noqa: E402
-from assembly.trained import load_run, open_tested  # noqa: E402
-from data.corrupted import ORDERS, VERSION, CorruptedReader  # noqa: E402
-from data.corruptions import CORRUPTIONS, SEVERITIES  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.evaluator import check_reranking  # noqa: E402
-from utils.lock import only_one  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.report import ReportError, import_plots  # noqa: E402
-from utils.reporting.results import protocol_of  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.titles import method_title
+from assembly.trained import load_run, open_tested
+from data.corrupted import ORDERS, VERSION, CorruptedReader
+from data.corruptions import CORRUPTIONS, SEVERITIES
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking
+from utils.lock import only_one
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.report import ReportError, import_plots
+from utils.reporting.results import protocol_of
+from utils.retrieval.compress import CompressionError
+from utils.training.run import select_device
 
 
 def arguments() -> argparse.Namespace:
@@ -125,7 +131,7 @@ def main() -> None:
         done = {described_run(run) for run in saved["runs"]}
         missing = [run for run in wanted_runs(orders, args.repeats, args.grid) if described_run(run) not in done]
         if saved["results"] is None or missing:
-            model = model.to(device, memory_format=torch.channels_last).eval()
+            model = model.to(device).to(memory_format=torch.channels_last).eval()
             directions = {}
             if cfg.EMBEDDING.DIM:
                 directions = learned_directions(model, weightings, lambda: benchmark.train, cfg, checkpoint, device)
@@ -133,8 +139,10 @@ def main() -> None:
             search = CorruptedSearch(model, benchmark.test, protocols, cfg, device, directions, elsewhere)
             measure(search, output, saved, missing, lambda run: reader(benchmark.root, args.seed, run))
         saved["summary"] = summary(saved["results"], saved["runs"])
-        contents = {output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved)}
-        if args.grid:
+        contents: dict[Path, str | bytes] = {
+            output: json.dumps(saved, indent=1) + "\n", tables[0]: page(method_title(cfg.MODEL), saved),
+        }
+        if plots:
             contents[tables[1]] = grid_csv(saved["runs"])
             contents |= {path: heat_map(plots, saved, order, method_title(cfg.MODEL)) for order, path in maps.items()}
         write_or_keep(contents)
@@ -163,7 +171,7 @@ def measure(
         print(f"{described_run(run)}: {figures_of(run['results'][0])}", flush=True)
 
 
-def heat_map(plots, saved: dict, order: str, title: str) -> bytes:
+def heat_map(plots: ModuleType, saved: dict, order: str, title: str) -> bytes:
     """The mAP of each corruption and severity by the first weighting, a panel for each protocol."""
     panels = []
     for result in of_first_weighting(saved["results"]):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -24,17 +24,22 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import (  # noqa: E402
-    body_shapes, build_loss, build_network, check_together, less_memory, train_batches,
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import (
+    body_shapes,
+    build_loss,
+    build_network,
+    check_together,
+    less_memory,
+    train_batches,
 )
-from assembly.update import Update  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from data.dataset import hold_out, open_data  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.measure import Clock, device_name, operations, peak_memory, resident  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.training.run import memory_advice, select_algorithms, select_device  # noqa: E402
+from assembly.update import Update
+from configs.load import load_config
+from data.dataset import hold_out, open_data
+from utils.arguments import count
+from utils.measure import Clock, device_name, operations, peak_memory, resident
+from utils.output import OutputError, require_files, write_or_keep
+from utils.training.run import memory_advice, select_algorithms, select_device
 
 
 class Training:
@@ -49,7 +54,7 @@ class Training:
         drawn = train_batches(cfg, records, shapes=body_shapes(cfg, benchmark))
         # Weights change no duration, so none are downloaded.
         self.model = build_network(cfg, len(drawn.identities), pretrained=False)
-        self.model = self.model.to(device, memory_format=torch.channels_last).train()
+        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
         self.update = Update(cfg, self.model, build_loss(cfg), device)
         for group in (group for optimizer in self.update.optimizers.values() for group in optimizer.param_groups):
             group["lr"] = 0.0  # the same batches again and again would lead anywhere

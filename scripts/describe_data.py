@@ -16,24 +16,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 from PIL import Image
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.dataset import is_own, open_data  # noqa: E402
-from data.described import described, findings, part_of, table  # noqa: E402
-from data.pixels import read_image  # noqa: E402
-from data.records import Benchmark, DataError, Record  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.sheets import Cell, SheetError, save, sheet  # noqa: E402
+from configs.load import ConfigError, load_config
+from data.dataset import is_own, open_data
+from data.described import described, findings, part_of, table
+from data.folder import Folder
+from data.pixels import read_image
+from data.records import Benchmark, DataError, Record
+from utils.arguments import count
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.sheets import Cell, SheetError, save, sheet
 
 HEIGHT, WIDTH, EACH = 128, 64, 4  # of an image on the sheet, in pixels; images of a person and modality
 SIZES = 5                         # that are printed
@@ -63,7 +65,7 @@ def contact_sheet(benchmark: Benchmark, people: int, broken: set[str]) -> Image.
     return sheet(rows, columns, f"{benchmark.name}", HEIGHT, WIDTH, apart={EACH}) if rows else None
 
 
-def as_list(benchmark: Benchmark) -> str:
+def as_list(benchmark: Folder) -> str:
     """A CSV file of the images of a folder of one's own (docs/own_data.md)."""
     names = {number: name for name, number in benchmark.people.items()}
     text = io.StringIO()
@@ -113,7 +115,7 @@ def main() -> None:
     print("\n".join(f"warning: {sentence}" for sentence in said) or "nothing is wrong with it")
     picture = contact_sheet(benchmark, args.people, {*found["broken"]})
     contents = {places[0]: json.dumps(found | {"findings": said}, indent=1) + "\n"}
-    write_or_keep(contents | ({args.list: as_list(benchmark)} if args.list else {}))
+    write_or_keep(contents | ({args.list: as_list(cast(Folder, benchmark))} if args.list else {}))
     if picture:
         save(picture, places[1])
     print("\n".join(f"written: {path}" for path in [*places[:1 + bool(picture)], *filter(None, [args.list])]))

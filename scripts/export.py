@@ -22,11 +22,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -37,16 +37,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from yacs.config import CfgNode
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.pixels import MEAN, STD, eval_transform  # noqa: E402
-from models.authors_checkpoint import AuthorsCheckpointError  # noqa: E402
-from assembly.embedding import learned_directions  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.trained import find_checkpoint, load_authors, load_run, open_tested  # noqa: E402
-from utils.retrieval.compress import CompressionError, project  # noqa: E402
-from utils.evaluation.evaluator import scaled  # noqa: E402
-from utils.output import OutputError, keep, require_files, require_folder  # noqa: E402
+from assembly.embedding import learned_directions
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.trained import find_checkpoint, load_authors, load_run, open_tested
+from configs.load import ConfigError, load_config
+from data.pixels import MEAN, STD, eval_transform
+from models.authors_checkpoint import AuthorsCheckpointError
+from models.network import Network
+from utils.evaluation.evaluator import scaled
+from utils.output import OutputError, keep, require_files, require_folder
+from utils.retrieval.compress import CompressionError, project
 
 METADATA = "metadata.json"  # the extra file in a torchscript or pt2 file; an ONNX file has properties
 TOLERANCE = 1e-4
@@ -75,7 +76,13 @@ class Embedder(nn.Module):
     returns      (B, E') float32
     """
 
-    def __init__(self, model: nn.Module, modality: str, flip: bool, scale: Tensor, directions: Tensor | None):
+    mean_of_images: Tensor
+    std_of_images: Tensor
+    columns: Tensor
+    scale: Tensor
+    directions: Tensor | None
+
+    def __init__(self, model: Network, modality: str, flip: bool, scale: Tensor, directions: Tensor | None):
         super().__init__()
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model, self.flip, self.infrared = copy.deepcopy(model, shared), flip, modality == "infrared"
@@ -99,7 +106,7 @@ class Embedder(nn.Module):
 class EvenChunks(TorchFunctionMode):
     """Tensor.chunk as two views of equal parts, which torch.export can follow for a batch of any size."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.chunk:
             x, chunks = args
             return x.unflatten(kwargs["dim"], (chunks, -1)).unbind(kwargs["dim"])
@@ -127,7 +134,7 @@ def pt2_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str,
 def onnx_file(embedder: Embedder, inputs: tuple[Tensor, ...], metadata: dict[str, str]) -> bytes:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has a memory layout that the conversion refuses
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             exported_program(embedder, inputs), dynamo=True, input_names=["images", "infrared"][:len(inputs)],
             output_names=["embeddings"], dynamic_shapes=({0: "batch"},) * len(inputs), verbose=False,
             optimize=False,  # it would take GeM's 1e-12 for 0, by which dead channels pool to 1e-4
@@ -195,7 +202,7 @@ def example(images: int, cfg: CfgNode, modality: str) -> tuple[Tensor, Tensor]:
 
 
 def as_tested(
-    model: nn.Module, pixels: Tensor, is_infrared: Tensor, flip: bool, scale: Tensor, directions: Tensor | None
+    model: Network, pixels: Tensor, is_infrared: Tensor, flip: bool, scale: Tensor, directions: Tensor | None
 ) -> Tensor:
     """(B, E') embeddings by the steps of test.py, whose inner products are its similarities."""
     images = torch.stack([eval_transform(image) for image in pixels.permute(0, 2, 3, 1).contiguous().numpy()])
@@ -225,7 +232,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @torch.no_grad()
 def export(
-    model: nn.Module, cfg: CfgNode, name: str, modality: str, scale: Tensor, directions: Tensor | None, path: Path,
+    model: Network, cfg: CfgNode, name: str, modality: str, scale: Tensor, directions: Tensor | None, path: Path,
     metadata: dict[str, str],
 ) -> dict[int, float]:
     """Write and verify the file; until it is verified, what `path` held before stays there. A file that the disk

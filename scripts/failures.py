@@ -14,31 +14,36 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import torch
 from PIL import Image
+from yacs.config import CfgNode
 
-from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import require_any_pair, weightings_of  # noqa: E402
-from assembly.results import tested_elsewhere  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
-from assembly.trained import data_options, load_run, open_tested  # noqa: E402
-from data.pixels import open_image  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.evaluator import check_reranking, similarities_by  # noqa: E402
-from utils.evaluation.failures import pair_distances, search_all  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.failures import HEIGHT, WIDTH, Run, failures_page  # noqa: E402
-from utils.reporting.report import ReportError, import_plots, notes  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.embedding import described, embed_records, embed_versions, weighing
+from assembly.errors import EXPECTED_ERRORS
+from assembly.recipe import require_any_pair, weightings_of
+from assembly.results import tested_elsewhere
+from assembly.titles import method_title
+from assembly.trained import data_options, load_run, open_tested
+from data.pixels import open_image
+from data.records import Benchmark, Protocol
+from models.network import Network
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking, similarities_by
+from utils.evaluation.failures import pair_distances, search_all
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.failures import HEIGHT, WIDTH, Run, failures_page
+from utils.reporting.report import ReportError, import_plots, notes
+from utils.retrieval.compress import CompressionError
+from utils.training.run import select_device
 
 MOST_PAIRS = 40  # some 3 kB an image, of which each pair has three
+
+Loaded = tuple[Network, CfgNode, dict]  # of `load_run`
 
 
 class FailuresError(ValueError):
@@ -46,7 +51,9 @@ class FailuresError(ValueError):
 
 
 @torch.inference_mode()
-def searched(name: str, path: Path, loaded: tuple, benchmark, protocol) -> tuple[Run, str, list[str]]:
+def searched(
+    name: str, path: Path, loaded: Loaded, benchmark: Benchmark, protocol: Protocol
+) -> tuple[Run, str, list[str]]:
     """What a network finds, the setting of its figures, and what must be known to read them.
 
     name     of the network on the page
@@ -54,7 +61,7 @@ def searched(name: str, path: Path, loaded: tuple, benchmark, protocol) -> tuple
     """
     model, cfg, checkpoint = loaded
     records, device, weighting = benchmark.test, select_device(cfg.DEVICE), weightings_of(model, cfg)[0]
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     weighed = weighing(model, weighting, cfg, checkpoint, lambda: benchmark.train, device)
     features = weighed(embed_records(model, records, cfg, device))
     versions = embed_versions(model, records, cfg, device)
@@ -87,9 +94,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def all_loaded(paths: Sequence[Path], overrides: list[str]) -> list[tuple]:
+def all_loaded(paths: Sequence[Path], overrides: list[str]) -> list[Loaded]:
     """`load_run` of each, the later ones on the data of the first."""
-    loaded = []
+    loaded: list[Loaded] = []
     for path in paths:
         there = data_options(loaded[0][1].DATA) if loaded else []
         loaded.append(load_run(path, [*overrides, *there], complete=False))
@@ -129,7 +136,8 @@ def main() -> None:
         return Image.fromarray(open_image(records[row].path, HEIGHT, WIDTH))
 
     page = failures_page(
-        runs, *([getattr(record, name) for record in records] for name in ("identity", "camera", "infrared")), image,
+        runs, [record.identity for record in records], [record.camera for record in records],
+        [record.infrared for record in records], image,
         title=f"Where {' and '.join(run.name for run in runs)} fail{'s' * (len(runs) == 1)} on {cfg.DATA.NAME}",
         setting=setting, notes=[*dict.fromkeys(note for of_run in known for note in of_run)], pairs=args.pairs,
     )

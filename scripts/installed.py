@@ -33,7 +33,7 @@ def is_whole(info: Path) -> bool:
 
 def missing(requirements: Path) -> list[str]:
     """Names in a requirement file that no installed package has."""
-    names = re.findall(r"^[A-Za-z0-9][\w.-]*", requirements.read_text(encoding="utf-8"), re.M)
+    names = re.findall(r"^[A-Za-z0-9][\w.-]*", requirements.read_text(encoding="utf-8"), re.MULTILINE)
     return [name for name in names if not is_there(name)]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -31,17 +31,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from common.weights import WeightsFileError, named_tensors, read_weights_file  # noqa: E402
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.dataset import open_data  # noqa: E402
-from data.files import absolute  # noqa: E402
-from data.pixels import eval_transform, read_image, resized  # noqa: E402
-from data.shapes import path_in  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.output import replacing, require_folder  # noqa: E402
-from utils.reporting.sheets import Cell, SheetError, save, sheet  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from common.weights import WeightsFileError, named_tensors, read_weights_file
+from configs.load import ConfigError, load_config
+from data.dataset import open_data
+from data.files import absolute
+from data.pixels import eval_transform, read_image, resized
+from data.shapes import path_in
+from utils.arguments import count
+from utils.output import replacing, require_folder
+from utils.reporting.sheets import Cell, SheetError, save, sheet
+from utils.training.run import select_device
 
 SHEET = "sheet.jpg"
 SHOWN = 24  # images on the sheet
@@ -121,7 +121,8 @@ def color_of(number: int) -> tuple[int, int, int]:
     for bit in range(8):
         for channel in range(3):
             color[channel] |= (number >> 3 * bit + channel & 1) << 7 - bit
-    return tuple(color)
+    red, green, blue = color
+    return red, green, blue
 
 
 def classes(text: str) -> list[int]:
@@ -154,9 +155,10 @@ def main() -> None:
     places = {image.path: path_in(folder, benchmark.root, image.path) for image in benchmark.train}
     wanted = [path for path, place in places.items() if not os.path.exists(place)]
     bare = []
+    height, width = args.size
     for first in tqdm(range(0, len(wanted), args.batch), "shapes", disable=None):
         paths = wanted[first:first + args.batch]
-        for path, shape in zip(paths, parsed(network, [*map(read_image, paths)], *args.size, args.body)):
+        for path, shape in zip(paths, parsed(network, [*map(read_image, paths)], height, width, args.body)):
             if (np.asarray(shape).any(axis=2)).mean() < BARE:
                 bare.append(path)
             write(shape, Path(places[path]))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-from utils.output import OutputError, require_folder  # noqa: E402
+from utils.output import OutputError, require_folder
 
 CAMERAS = range(1, 7)
 INFRARED = {3, 6}

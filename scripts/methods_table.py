@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -29,16 +29,16 @@ if __name__ == "__main__":
 import torch
 from yacs.config import CfgNode
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.experiment import ExperimentError, markdown_table  # noqa: E402
-from assembly.recipe import build_network, image_size  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from models.build import class_of  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.measure import device_name, operations  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from assembly.experiment import ExperimentError, markdown_table
+from assembly.recipe import build_network, image_size
+from assembly.titles import method_title
+from configs.load import load_config
+from models.build import class_of
+from utils.arguments import count
+from utils.measure import device_name, operations
+from utils.output import OutputError, require_files, write_or_keep
+from utils.training.run import select_device
 
 BENCHMARK = ROOT / "scripts" / "benchmark_training.py"
 
@@ -48,10 +48,10 @@ def step_of(network: str, options: list[str]) -> dict:
 
     raises   ExperimentError
     """
-    ended = subprocess.run(
-        [sys.executable, str(BENCHMARK), *options, "--row", network, "float32"], capture_output=True, text=True
-    )
-    result = json.loads(ended.stdout.splitlines()[-1]) if ended.returncode == 0 else {"error": ended.stderr.strip()}
+    command = [sys.executable, str(BENCHMARK), *options, "--row", network, "float32"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = ended.returncode != 0
+    result: dict = {"error": ended.stderr.strip()} if failed else json.loads(ended.stdout.splitlines()[-1])
     if "error" in result:
         raise ExperimentError(f"the step of {network} {' '.join(options)} could not be measured: {result['error']}")
     return result | {"seconds": sum(result["seconds"].values())}

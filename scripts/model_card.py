@@ -18,7 +18,7 @@ from string import Template
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -26,22 +26,21 @@ if __name__ == "__main__":
 import yaml
 from yacs.config import CfgNode
 
-from assembly.experiment import markdown_table  # noqa: E402
-from utils.reporting.results import ResultsError, read_results  # noqa: E402
-
-from configs.defaults import get_defaults  # noqa: E402
-from configs.load import flatten, from_dump  # noqa: E402
-from data.dataset import has_splits  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import weightings_of  # noqa: E402
-from assembly.results import CHANGES_NO_FIGURE  # noqa: E402
-from assembly.trained import find_checkpoint, load_run  # noqa: E402
-from utils.training.checkpoint import read_own_checkpoint, sha256  # noqa: E402
-from utils.evaluation.evaluator import table_rows  # noqa: E402
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.report import ReportError, notes  # noqa: E402
-from utils.training.run import Metrics  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
+from assembly.errors import EXPECTED_ERRORS
+from assembly.experiment import markdown_table
+from assembly.recipe import weightings_of
+from assembly.results import CHANGES_NO_FIGURE
+from assembly.titles import method_title
+from assembly.trained import find_checkpoint, load_run
+from configs.defaults import get_defaults
+from configs.load import flatten, from_dump
+from data.dataset import has_splits
+from utils.evaluation.evaluator import table_rows
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.report import ReportError, notes
+from utils.reporting.results import ResultsError, read_results
+from utils.training.checkpoint import read_own_checkpoint, sha256
+from utils.training.run import Metrics
 
 TEMPLATE = ROOT.parent / "docs" / "model_card.md"
 LEFT_OUT = (*CHANGES_NO_FIGURE, "DATA.CACHE", "SOLVER.LOG_PERIOD")  # options of the machine, not of the recipe
@@ -62,8 +61,8 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
     path = checkpoint_of(run, tested)
     model, cfg, checkpoint = load_run(path, [], complete=False)
     saved, epochs, warnings = read_own_checkpoint(path), Metrics.read(run), []
-    log = run / "train.log"
-    log = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    logged = run / "train.log"
+    log = logged.read_text(encoding="utf-8", errors="replace") if logged.exists() else ""
 
     done = max([saved["epoch"], *(line["epoch"] + 1 for line in epochs)])  # the best epoch needn't be the last one
     if done < cfg.SOLVER.EPOCHS:
@@ -93,7 +92,7 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
 
     summary, weighting = results.get("data_summary", ""), weightings_of(model, cfg)[0]
     numbers = cfg.EMBEDDING.DIM or int(model.column_scale(weighting).count_nonzero())
-    people = re.search(r"^test +both +(\d+)", count_table(summary, log), re.M)
+    people = re.search(r"^test +both +(\d+)", count_table(summary, log), re.MULTILINE)
     judge = "TEST data" if cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA else "people held out"
     options = [[f"`{key}`", f"`{before}`", f"`{value}`"] for key, before, value in changes(get_defaults(), cfg)]
     values = {
@@ -153,7 +152,7 @@ def changes(base: CfgNode, cfg: CfgNode) -> list[tuple[str, object, object]]:
 
 def count_table(*texts: str) -> str:
     """The table of identities, images and cameras (`Benchmark.summary`) in the first text that has one, or ""."""
-    found = (re.findall(r"^split +modality.*(?:\n(?:train|test|warning).*)+", text, re.M) for text in texts)
+    found = (re.findall(r"^split +modality.*(?:\n(?:train|test|warning).*)+", text, re.MULTILINE) for text in texts)
     return next((tables[-1] for tables in found if tables), "")  # each resume logs it again
 
 

@@ -18,20 +18,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
-from assembly.recipe import body_shapes  # noqa: E402
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.cache import prepared  # noqa: E402
-from data.dataset import open_data  # noqa: E402
-from data.records import DataError  # noqa: E402
-from data.transforms import read_size  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.lock import LockedError, only_one  # noqa: E402
-from utils.output import OutputError, require_folder  # noqa: E402
+from assembly.recipe import body_shapes
+from configs.load import ConfigError, load_config
+from data.cache import prepared
+from data.dataset import open_data
+from data.records import DataError
+from data.transforms import read_size
+from utils.arguments import count
+from utils.lock import LockedError, only_one
+from utils.output import OutputError, require_folder
 
 
 @contextmanager

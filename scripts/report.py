@@ -11,16 +11,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
-from utils.reporting.results import ResultsError, read_results  # noqa: E402
-
-from assembly.titles import method_title  # noqa: E402
-from utils.output import OutputError, require_folder  # noqa: E402
-from utils.reporting.report import ReportError, write_curves, write_report  # noqa: E402
+from assembly.titles import method_title
+from utils.output import OutputError, require_folder
+from utils.reporting.report import ReportError, write_curves, write_report
+from utils.reporting.results import ResultsError, read_results
 
 
 def main() -> None:

@@ -19,19 +19,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import yaml
 
-from utils.output import OutputError, require_files, write_or_keep  # noqa: E402
-from utils.reporting.results import ResultsError, read_results, trained_elsewhere  # noqa: E402
+from utils.output import OutputError, require_files, write_or_keep
+from utils.reporting.results import ResultsError, read_results, trained_elsewhere
 
 PUBLISHED = ROOT / "scripts" / "published" / "sysu_mm01.csv"
 OWN_SOURCES = PUBLISHED.with_name("sysu_mm01_own_sources.csv")  # of methods that the published table doesn't have
-RUNS_HERE = PUBLISHED.with_name("runs_here.csv")                # method of a table -> name of its recipe
+SYSTEMS = PUBLISHED.with_name("systems.csv")                    # method of a table -> its recipe, or why there is none
 COLUMNS = {"rank1": "R-1", "rank10": "R-10", "rank20": "R-20", "map": "mAP", "minp": "mINP"}  # the published ones
 NAMES = {"rank1": "Rank-1", "rank10": "Rank-10", "rank20": "Rank-20", "map": "mAP", "minp": "mINP"}
 SEARCHES = {"all": "All-search", "indoor": "Indoor-search"}
@@ -60,6 +60,7 @@ class Row:
     results_file: str = ""  # where it was measured; "" if it is cited
     protocol: str = ""      # how it was measured
     recipe: str = ""        # of a cited row: the name of the recipe that runs here
+    reason: str = ""        # of a cited row without one: why
     note: str = ""          # of a cited row: where its figures are from
 
     @property
@@ -87,11 +88,13 @@ def read_published(path: Path) -> list[Row]:
         for cell in CELLS:
             if not re.fullmatch(r"(\d{1,3}\.\d)?", line[cell]):
                 raise ResultsError(f"{path}, line {number}: {cell} is {line[cell]!r}, not a percentage such as 79.5")
-    recipes = {line["method"]: line["recipe"] for line in csv.DictReader(RUNS_HERE.read_text().splitlines())}
+    systems = {system["method"]: system for system in csv.DictReader(SYSTEMS.read_text().splitlines())}
+    unknown = {"recipe": "", "reason": ""}
     return [
         Row(
             line["method"], line["label"], line["citation"], line["venue"], {cell: line[cell] for cell in CELLS},
-            recipe=recipes.get(line["method"], ""), note=line.get("note", ""),
+            recipe=(system := systems.get(line["method"], unknown))["recipe"], reason=system["reason"],
+            note=line.get("note", ""),
         )
         for line in lines
     ]
@@ -211,6 +214,7 @@ def notes_of(row: Row) -> list[str]:
     notes = [f"Measured here: `{row.results_file}`; {row.protocol}."] if row.results_file else []
     notes += [row.note] if row.note else []
     notes += [f"Runs here: `METHOD={row.recipe} bash scripts/reproduce_sysu.sh DATA_FOLDER`."] if row.recipe else []
+    notes += [row.reason] if row.reason else []
     for search, name in SEARCHES.items():
         reasons = implausible(row, search)
         if reasons:
@@ -224,7 +228,7 @@ def notes_of(row: Row) -> list[str]:
 
 def marks_of(rows: list[Row]) -> dict[tuple[int, str], str]:
     """(row's number, cell) -> "best" or "second", by the figures as printed; ties share a mark."""
-    marks = {}
+    marks: dict[tuple[int, str], str] = {}
     for cell in CELLS:
         search = cell.split("_")[0]
         values = {i: float(row.cells[cell]) for i, row in enumerate(rows) if row.cells[cell]}
@@ -297,11 +301,13 @@ def write_csv(rows: list[Row]) -> str:
 
 
 def numbered_notes(rows: list[Row]) -> tuple[list[str], list[str]]:
-    """The footnote numbers of each row, such as "1,2", and the footnotes in order."""
-    numbers, notes = [], []
+    """The footnote numbers of each row, such as "1,2", and the footnotes in order; rows share one of the same words."""
+    numbers: list[str] = []
+    notes: list[str] = []
     for row in rows:
-        numbers.append(",".join(str(len(notes) + i) for i in range(1, len(notes_of(row)) + 1)))
-        notes += notes_of(row)
+        own = notes_of(row)
+        notes += [note for note in own if note not in notes]
+        numbers.append(",".join(str(notes.index(note) + 1) for note in own))
     return numbers, notes
 
 

@@ -17,27 +17,39 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 from PIL import Image
 
-from data.formats import not_read  # noqa: E402
-from data.records import DataError  # noqa: E402
-from data.pixels import open_image  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.gallery import (  # noqa: E402
-    CSV, MODALITIES, SCORES, SHEET, SearchError, add_missing, embed_queries, index_folder, index_settings, list_images,
-    open_embedder, reason, searcher, shown,
+from assembly.errors import EXPECTED_ERRORS
+from assembly.gallery import (
+    CSV,
+    MODALITIES,
+    SCORES,
+    SHEET,
+    SearchError,
+    add_missing,
+    embed_queries,
+    index_folder,
+    index_settings,
+    list_images,
+    open_embedder,
+    reason,
+    searcher,
+    shown,
 )
-from utils.arguments import count  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import FaissMissing  # noqa: E402
-from utils.output import OutputError, require_files, require_folder, write_or_keep  # noqa: E402
-from utils.reporting.sheets import SheetError, ranking_sheet, save  # noqa: E402
+from data.formats import not_read
+from data.pixels import open_image
+from data.records import DataError
+from utils.arguments import count
+from utils.output import OutputError, require_files, require_folder, write_or_keep
+from utils.reporting.sheets import SheetError, ranking_sheet, save
+from utils.retrieval.compress import CompressionError
+from utils.retrieval.index import SearchIndexError, open_index
+from utils.retrieval.nearest import FaissMissing
 
 SHEET_QUERIES, SHEET_RESULTS, SHEET_HEIGHT = 20, 20, 160  # rows and columns at most; of an image, in pixels
 
@@ -145,9 +157,9 @@ def main() -> None:
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
     print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
-    for folder, names in others.items():
-        if names:
-            print(f"note: in {shown(folder)}, {shown(not_read(names))}")
+    for folder, unread in others.items():
+        if unread:
+            print(f"note: in {shown(folder)}, {shown(not_read(unread))}")
     if left_out:
         print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
 

@@ -11,28 +11,36 @@ The gallery is embedded once, into the same index as scripts/search.py's. The pa
 import argparse
 import socket
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.gallery import (  # noqa: E402
-    MODALITIES, SearchError, add_missing, index_folder, index_settings, list_images, open_embedder, shown,
+from assembly.errors import EXPECTED_ERRORS
+from assembly.gallery import (
+    MODALITIES,
+    SearchError,
+    add_missing,
+    index_folder,
+    index_settings,
+    list_images,
+    open_embedder,
+    shown,
 )
-from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_page, server_of  # noqa: E402
-from assembly.search_page.details import DetailsError, details_of, read_table  # noqa: E402
-from assembly.search_page.lookup import Lookup  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
-from data.formats import not_read  # noqa: E402
-from utils.output import require_folder  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import FaissMissing  # noqa: E402
+from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_page, server_of
+from assembly.search_page.details import DetailsError, details_of, read_table
+from assembly.search_page.lookup import Lookup
+from assembly.titles import method_title
+from data.formats import not_read
+from utils.output import require_folder
+from utils.retrieval.compress import CompressionError
+from utils.retrieval.index import SearchIndexError, open_index
+from utils.retrieval.nearest import FaissMissing
 
 USUAL_RESULTS = 20
 
@@ -70,7 +78,7 @@ def listening(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def open_lookup(args) -> tuple[Lookup, str, str]:
+def open_lookup(args: Namespace) -> tuple[Lookup, str, str]:
     """The gallery, ready to be searched, the network's title, and its checkpoint's SHA-256."""
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")

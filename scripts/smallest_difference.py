@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
@@ -33,10 +33,10 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from assembly.experiment import markdown_table  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.evaluation.metrics import inner_products, sort_rows  # noqa: E402
-from utils.training.run import DeviceError, select_device  # noqa: E402
+from assembly.experiment import markdown_table
+from utils.arguments import count
+from utils.evaluation.metrics import inner_products, sort_rows
+from utils.training.run import DeviceError, select_device
 
 NUMBERS = 32        # of an embedding
 TRIALS = 10

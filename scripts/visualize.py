@@ -14,34 +14,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.stop import fail_clearly, stop_in_one_line  # noqa: E402
+from utils.stop import fail_clearly, stop_in_one_line
 
 if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
+from yacs.config import CfgNode
 
-from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules  # noqa: E402
-from data.records import DataError, Record  # noqa: E402
-from assembly.embedding_map import MissingLibrary, map_picture, require_tsne  # noqa: E402
-from models.parts.backbone import PretrainedError  # noqa: E402
-from assembly.ranking_sheets import ranking_picture  # noqa: E402
-from assembly.embedding import described, embed_records, embed_versions, weighing  # noqa: E402
-from assembly.errors import EXPECTED_ERRORS  # noqa: E402
-from assembly.recipe import build_network, require_any_pair, weightings_of  # noqa: E402
-from assembly.results import tested_elsewhere  # noqa: E402
-from assembly.trained import find_checkpoint, load_run, open_tested  # noqa: E402
-from utils.arguments import count  # noqa: E402
-from utils.training.checkpoint import read_own_checkpoint  # noqa: E402
-from utils.retrieval.compress import CompressionError  # noqa: E402
-from utils.evaluation.evaluator import check_reranking, scaled  # noqa: E402
-from utils.output import OutputError, require_files  # noqa: E402
-from utils.reporting.report import ReportError, import_plots  # noqa: E402
-from utils.training.run import select_device  # noqa: E402
-from utils.reporting.sheets import SheetError, save  # noqa: E402
-from assembly.titles import method_title  # noqa: E402
+from assembly.attention import GRAD_CAM, OF_THE_METHOD, attention_picture, titled_modules
+from assembly.embedding import described, embed_records, embed_versions, weighing
+from assembly.embedding_map import MissingLibrary, map_picture, require_tsne
+from assembly.errors import EXPECTED_ERRORS
+from assembly.ranking_sheets import ranking_picture
+from assembly.recipe import build_network, require_any_pair, weightings_of
+from assembly.results import tested_elsewhere
+from assembly.titles import method_title
+from assembly.trained import find_checkpoint, load_run, open_tested
+from data.records import DataError, Record
+from models.network import Network
+from models.parts.backbone import PretrainedError
+from utils.arguments import count
+from utils.evaluation.evaluator import check_reranking, scaled
+from utils.output import OutputError, require_files
+from utils.reporting.report import ReportError, import_plots
+from utils.reporting.sheets import SheetError, save
+from utils.retrieval.compress import CompressionError
+from utils.training.checkpoint import read_own_checkpoint
+from utils.training.run import select_device
 
 PARTS = ("ranking", "attention", "map")
 
@@ -64,7 +67,7 @@ def images_of(records: Sequence[Record], identity: int, infrared: bool, number: 
     return sorted(np.random.default_rng((seed, identity)).permutation(rows)[:number].tolist())
 
 
-def network_before_training(cfg, classes: int) -> tuple[nn.Module, str]:
+def network_before_training(cfg: CfgNode, classes: int) -> tuple[Network, str]:
     """The network that the training began with, and what its weights are: random where the pretrained ones are gone."""
     if cfg.MODEL.PRETRAINED != "none":
         try:
@@ -112,11 +115,11 @@ def main() -> None:
         infrared, aim = [record.infrared for record in records], (cfg.TEST.AIM.K1, cfg.TEST.AIM.K2)
         check_reranking(cfg.TEST.RERANK, [protocol], infrared, aim)
     weighting = weightings_of(model, cfg)[0]
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     if {"ranking", "map"} & {*args.parts}:
         ranked = weighing(model, weighting, cfg, checkpoint, lambda: benchmark.train, device)
 
-    def keep(image, name: str) -> None:
+    def keep(image: Image.Image, name: str) -> None:
         path = folder / f"{name}.{args.format}"
         save(image, path)
         print(path)
@@ -157,13 +160,13 @@ def main() -> None:
         after = features[rows] if features is not None else embed(chosen)
         untrained, weights = network_before_training(cfg, classes=model.classes)
         scale = model.column_scale(weighting).to(device)
-        before = embed_records(untrained.to(device, memory_format=torch.channels_last), chosen, cfg, device)
+        before = embed_records(untrained.to(device).to(memory_format=torch.channels_last), chosen, cfg, device)
         panels = [
             (f"before training ({weights}), weighting {weighting}", scaled(before, scale)),
             (f"after training, weighting {described(weighting, cfg)}", after),
         ]
-        shown = len({record.identity for record in chosen})
-        title = f"{trained}: t-SNE of {len(chosen)} test images of {shown} people, a colour for each"
+        number = len({record.identity for record in chosen})
+        title = f"{trained}: t-SNE of {len(chosen)} test images of {number} people, a colour for each"
         keep(map_picture(panels, chosen, args.seed, title), "map")
 
 

@@ -1,4 +1,4 @@
-"""Tests run from anywhere and import the project's packages from the root of the repository."""
+"""Tests run from anywhere and import the project's packages from the root of the repository, and its scripts."""
 
 import gc
 import os
@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are split alike here and i
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 # What imports torch is imported where it is used: the process that only hands tests out doesn't wait for it.
 

@@ -60,11 +60,18 @@ def run(
             patch.setenv(name, str(value))
         patch.setattr(subprocess, "run", started_here)
         if not drawn:
-            patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
+            draw_nothing(patch)
         status = status_of(program, *arguments)
     done = Done(status, stdout.getvalue(), stderr.getvalue())
     assert not check or not status, done.stdout + done.stderr
     return done
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Blank pictures take the place of curves and points."""
+    for kind in ("png", "svg"):
+        patch.setattr(f"utils.reporting.plots.{kind}", lambda figure: BLANK)
+    patch.setattr("utils.reporting.plots.name_points", lambda *arguments: None)
 
 
 def command(program, *arguments) -> list[str]:

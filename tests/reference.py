@@ -9,7 +9,7 @@ import torch
 from shared import Shared
 from torch import Tensor, nn
 
-from assembly.parity import DATA, image as image, nothing_drawn, relative, still, weight
+from assembly.parity import DATA, image, nothing_drawn, relative, still, weight  # noqa: F401 - image is for the tests
 from configs.defaults import get_defaults
 from models.authors_checkpoint import authors_name, from_authors
 from models.build import build_model

@@ -83,7 +83,7 @@ def test_the_page_on_data_sets(tmp_path):
     results = json.loads((run / "results.json").read_text())["results"]
     assert {result["protocol"] for result in results} == {"lobby/ir-to-vis"}
     assert {len(result["trials"]) for result in results} == {10}
-    assert re.search(r"^1 error: .*left_0001.jpg should begin with its camera's number", printed, re.M)
+    assert re.search(r"^1 error: .*left_0001.jpg should begin with its camera's number", printed, re.MULTILINE)
 
 
 @pytest.mark.long

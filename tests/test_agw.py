@@ -8,18 +8,28 @@ import pytest
 import torch
 from batches import batch_of
 from reference import (
-    DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained, image,
-    nothing_drawn, recorded, relative, unwritten_state,
+    DATA,
+    baseline_state,
+    check_after_backward,
+    check_features,
+    check_float32,
+    check_stages,
+    check_trained,
+    image,
+    nothing_drawn,
+    recorded,
+    relative,
+    unwritten_state,
 )
 from thin import thin
 from torch import nn
 
+from assembly.recipe import build_loss
 from configs.load import load_config
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
 from models.parts.head import GeM
 from models.parts.non_local import SelfNonLocal
-from assembly.recipe import build_loss
 
 BASE = pytest.param("base", marks=pytest.mark.long)  # AGW without its blocks
 

@@ -14,14 +14,13 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import benchmark_training as benchmark  # noqa: E402
-from assembly.literal_network import LITERAL, make_literal, make_literal_optimizer  # noqa: E402
+import benchmark_training as benchmark
 
-from configs.load import ConfigError, load_config  # noqa: E402
-from models.build import build_model  # noqa: E402
-from assembly.recipe import build_loss  # noqa: E402
-from utils.training.optimizer import build_optimizer  # noqa: E402
-
+from assembly.literal_network import LITERAL, make_literal, make_literal_optimizer
+from assembly.recipe import build_loss
+from configs.load import ConfigError, load_config
+from models.build import build_model
+from utils.training.optimizer import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("thin")
 SMALL = ["--quick", "--steps", "1", "--images", "2", "--classes", "5", "DATA.WIDTH", "32"]

@@ -17,16 +17,16 @@ from PIL import Image
 from torch import nn
 from trees import sysu_tree
 
+from common.weights import named_tensors, read_weights_file
 from data.cache import build_cache, open_cache
 from data.dataset import open_benchmark
 from data.records import DataError
-from common.weights import named_tensors, read_weights_file
 from models.parts.backbone import PretrainedError, pretrained_weights
 from scripts.reproduce_table import ResultsError, read_results
 from utils.retrieval import nearest
-from utils.training.checkpoint import CheckpointError, read_checkpoint, read_own_checkpoint, save_checkpoint
 from utils.retrieval.compress import load_directions, save_directions
 from utils.retrieval.index import SearchIndexError, open_index
+from utils.training.checkpoint import CheckpointError, read_checkpoint, read_own_checkpoint, save_checkpoint
 from utils.training.run import Metrics
 
 REFUSALS = (CheckpointError, DataError, SearchIndexError)
@@ -224,6 +224,11 @@ class Attack:
         return os.system, ("touch ran",)
 
 
+def by_numpy(path, save, **arrays):
+    with path.open("wb") as file:  # of a name, NumPy changes the ending
+        save(file, **arrays)
+
+
 def zipped(path: Path, name: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, "x" * 100)
@@ -254,8 +259,8 @@ KINDS = {
     "gzip": (lambda p: p.write_bytes(gzip.compress(b"a")), "a gzip archive: unpack"),
     "tar": (tar, "a tar archive: unpack"),
     "zip": (lambda p: zipped(p, "model.pth"), r"zip archive that torch.save did not write.*model.pth"),
-    "npz": (lambda p: p.write_bytes(b"") or np.savez(open(p, "wb"), a=np.ones(2)), "an .npz file of NumPy"),
-    "npy": (lambda p: np.save(open(p, "wb"), np.ones(2)), "an .npy file"),
+    "npz": (lambda p: by_numpy(p, np.savez, a=np.ones(2)), "an .npz file of NumPy"),
+    "npy": (lambda p: by_numpy(p, np.save, arr=np.ones(2)), "an .npy file"),
     "mat": (lambda p: p.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64"), "a .mat file of MATLAB"),
     "HDF5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "an HDF5 file"),
     "JPEG": (lambda p: Image.new("RGB", (4, 4)).save(p, "JPEG"), "a JPEG image"),

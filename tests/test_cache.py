@@ -23,9 +23,9 @@ from configs.load import ConfigError
 from data import cache as module
 from data.cache import StaleCache, build_cache, cache_folder, open_cache, prepared
 from data.dataset import TrainBatches, open_benchmark
+from data.pixels import open_image
 from data.records import DataError
 from data.sampler import WithReplacement
-from data.pixels import open_image
 from data.transforms import Pipeline
 from scripts import prepare as prepare_script
 from utils.lock import only_one

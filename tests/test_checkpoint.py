@@ -6,7 +6,11 @@ from torch import nn
 
 from utils.training import checkpoint
 from utils.training.checkpoint import (
-    CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint,
+    CheckpointError,
+    load_weights,
+    read_checkpoint,
+    read_own_checkpoint,
+    save_checkpoint,
 )
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -11,21 +13,25 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from programs import BLANK, command, started_here
+from matplotlib.text import Text
+from programs import command, draw_nothing, started_here
+from scipy.stats import ttest_ind
 from torch import nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import compare_methods as compare  # noqa: E402
-from assembly import experiment  # noqa: E402
-from utils.measure import operations  # noqa: E402
+import compare_methods as compare
 
-from data.synthetic import write_synthetic  # noqa: E402
+from assembly import experiment
+from data.synthetic import write_synthetic
+from utils.measure import operations
+from utils.reporting import plots
 
 TINY = {
     "DATA": {"NAME": "synthetic", "HEIGHT": 32, "WIDTH": 16, "WORKERS": 0, "ERASING_AREA": [0.1, 0.3]},
@@ -47,7 +53,7 @@ def main(*words):
     """What compare_methods.py prints with these arguments, or its error."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(subprocess, "run", started_here)
-        patch.setattr("utils.reporting.plots.png", lambda figure: BLANK)
+        draw_nothing(patch)
         patch.setattr(sys, "argv", ["compare_methods.py", *map(str, words)])
         compare.main()
     return printed.getvalue()
@@ -108,6 +114,26 @@ def test_a_second_run_computes_nothing_and_writes_the_same_table(compared):
     printed = main("--configs", *arguments)
     assert printed.count("the training was complete already") == 4 and printed.count("measured already") == 2
     assert written(output) == before and (output / "comparison.md").read_text() == text and text in printed
+    assert "comparison.json, comparison.png, comparison.svg" in printed and (output / "comparison.svg").exists()
+
+
+@pytest.mark.long
+def test_runs_that_were_copied_together_are_kept(compared, tmp_path):
+    """As from another machine, where the data set lay elsewhere."""
+    (*arguments, root), output, _ = compared
+    for name, seed in (("tiny_cmfn", 0), ("tiny_cmfn", 1), ("tiny_deen", 0), ("tiny_deen", 1)):
+        shutil.copytree(output / name / f"seed{seed}", tmp_path / name / f"seed{seed}")
+    before = written(tmp_path)
+    arguments = [tmp_path if argument is output else argument for argument in arguments]
+    moved = root.rename(tmp_path / "data")
+    try:
+        printed = main("--configs", *arguments, moved, "--no-cost")
+    finally:
+        moved.rename(root)
+    assert printed.count("the training was complete already") == 4 and "no comparison.png: " in printed
+    assert len(before) == 8 and written(tmp_path) == before
+    for name, line in table(tmp_path).items():
+        assert line.items() <= table(output)[name].items()
 
 
 @pytest.mark.long
@@ -145,7 +171,7 @@ def test_the_notes_say_what_the_figures_are(compared):
         "tiny_cmfn, whose step took", "two operations", "more than 4.30 standard errors",
     ):
         assert part in note
-    assert note.count("- synthetic/") == 6  # a verdict for each protocol and metric
+    assert note.count("\n- synthetic/") == 6  # a verdict for each protocol and metric
     latex = (output / "comparison.tex").read_text()
     assert r"tiny\_cmfn & 32x16 & 1 & 2x1" in latex and latex.startswith("% Methods on synthetic.")
     first = json.loads((output / "comparison.json").read_text())["methods"][0]["figures"][0]
@@ -163,6 +189,7 @@ def test_costs_or_figures_alone_and_one_seed(compared):
     (cmfn, deen, _, _, *options), output, _ = compared
     main("--configs", cmfn, deen, "--cost-only", *options)
     assert all("GFLOPs" in line and f"{PROTOCOLS[0]} mAP" not in line for line in table(output).values())
+    assert not list(output.glob("*.png")) and not list(output.glob("*.svg"))
     printed = main("--configs", cmfn, deen, *options[-2:], "--no-cost", "--output", output, "--seeds", "1")
     assert all("GFLOPs" not in line and "±" not in line[f"{PROTOCOLS[0]} mAP"] for line in table(output).values())
     assert "One seed: no deviation" in printed
@@ -233,17 +260,77 @@ def test_the_reference_is_found_by_the_end_of_its_name():
 
 def test_two_seeds_of_each_tell_apart_what_differs_by_more_than_four_standard_errors():
     # Variances 2 and 2: the difference of the means has the standard error sqrt((2 + 2) / 2), times 4.303 is 6.08.
-    assert not compare.told_apart([0.0, 2.0], [6.0, 8.0])
-    assert compare.told_apart([0.0, 2.0], [7.0, 9.0]) and compare.told_apart([7.0, 9.0], [0.0, 2.0])
+    low = [0.0, 2.0]
+    assert compare.told_apart({"low": low, "high": [6.0, 8.0]}) == {}
+    assert compare.told_apart({"low": low, "high": [7.0, 9.0]}) == {"high": ["low"]}
+    assert compare.limit(2, 2) == pytest.approx(4.303, abs=1e-3)  # of one pair, Student's own
+
+
+def test_several_methods_need_tukeys_studentized_range():
+    # Tukey's table: 4.339 for three methods and six degrees of freedom, times sqrt(1 / 3) with variances of 1: 2.505.
+    for difference, told in ((2.4, {}), (2.6, {"c": ["b", "a"]})):
+        samples = {"b": [0.0, 1.0, 2.0], "a": [0.0, 1.0, 2.0], "c": [difference + x for x in (0.0, 1.0, 2.0)]}
+        assert compare.told_apart(samples) == told
+    assert compare.limit(3, 3) == pytest.approx(4.339 / 2 ** 0.5, abs=1e-3)
+
+
+def test_seeds_that_all_give_one_figure_hide_no_difference():
+    assert compare.told_apart({"a": [0.5, 0.5], "b": [0.6, 0.6], "c": [0.6, 0.6]}) == {"b": ["a"], "c": ["a"]}
+
+
+def test_twelve_methods_that_are_equal_are_seldom_told_apart():
+    draw = np.random.default_rng(0).normal(size=(10, 12, 3))
+    uncorrected = [[ttest_ind(a, b).pvalue for a, b in itertools.combinations(world, 2)] for world in draw]
+    assert sum(min(p_values) < 0.05 for p_values in uncorrected) >= 4
+    alike = [{str(method): list(values) for method, values in enumerate(world)} for world in draw]
+    assert sum(bool(compare.told_apart(world)) for world in alike) <= 2  # one in twenty
 
 
 def test_verdicts_name_the_pairs_that_are_told_apart():
-    figures = {name: {("p", "mAP"): values} for name, values in
-               {"low": [0.0, 2.0], "middle": [6.0, 8.0], "high": [12.0, 14.0]}.items()}
-    intro, _, line = compare.verdicts(figures, seeds=2).splitlines()
-    assert line == "- p mAP: high is above low" and "here are 3" in intro
-    alike = compare.verdicts({"a": figures["low"], "b": figures["middle"]}, seeds=2)
-    assert alike.endswith("- p mAP: no two methods are told apart")
+    figures = {f"sysu_{name}": {("p", "mAP"): values} for name, values in
+               {"low": [0.0, 0.2], "middle": [4.0, 11.0], "high": [16.0, 16.2], "top": [16.1, 16.3]}.items()}
+    intro, _, *lines = compare.verdicts(figures, seeds=2).splitlines()
+    assert lines == ["- p mAP: 2 of 6", "  - top, high above low"]
+    assert "all 6 pairs" in intro and "by 4.07 standard errors" in intro
+    alike = compare.verdicts({name: figures[name] for name in ("sysu_high", "sysu_top")}, seeds=2)
+    assert alike.endswith("- p mAP: none of 1")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Twelve invented methods, half of which cost the same and lie close together."""
+    figures = {f"sysu_method{i}": {("p", "rank1"): [0.5 + 0.004 * i, 0.53 + 0.004 * i]} for i in range(12)}
+    costs = {name: {"operations": 1e10 * (1 + max(0, i - 5))} for i, name in enumerate(figures)}
+    return compare.picture(figures, costs, ["sysu_method3"], "synthetic", [0, 1])
+
+
+def test_each_name_in_the_picture_can_be_read(drawn):
+    axes, = drawn.axes
+    drawn.draw_without_rendering()
+    names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert [*names] == [f"method{i}" + "*" * (i == 3) for i in range(12)]
+    points = axes.transData.transform([text.xy for text in axes.texts])
+    for name, box in names.items():
+        assert not box.count_overlaps([other for label, other in names.items() if label != name]), name
+        assert not any(box.contains(*point) for point in points) and axes.bbox.contains(*box.min), name
+        assert axes.bbox.contains(*box.max), name
+
+
+def test_the_picture_says_what_it_shows(drawn):
+    axes, = drawn.axes
+    places = [text.xy for text in axes.texts]
+    assert places[7] == (pytest.approx(30), pytest.approx(54.3))
+    alike = [x for x, _ in places[:6]]  # of 10 GFLOPs each
+    assert alike == sorted(set(alike)) and 9 < alike[0] < alike[-1] < 11
+    assert alike[2] * alike[3] == pytest.approx(10 ** 2)  # on either side of it
+    (bars,) = axes.containers[0].lines[2]
+    assert bars.get_segments()[7][:, 1].tolist() == pytest.approx([54.3 - 2.1213, 54.3 + 2.1213], abs=1e-3)
+    assert axes.get_xscale() == "log" and axes.get_ylabel() == "p: Rank-1, %" and "GFLOPs" in axes.get_xlabel()
+    note = " ".join(drawn.get_supxlabel().split())
+    for part in ("Data set: synthetic.", "over seeds 0, 1; bars", "* inflated", "which is not SYSU-MM01"):
+        assert part in note
+    content = plots.svg(drawn)
+    assert content == plots.svg(drawn) and b"</svg>" in content and plots.png(drawn).startswith(b"\x89PNG")
 
 
 def test_time_is_relative_to_the_reference_in_each_round():

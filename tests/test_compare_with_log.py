@@ -10,11 +10,11 @@ from programs import ROOT, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import compare_with_log as script  # noqa: E402
+import compare_with_log as script
 
-from assembly.recipe import build_loss  # noqa: E402
-from configs.load import as_yaml, load_config  # noqa: E402
-from models.build import MODELS  # noqa: E402
+from assembly.recipe import build_loss
+from configs.load import as_yaml, load_config
+from models.build import MODELS
 
 FILES = sorted(script.LOGS.glob("*.yaml"))
 

@@ -16,11 +16,11 @@ from configs.load import load_config
 from data.dataset import hold_out, open_benchmark
 from data.files import list_images, read_ids
 from data.llcm import LLCM
+from data.pixels import open_image
 from data.records import DataError, Record
 from data.regdb import RegDB
 from data.sampler import Chunks, WithReplacement
 from data.sysu import SYSU
-from data.pixels import open_image
 from train import Trainer
 from utils.training.checkpoint import CheckpointError, save_checkpoint
 

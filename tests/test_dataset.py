@@ -8,9 +8,9 @@ from assembly.recipe import check_together
 from common.batch import Kind
 from configs.load import ConfigError, load_config
 from data.dataset import EvalImages, TrainBatches, eval_loaders, hold_out, open_benchmark
+from data.pixels import MEAN, STD
 from data.records import DataError
 from data.sampler import Chunks, WithReplacement
-from data.pixels import MEAN, STD
 from data.transforms import Pipeline
 
 RECIPE = Pipeline(["jitter", "pad", "grey", "crop", "flip", "normalise", {"erase": {"area": [0.02, 0.4]}}])
@@ -162,7 +162,7 @@ def test_caj_sees_each_visible_image_twice_with_draws_of_its_own(benchmark):
     data = load_config("configs/sysu_caj.yaml").DATA
     visible, infrared = ([Pipeline(view) for view in views] for views in (data.VISIBLE, data.INFRARED))
     batch = train_batches(benchmark.train, visible=visible, infrared=infrared)[0, 0]
-    plain, exchanged, other = batch.streams
+    plain, exchanged, _ = batch.streams
     assert [stream.kind for stream in batch.streams] == [Kind(False, 0), Kind(False, 1), Kind(True, 0)]
     for stream in batch.streams:
         assert stream.images.shape == (6, 3, 24, 12) and torch.equal(stream.labels, plain.labels)

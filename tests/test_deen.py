@@ -11,17 +11,27 @@ import pytest
 import torch
 from batches import two_streams
 from reference import (
-    CLASSES, DATA, baseline_state, check_after_backward, check_features, check_float32, check_stages, check_trained,
-    image, nothing_drawn, relative, unwritten_state,
+    CLASSES,
+    DATA,
+    baseline_state,
+    check_after_backward,
+    check_features,
+    check_float32,
+    check_stages,
+    check_trained,
+    image,
+    nothing_drawn,
+    relative,
+    unwritten_state,
 )
 from torch import nn
 
+from assembly.recipe import build_loss
 from configs.load import load_config
 from losses.cpm import CPMLoss
 from losses.orthogonal import OrthogonalLoss
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.build import build_model
-from assembly.recipe import build_loss
 
 LAST_STAGE = {"sysu": "base_resnet.base.layer4", "regdb": "base_resnet.base.layer3"}
 

@@ -107,7 +107,7 @@ def gradients(options, world, batch):
             module.eval()
     network = averaging(model) if world > 1 else model
     output = network(batch.map(lambda t: t.double() if t.is_floating_point() else t))
-    output, steps = output.gathered(gather) if world > 1 else output, adversary_steps(model, options.SOLVER)
+    output, steps = output.gathered(gather) if world > 1 else output, adversary_steps(model.adversary, options.SOLVER)
     if steps is not None:
         steps(output)
     terms = build_loss(options)(output, epoch=0)

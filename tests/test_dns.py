@@ -7,8 +7,17 @@ import pytest
 import torch
 from batches import output_of, two_streams
 from reference import (
-    DATA, baseline_state, check_features, check_trained, image, nothing_drawn, recorded, relative, sample,
-    unwritten_state, weight,
+    DATA,
+    baseline_state,
+    check_features,
+    check_trained,
+    image,
+    nothing_drawn,
+    recorded,
+    relative,
+    sample,
+    unwritten_state,
+    weight,
 )
 from torch.nn import functional as F
 
@@ -288,7 +297,7 @@ def trained_output(model):
 
 def test_a_training_pass_is_wired_as_the_page_says(thin):
     """Each entry from the modules that should make it; means that move once an update."""
-    model, cfg = small("MODEL.DNS.DROPOUT", "0")
+    model, _ = small("MODEL.DNS.DROPOUT", "0")
     model.before_update(0)
     with torch.no_grad():
         model.visible_classifier.weight.add_(1)
@@ -348,7 +357,7 @@ def test_without_its_parts_the_method_is_smaller(thin):
 
 
 def test_rates_by_part(thin):
-    model, cfg = small()
+    model, _ = small()
     groups = model.parameter_groups(2.0, 0.1)
     rate_of = {id(p): group["base_lr"] for group in groups for p in group["params"]}
     rates = {name: rate_of[id(p)] for name, p in model.named_parameters()}

@@ -35,7 +35,7 @@ def commands():
 
 
 def anchors(page):
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -123,9 +123,10 @@ def test_the_first_pages_run_as_printed(tmp_path, whole, request):
         call(command + small * ("quickstart.sh" in command))
     if whole:
         page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-        (repository / "onnx_example.py").write_text(re.search(r"```python\n(# onnx_example.py.*?)```", page, re.S)[1])
+        program = re.search(r"```python\n(# onnx_example.py.*?)```", page, re.DOTALL)[1]
+        (repository / "onnx_example.py").write_text(program)
         shutil.copy(repository / "photos" / "day.jpg", repository)
-        line = re.search(r"^python (onnx_example.py .*)$", page, re.M)[1]
+        line = re.search(r"^python (onnx_example.py .*)$", page, re.MULTILINE)[1]
         done = here.run("bash", "-c", f"python -I {line}", folder=repository)
         assert re.fullmatch(r"similarity: -?[01]\.\d{4}\n", done.stdout)
     assert (repository / "runs" / "quickstart-1" / "results.json").exists()  # that docs/tables.md's OUTPUT names
@@ -186,8 +187,8 @@ PROVOKED = {
 
 def errors(page):
     """Message → its fix, without the targets of links."""
-    table = re.search(r"^\| what it says.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.M)[1]
-    return dict(re.findall(r"^\| `(.*?)` \| (.*) \|$", re.sub(r"\]\(.*?\)", "]", table), re.M))
+    table = re.search(r"^\| what it says.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    return dict(re.findall(r"^\| `(.*?)` \| (.*) \|$", re.sub(r"\]\(.*?\)", "]", table), re.MULTILINE))
 
 
 def test_every_error_of_the_page_is_provoked():
@@ -195,7 +196,7 @@ def test_every_error_of_the_page_is_provoked():
 
 
 def test_no_row_of_the_readme_has_an_empty_cell():
-    assert not re.findall(r"^.*\| \|.*$", README, re.M)
+    assert not re.findall(r"^.*\| \|.*$", README, re.MULTILINE)
 
 
 def test_the_readme_leads_to_every_script_and_method():

@@ -2,18 +2,18 @@
 
 import json
 
+import compare_methods
 import numpy as np
 import pytest
 from programs import run
 from shared import SMALL, copy_of
 from test_compare_methods import results as compared
-from test_compare_results import trial, write
 from test_compare_results import run as compare
+from test_compare_results import trial, write
 from test_reproduce_table import refused as kept_out
 from test_reproduce_table import results as table_results
 from trees import llcm_tree, regdb_tree, sysu_tree
 
-import compare_methods
 from assembly.experiment import ExperimentError
 from assembly.recipe import build_network
 from configs.load import load_config

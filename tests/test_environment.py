@@ -20,7 +20,7 @@ from utils.reporting import drawing, report, sheets
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import installed  # noqa: E402
+import installed
 
 STUB = """#!/bin/sh
 case "$*" in
@@ -193,7 +193,7 @@ def test_a_folder_with_other_things_is_never_removed(content, place):
     path = place.venv / content
     path.parent.mkdir(parents=True)
     path.write_text("kept")
-    said, errors, status = place.run()
+    _, errors, status = place.run()
     assert status == 1 and errors == (
         "error: .venv is no virtual environment, and holds other things; set VENV to another folder.\n"
     )
@@ -203,7 +203,7 @@ def test_a_folder_with_other_things_is_never_removed(content, place):
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
 def test_a_file_in_the_place_of_the_environment_is_an_error(make, place):
     make(place.venv)
-    said, errors, status = place.run()
+    _, errors, status = place.run()
     assert status == 1 and errors.count("\n") == 1
     assert errors.startswith("error: .venv is no folder that can be written")
 
@@ -219,7 +219,7 @@ def test_settings_of_the_caller_do_not_redirect_the_installation(place):
 def test_scripts_run_through_links_and_for_an_environment_elsewhere(place):
     link = place.python.parent / "run it"
     link.symlink_to(place.script)
-    said, errors, status = place.run(link, VENV=place.repository.parent / "an environment")
+    _, errors, status = place.run(link, VENV=place.repository.parent / "an environment")
     assert (errors, status) == ("", 0) and not place.venv.exists()
     assert place.run(link, VENV="kept/in here")[1:] == ("", 0) and (place.repository / "kept" / "in here").is_dir()
 
@@ -231,8 +231,8 @@ def test_closed_streams_end_nothing(place):
 
 
 @pytest.mark.parametrize("of_pip, said", [
-    ("WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError: name resolution'\n"
-     "ERROR: No matching distribution found for torch", "the package index cannot be reached"),
+    (("WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError: name resolution'\n"
+      "ERROR: No matching distribution found for torch"), "the package index cannot be reached"),
     ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
      "[Errno 28] No space left on device"),
     ("", "pip ended with status 1"),

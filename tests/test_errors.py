@@ -20,7 +20,8 @@ def test_the_page_is_made_from_this_code():
 
 
 def test_a_message_that_no_test_names_is_noticed():
-    text = " ".join(reversed("customary is green where purple, is … the".split()))  # which this file doesn't hold
+    words = ["customary", "is", "green", "where", "purple,", "is", "…", "the"]
+    text = " ".join(reversed(words))  # which this file doesn't hold
     mine = errors.Message("train.py", "main", "ConfigError", text)
     known = errors.Message("train.py", "main", "CheckpointError", "… holds a training already: add --resume")
     assert errors.tests_of([mine, known]).keys() == {known}

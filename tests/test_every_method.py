@@ -6,15 +6,14 @@ Its network is thin: what is done with it is the same.
 import csv
 import json
 
+import benchmark_training
 import pytest
 import torch
 from PIL import Image
 from programs import run as program
 from shared import METHODS, SMALL, copy_of
 
-import benchmark_training
 from configs.load import is_read, load_config
-
 
 SAMPLED = ("quickstart_base", "quickstart_cmfn")  # the plainest and the one of most parts
 

@@ -17,16 +17,16 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import export as script  # noqa: E402
-from thin import shortest  # noqa: E402
-from trees import write_image  # noqa: E402
+import export as script
+from thin import shortest
+from trees import write_image
 
-from assembly.recipe import build_network, image_size  # noqa: E402
-from configs.load import ConfigError, load_config  # noqa: E402
-from data.pixels import eval_transform, open_image  # noqa: E402
-from models.build import MODELS  # noqa: E402
-from models.parts.head import GeM  # noqa: E402
-from utils.training.checkpoint import save_checkpoint  # noqa: E402
+from assembly.recipe import build_network, image_size
+from configs.load import ConfigError, load_config
+from data.pixels import eval_transform, open_image
+from models.build import MODELS
+from models.parts.head import GeM
+from utils.training.checkpoint import save_checkpoint
 
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\b.*?\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL))
 

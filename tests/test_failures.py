@@ -15,7 +15,14 @@ from data.dataset import open_benchmark
 from data.records import Protocol, Trial
 from utils.evaluation.evaluator import evaluate_protocol, plain_similarities
 from utils.evaluation.failures import (
-    agreement, by_identity, confused_pairs, differences, gallery_sizes, pair_distances, rank1_by_size, search_all,
+    agreement,
+    by_identity,
+    confused_pairs,
+    differences,
+    gallery_sizes,
+    pair_distances,
+    rank1_by_size,
+    search_all,
 )
 
 IDENTITIES, CAMERAS = [1, 2, 1, 2, 3], [3, 3, 1, 1, 2]

@@ -22,19 +22,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import export  # noqa: E402
-from assembly import gallery as searching  # noqa: E402
-from assembly.recipe import build_loss, build_network, image_size, train_batches  # noqa: E402
-from assembly.update import AUTOCAST, Update  # noqa: E402
-from common.batch import Batch, Kind, Output, Rows, Stream  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from data.records import Protocol, Record, Trial  # noqa: E402
-from models.build import MODELS, build_model  # noqa: E402
-from utils.retrieval.compress import principal_directions, project  # noqa: E402
-from utils.evaluation.distances import distance_counts  # noqa: E402
-from utils.evaluation.evaluator import embed_images, evaluate_protocol  # noqa: E402
-from utils.retrieval.nearest import search_exact  # noqa: E402
-from utils.training.run import HostCopy  # noqa: E402
+import export
+
+from assembly import gallery as searching
+from assembly.recipe import build_loss, build_network, image_size, train_batches
+from assembly.update import AUTOCAST, Update
+from common.batch import Batch, Kind, Output, Rows, Stream
+from configs.load import load_config
+from data.records import Protocol, Record, Trial
+from models.build import MODELS, build_model
+from utils.evaluation.distances import distance_counts
+from utils.evaluation.evaluator import embed_images, evaluate_protocol
+from utils.retrieval.compress import principal_directions, project
+from utils.retrieval.nearest import search_exact
+from utils.training.run import HostCopy
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
@@ -349,7 +350,7 @@ def computed(func, args, kwargs):
     name, tensors = func._schema.name, [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there = any(isinstance(x, Elsewhere) for x in tensors)
     if name not in ("aten::copy_", "aten::_to_copy"):
-        first, *others = tensors or [None]
+        first = tensors[0] if tensors else None
         mixing = tensors if name not in INDEXING or not isinstance(first, Elsewhere) else [first, *args[2:3]]
         if there and any(not isinstance(x, Elsewhere) and x.dim() for x in mixing):
             raise TwoDevices(f"{name} of tensors on {[str(x.device) for x in tensors]}")

@@ -72,9 +72,8 @@ def no_worker_left():
 ])
 def test_the_loss_of_a_worker_is_one_error_with_its_cause(fail, words):
     loader = DataLoader(Failing(fail), batch_size=None, num_workers=1, worker_init_fn=start_worker)
-    with pytest.raises(LoaderError) as error:
-        with loader_advice(1):
-            next(iter(loader))
+    with pytest.raises(LoaderError) as error, loader_advice(1):
+        next(iter(loader))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
@@ -90,9 +89,8 @@ def test_the_loss_of_a_worker_is_one_error_with_its_cause(fail, words):
     (EOFError(), "perhaps for lack of memory"),
 ])
 def test_what_the_main_process_sees_of_it(error, words):
-    with pytest.raises(LoaderError) as raised:
-        with loader_advice(3):
-            raise error
+    with pytest.raises(LoaderError) as raised, loader_advice(3):
+        raise error
     assert words in str(raised.value) and "DATA.WORKERS, which is 3" in str(raised.value)
 
 
@@ -104,6 +102,5 @@ def test_what_the_main_process_sees_of_it(error, words):
 ])
 def test_other_errors_stay_what_they_are(error):
     assert meaning_of(error) is None
-    with pytest.raises(type(error)):
-        with loader_advice(1):
-            raise error
+    with pytest.raises(type(error)), loader_advice(1):
+        raise error

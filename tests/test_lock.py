@@ -17,9 +17,8 @@ from utils.lock import LockedError, only_one
 def test_a_second_process_is_refused_with_folder_and_process(tmp_path):
     other, said = start(tmp_path, "train")
     assert said == "taken"
-    with pytest.raises(LockedError) as error:
-        with only_one(tmp_path, "train"):
-            pass
+    with pytest.raises(LockedError) as error, only_one(tmp_path, "train"):
+        pass
     assert f"process {other.pid} on " in str(error.value) and str(tmp_path) in str(error.value)
     with only_one(tmp_path, "test"):  # other work is not locked out
         pass
@@ -74,9 +73,8 @@ def test_where_there_are_no_locks_it_is_said_once_and_the_work_goes_on(tmp_path,
 
 def test_a_folder_that_cannot_be_made_is_the_systems_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        with only_one(tmp_path / "file" / "run", "train"):
-            pass
+    with pytest.raises(OSError), only_one(tmp_path / "file" / "run", "train"):
+        pass
 
 
 def test_on_windows_a_byte_is_locked(tmp_path):

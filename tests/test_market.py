@@ -160,4 +160,4 @@ def test_a_sampler_of_two_modalities_draws_as_before():
         generator.choice([row for row, x in enumerate(records) if (x.identity, x.infrared) == (i, n)], 2).tolist()
         for n in (False, True) for i in chosen
     ]
-    assert [*draw.visible.rows, *draw.infrared.rows] == sum(expected, [])
+    assert [*draw.visible.rows, *draw.infrared.rows] == [row for rows in expected for row in rows]

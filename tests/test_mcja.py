@@ -8,7 +8,15 @@ import pytest
 import torch
 from batches import output_of
 from reference import (
-    DATA, baseline_state, check_after_backward, check_trained, image, nothing_drawn, recorded, relative, sample,
+    DATA,
+    baseline_state,
+    check_after_backward,
+    check_trained,
+    image,
+    nothing_drawn,
+    recorded,
+    relative,
+    sample,
 )
 from scipy.optimize import isotonic_regression
 from torch.nn import functional as F

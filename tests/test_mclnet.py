@@ -7,7 +7,6 @@ import programs
 import pytest
 import torch
 from reference import DATA, baseline_state, check_after_backward, image, nothing_drawn, relative, sample, weight
-
 from torch.utils._pytree import tree_leaves
 
 from assembly.adversary import AdversarySteps

@@ -13,20 +13,20 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import model_card  # noqa: E402
-import test as evaluation  # noqa: E402
-import train as training  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from data.synthetic import write_synthetic  # noqa: E402
-from programs import BLANK  # noqa: E402
-from thin import SHORT  # noqa: E402
-from model_card import TEMPLATE, CardError, card_values, count_table  # noqa: E402
-from models.build import build_model  # noqa: E402
-from utils.reporting.results import ResultsError  # noqa: E402
-from utils.training.checkpoint import CheckpointError, save_checkpoint, sha256  # noqa: E402
-from utils.evaluation.evaluator import FIGURES  # noqa: E402
-from utils.reporting.report import ReportError  # noqa: E402
+import model_card
+from model_card import TEMPLATE, CardError, card_values, count_table
+from programs import BLANK
+from thin import SHORT
 
+import test as evaluation
+import train as training
+from configs.load import load_config
+from data.synthetic import write_synthetic
+from models.build import build_model
+from utils.evaluation.evaluator import FIGURES
+from utils.reporting.report import ReportError
+from utils.reporting.results import ResultsError
+from utils.training.checkpoint import CheckpointError, save_checkpoint, sha256
 
 pytestmark = pytest.mark.usefixtures("thin")
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from configs.load import load_config
 from models.build import MODELS, build_model
+from models.network import MethodError
 from models.parts.hce import HCE, DilatedBottleneck
 from models.parts.layers import DropPath
 from models.parts.mbue import reread
 from models.parts.mfa import ImageSizeError, NonLocal, PositionNonLocal, chain
-from models.network import MethodError
 
 AGW = ["MODEL.NAME", "agw", "MODEL.POOL", "gem"]
 VARIANTS = {

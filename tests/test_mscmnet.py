@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 from reference import (
-    DATA, check_features, check_trained, drawn_once, image, nothing_drawn, recorded, relative, sample,
-    unwritten_state, weight,
+    DATA,
+    check_features,
+    check_trained,
+    drawn_once,
+    image,
+    nothing_drawn,
+    recorded,
+    relative,
+    sample,
+    unwritten_state,
+    weight,
 )
 from thin import thin
 from torch import nn

@@ -14,8 +14,8 @@ from programs import run
 from data import synthetic
 from data.records import DataError
 from utils import output
-from utils.reporting import sheets
 from utils.output import OutputError, require_files, require_folder, write_or_keep
+from utils.reporting import sheets
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -43,7 +43,7 @@ def test_the_commands_of_the_page_run_as_printed(tmp_path, monkeypatch, thin):
 
 
 def test_the_words_of_the_page_are_those_that_are_read():
-    row, = re.findall(r"^\| modality \| (.*) \|$", PAGE, re.M)
+    row, = re.findall(r"^\| modality \| (.*) \|$", PAGE, re.MULTILINE)
     assert [part.split(", ") for part in row.split("; ")] == [[*words] for words in MODALITIES.values()]
-    row, = re.findall(r"^\| split \| (.*)\. May", PAGE, re.M)
+    row, = re.findall(r"^\| split \| (.*)\. May", PAGE, re.MULTILINE)
     assert [part.split(", ") for part in row.split("; ")] == [[*words] for words in SPLITS.values()]

@@ -54,7 +54,7 @@ def test_a_ranking_has_the_figures_of_the_test(trained, shared_data, records, we
     protocol = open_benchmark("synthetic", shared_data).protocol(PROTOCOL)
     who = np.array([record.identity for record in records])
     for trial, figures in zip(protocol.trials, result["trials"]):
-        order, similarities = vireid.rank(
+        order, _ = vireid.rank(
             features[trial.query], features[trial.gallery], gallery_cameras=protocol.gallery_group[trial.gallery],
             ignores=protocol.query_ignores[trial.query],
         )

@@ -9,8 +9,18 @@ import pytest
 import torch
 from batches import two_streams
 from reference import (
-    DATA, baseline_state, check_after_backward, check_features, check_stages, check_trained, image, nothing_drawn,
-    relative, sample, unwritten_state, weight,
+    DATA,
+    baseline_state,
+    check_after_backward,
+    check_features,
+    check_stages,
+    check_trained,
+    image,
+    nothing_drawn,
+    relative,
+    sample,
+    unwritten_state,
+    weight,
 )
 
 from assembly.recipe import build_loss, build_network, check_together

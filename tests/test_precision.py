@@ -7,11 +7,11 @@ from reference import nothing_drawn
 from thin import small_trunk, thin
 from torch import nn
 
+from assembly.recipe import build_loss
 from common.batch import Batch, Kind, Stream
 from configs.load import load_config
 from models.build import MODELS, build_model
 from models.parts.mfa import chain
-from assembly.recipe import build_loss
 
 SIZE = 64, 32  # of images
 RESNET18 = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none"]
@@ -88,7 +88,7 @@ def test_a_part_computed_again_changes_neither_gradients_nor_statistics(name, pa
     again_model.load_state_dict(model.state_dict())
     found = [(gradients(m, build_loss(cfg), people=2, size=size), m.state_dict()) for m in (model, again_model)]
     (kept, kept_state), (again, again_state) = found
-    for name, gradient in kept.items():
-        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
-    for name, value in kept_state.items():
-        assert torch.equal(again_state[name], value), name
+    for key, gradient in kept.items():
+        torch.testing.assert_close(again[key], gradient, rtol=1e-5, atol=1e-7, msg=key)
+    for key, value in kept_state.items():
+        assert torch.equal(again_state[key], value), key

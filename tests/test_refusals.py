@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import average_splits
 import benchmark_training
-from assembly import experiment
 import numpy as np
 import pytest
 import search
@@ -15,29 +14,34 @@ import torch
 from PIL import Image
 from programs import ROOT, run
 from reproduce_table import measured_rows, other_options, read_published
-from utils.reporting.results import METRICS, ResultsError, read_results
 from torch import nn
 from trees import llcm_tree, sysu_tree, text
 
-from configs.load import ConfigError, from_dump, load_config
+from assembly import experiment
+from common.checksum import read_sealed_json
 from common.options import Section, options_of
+from common.weights import WeightsFileError, dtype, read_weights_file, save_sealed
+from configs.load import ConfigError, from_dump, load_config
 from data import files as data_files
 from data.llcm import LLCM
+from data.pixels import in_8_bits
 from data.records import DataError, LayoutError, PartAbsent
 from data.synthetic import write_synthetic
 from data.sysu import SYSU
-from data.pixels import in_8_bits
-from common.checksum import read_sealed_json
-from common.weights import WeightsFileError, dtype, read_weights_file, save_sealed
 from models.authors_checkpoint import AuthorsCheckpointError, authors_name, from_authors
 from models.parts.backbone import Backbone, PretrainedError, pretrained_weights
 from utils import lock, output
 from utils.evaluation import evaluator
 from utils.reporting import report, sheets
+from utils.reporting.results import METRICS, ResultsError, read_results
 from utils.retrieval import compress, index, nearest
 from utils.training import loaders
 from utils.training.checkpoint import (
-    CheckpointError, load_weights, read_checkpoint, read_own_checkpoint, save_checkpoint,
+    CheckpointError,
+    load_weights,
+    read_checkpoint,
+    read_own_checkpoint,
+    save_checkpoint,
 )
 from utils.training.distributed import TORCHRUN, Ranks, RanksError
 
@@ -275,17 +279,16 @@ def test_an_environment_that_describes_no_process(monkeypatch, variable, value, 
 
 
 def test_a_lost_loader():
-    with pytest.raises(loaders.LoaderError, match=r"loading images failed \(DataLoader worker .*\): perhaps for"):
-        with loaders.loader_advice(workers=2):
-            raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+    perhaps = r"loading images failed \(DataLoader worker .*\): perhaps for"
+    with pytest.raises(loaders.LoaderError, match=perhaps), loaders.loader_advice(workers=2):
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
 
 
 def test_a_folder_at_work(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "taken", lambda path: None)
     message = r"another process is at work in .* \(train\); wait for it, stop it, or choose another folder"
-    with pytest.raises(lock.LockedError, match=message):
-        with lock.only_one(tmp_path, "train"):
-            pass
+    with pytest.raises(lock.LockedError, match=message), lock.only_one(tmp_path, "train"):
+        pass
 
 
 def test_faiss(monkeypatch):
@@ -476,7 +479,7 @@ def test_a_number_on_the_command_line(words, message):
 
 
 def test_a_program_that_fails_in_an_experiment(monkeypatch, capsys):
-    monkeypatch.setattr(experiment.subprocess, "run", lambda command: SimpleNamespace(returncode=3))
+    monkeypatch.setattr(experiment.subprocess, "run", lambda command, check: SimpleNamespace(returncode=3))
     message = "train.py ended with status 3; run this script again to go on"
     with pytest.raises(experiment.ExperimentError, match=message):
         experiment.run("train.py", "--resume")

@@ -24,16 +24,21 @@ from thin import SHORT
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import report as script  # noqa: E402
+import report as script
 
-import utils.reporting  # noqa: E402
-from utils.reporting import plots  # noqa: E402
-from utils.training.checkpoint import sha256  # noqa: E402
-from utils.evaluation.distances import BIN_WIDTH, distance_counts, modality_gap, shares  # noqa: E402
-from utils.reporting.report import (  # noqa: E402
-    ReportError, import_plots, only_a_warning, training_folder, write_curves, write_report,
+import utils.reporting
+from utils.evaluation.distances import BIN_WIDTH, distance_counts, modality_gap, shares
+from utils.reporting import plots
+from utils.reporting.report import (
+    ReportError,
+    import_plots,
+    only_a_warning,
+    training_folder,
+    write_curves,
+    write_report,
 )
-from utils.training.run import LOG  # noqa: E402
+from utils.training.checkpoint import sha256
+from utils.training.run import LOG
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -154,7 +159,7 @@ def labels(panel):
 def test_curves_show_what_was_trained_and_validated():
     figure = plots.training_curves(epochs(6, validated=(1, 3, 5)))
     check_picture(figure)
-    losses, rate, validation = figure.axes
+    losses, _, validation = figure.axes
     for panel in (losses, validation):  # the legend hides no curve
         assert panel.get_legend().get_window_extent().y0 >= panel.get_window_extent().y1
     assert labels(losses) == ["id", "triplet", "dcl", "total"]  # orthogonality had no weight
@@ -175,7 +180,7 @@ def test_cmc_is_the_mean_over_trials_with_their_spread():
     figure = plots.cmc_curves([result(), result("sysu/indoor/single-shot/random", rank1=(0.9,))])
     check_picture(figure)
     panel, = figure.axes
-    several, one = panel.get_lines()
+    several, _ = panel.get_lines()
     assert several.get_ydata()[0] == pytest.approx(60) and several.get_ydata()[-1] == pytest.approx(100)
     assert "60.0 ± 10.0 %" in labels(panel)[0] and "90.0 %" in labels(panel)[1]
     shaded, = panel.collections  # one trial has no spread

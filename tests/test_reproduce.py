@@ -14,10 +14,10 @@ from trees import llcm_tree, regdb_tree
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import ablation  # noqa: E402
+import ablation
 
-from configs.load import load_config  # noqa: E402
-from data.synthetic import write_synthetic  # noqa: E402
+from configs.load import load_config
+from data.synthetic import write_synthetic
 
 TINY = [
     "MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none", "MODEL.STAGES", "3", "DATA.HEIGHT", "32",

@@ -19,29 +19,34 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import benchmark_search  # noqa: E402
-import search  # noqa: E402
-import test as evaluation  # noqa: E402
-from assembly import gallery as searching  # noqa: E402
-from assembly.recipe import build_network  # noqa: E402
-from assembly.trained import load_run  # noqa: E402
-from configs.load import load_config  # noqa: E402
-from data.pixels import eval_transform, open_image  # noqa: E402
-from indices import SETTINGS, fill, numbered  # noqa: E402
-from locks import can_lock  # noqa: E402
-from models.build import MODELS  # noqa: E402
-from processes import Started  # noqa: E402
-from programs import BLANK  # noqa: E402
-from thin import SHORT  # noqa: E402
-from trees import write_image, sysu_tree  # noqa: E402
-from utils.retrieval import nearest  # noqa: E402
-from utils.training.checkpoint import CheckpointError, save_checkpoint  # noqa: E402
-from utils.retrieval.compress import (  # noqa: E402
-    CompressionError, load_directions, principal_directions, project, save_directions,
+import benchmark_search
+import search
+from indices import SETTINGS, fill, numbered
+from locks import can_lock
+from processes import Started
+from programs import BLANK
+from thin import SHORT
+from trees import sysu_tree, write_image
+
+import test as evaluation
+from assembly import gallery as searching
+from assembly.recipe import build_network
+from assembly.trained import load_run
+from configs.load import load_config
+from data.pixels import eval_transform, open_image
+from models.build import MODELS
+from utils.output import replacing
+from utils.retrieval import nearest
+from utils.retrieval.compress import (
+    CompressionError,
+    load_directions,
+    principal_directions,
+    project,
+    save_directions,
 )
-from utils.retrieval.index import SearchIndexError, open_index  # noqa: E402
-from utils.retrieval.nearest import FaissMissing, faiss_search, search_exact  # noqa: E402
-from utils.output import replacing  # noqa: E402
+from utils.retrieval.index import SearchIndexError, open_index
+from utils.retrieval.nearest import FaissMissing, faiss_search, search_exact
+from utils.training.checkpoint import CheckpointError, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("thin")
 
@@ -417,9 +422,8 @@ def test_a_full_disk_and_a_damaged_index_are_said(tmp_path, monkeypatch):
     with open_index(folder, SETTINGS) as index:
         assert index.matrix().tolist() == numbered([0]).tolist()
     (folder / "index.json").write_text("{")
-    with pytest.raises(SearchIndexError, match="damaged; --rebuild"):
-        with open_index(folder, SETTINGS):
-            pass
+    with pytest.raises(SearchIndexError, match="damaged; --rebuild"), open_index(folder, SETTINGS):
+        pass
     with open_index(folder, SETTINGS, rebuild=True) as index:
         assert len(index) == 0 and index.matrix().shape == (0, 3)
     assert json.loads((folder / "index.json").read_text())["numbers"] == 3
@@ -469,7 +473,7 @@ def test_faiss_gives_the_exact_answers_of_current_rows_also_when_rows_are_added(
     for number in (1200, 1300, 4000):
         current = np.arange(number) % 3 != 0
         scores, rows = faiss_search(queries, matrix[:number], current, 5, tmp_path, sentences.append)()
-        exact_scores, exact_rows = search_exact(queries, matrix[:number], current, 5)
+        _, exact_rows = search_exact(queries, matrix[:number], current, 5)
         assert (rows == exact_rows).float().mean() > 0.97 and current[rows.numpy()].all()
         one, _ = faiss_search(queries[:1], matrix[:number], current, 5, tmp_path, lambda _: None)()
         torch.testing.assert_close(one, scores[:1])

@@ -28,15 +28,16 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 flask = pytest.importorskip("flask", reason="Flask is not installed (requirements-optional.txt)")
 
-import serve  # noqa: E402
-from assembly.gallery import Embedder  # noqa: E402
-from assembly.search_page import lookup as lookups  # noqa: E402
-from assembly.search_page import uploads  # noqa: E402
-from assembly.search_page.app import PageError, import_flask, search_page, server_of  # noqa: E402
-from assembly.search_page.details import DetailsError, camera_in, details_of, read_table, time_in  # noqa: E402
-from assembly.search_page.uploads import UploadError, looks_infrared, read_upload  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
-from data.pixels import read_image  # noqa: E402
+import serve
+
+from assembly.gallery import Embedder
+from assembly.search_page import lookup as lookups
+from assembly.search_page import uploads
+from assembly.search_page.app import PageError, import_flask, search_page, server_of
+from assembly.search_page.details import DetailsError, camera_in, details_of, read_table, time_in
+from assembly.search_page.uploads import UploadError, looks_infrared, read_upload
+from data.dataset import open_benchmark
+from data.pixels import read_image
 
 TOKEN = {"X-Token": "the token"}
 

@@ -7,7 +7,16 @@ import pytest
 import torch
 from programs import run
 from reference import (
-    DATA, check_after_backward, check_trained, drawn_once, image, nothing_drawn, recorded, relative, sample, weight,
+    DATA,
+    check_after_backward,
+    check_trained,
+    drawn_once,
+    image,
+    nothing_drawn,
+    recorded,
+    relative,
+    sample,
+    weight,
 )
 from shared import SMALL
 from torch.nn import functional as F

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from assembly.trained import fingerprints_of
 from assembly.recipe import body_shapes, cached_images, check_together, train_batches
+from assembly.trained import fingerprints_of
 from common.batch import Batch, Kind, Stream
 from configs.load import ConfigError, load_config
 from data.dataset import open_benchmark

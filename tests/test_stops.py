@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import train
 from programs import run
 
+import train
 from assembly import validation
 from configs.load import load_config
 from data.synthetic import write_synthetic

@@ -12,7 +12,6 @@ from data.transforms import Pipeline
 from losses.weighted_triplet import weighted_distances
 from models.build import build_model
 
-
 pytestmark = pytest.mark.usefixtures("thin")
 
 

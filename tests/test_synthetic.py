@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from data.records import DataError
 from data.synthetic import INFRARED, MANIFEST, draw_jpeg, write_synthetic
 from data.sysu import SYSU
 
-SMALL = dict(train_identities=3, test_identities=2, images_per_camera=1, height=32, width=16)
+SMALL = {"train_identities": 3, "test_identities": 2, "images_per_camera": 1, "height": 32, "width": 16}
 LUMA = [0.299, 0.587, 0.114]
 PEOPLE, DRAWS = 48, 20
 CHANCE = 1 / PEOPLE  # every identity has as many gallery images
@@ -35,7 +36,7 @@ def seen(tmp_path_factory, whole):
     images = {} if whole else {"images_per_camera": 2}
     write_synthetic(root, seed=0, train_identities=2, test_identities=PEOPLE, workers=2, **images)
     records = SYSU(root, name="synthetic").test
-    files = [open(record.path, "rb").read() for record in records]
+    files = [Path(record.path).read_bytes() for record in records]
     images = np.stack([np.asarray(Image.open(io.BytesIO(file)), dtype=np.float32) for file in files])
     sizes = np.array([[len(file)] for file in files], dtype=np.float32)
     return images, np.array([r.identity for r in records]), np.array([r.camera for r in records]), sizes

@@ -11,8 +11,8 @@ from torchvision.transforms import functional
 
 from configs.load import load_config
 from data import pixels, transforms
-from data.records import DataError
 from data.pixels import MEAN, STD, adapt_channels, eval_transform, exchange_channels
+from data.records import DataError
 from data.rectangles import RandomErasing
 from data.transforms import EPOCHS, STEPS, Pipeline, check_pipeline, read_step, shortest
 

@@ -17,23 +17,25 @@ from trees import llcm_tree, regdb_tree
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from assembly import attention  # noqa: E402
-from assembly import embedding_map  # noqa: E402
-from assembly import ranking_sheets  # noqa: E402
-import test as evaluation  # noqa: E402
-import visualize  # noqa: E402
+import visualize
 
-from configs.load import load_config  # noqa: E402
-from data.dataset import open_benchmark  # noqa: E402
-from data.synthetic import write_synthetic  # noqa: E402
-from models.build import build_model  # noqa: E402
-from models.parts.csc_cma import SpatialAttention  # noqa: E402
-from models.parts.layers import WindowAttention  # noqa: E402
-from utils.training.checkpoint import save_checkpoint  # noqa: E402
-from utils.training.distributed import Ranks  # noqa: E402
-from utils.evaluation.evaluator import evaluate_protocol  # noqa: E402
-from utils.stop import fail_clearly  # noqa: E402
-from utils.reporting.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet  # noqa: E402
+import test as evaluation
+from assembly import (
+    attention,
+    embedding_map,
+    ranking_sheets,
+)
+from configs.load import load_config
+from data.dataset import open_benchmark
+from data.synthetic import write_synthetic
+from models.build import build_model
+from models.parts.csc_cma import SpatialAttention
+from models.parts.layers import WindowAttention
+from utils.evaluation.evaluator import evaluate_protocol
+from utils.reporting.sheets import RIGHT, WRONG, Cell, SheetError, font_of, ranking_sheet, save, sheet
+from utils.stop import fail_clearly
+from utils.training.checkpoint import save_checkpoint
+from utils.training.distributed import Ranks
 
 pytestmark = pytest.mark.usefixtures("thin")
 NETWORKS = ("cmfn", "deen", "agw", "caj")
@@ -211,7 +213,7 @@ def test_grad_cam_before_average_pooling(name):
     """There the logit is linear in the last map, so its gradient can be written down."""
     model = build_model(tiny(name, "synthetic", "unused").MODEL, classes=5).eval()
     head, x = model.head, torch.randn(model.views, 2, model.backbone.channels[-1], 4, 2)
-    cam, predicted = attention.grad_cam(model, x.flatten(0, 1), False)
+    cam, predicted = attention.grad_cam(model.last_map()[1], x.flatten(0, 1))
     logits = head.classifier(head.neck(x.mean(dim=(3, 4)).mean(dim=0)))  # linear: of the views' mean
     assert predicted.tolist() == logits.argmax(dim=1).tolist()
     slope = head.classifier.weight[predicted] * head.neck.weight / (head.neck.running_var + head.neck.eps).sqrt()

@@ -25,7 +25,7 @@ def until(deadline: float) -> Iterator[None]:
         yield
         return
 
-    def end(*_) -> None:
+    def end(*_: object) -> None:
         raise TimeUp
 
     before = signal.signal(signal.SIGALRM, end)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
     import msvcrt
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what file systems without locks answer
@@ -82,7 +82,7 @@ def taken(path: Path) -> BinaryIO | None:
     raises   NoLocks
     """
     while True:
-        file = open(path, "a+b")
+        file = open(path, "a+b")  # noqa: SIM115 - the caller closes it
         try:
             lock(file)
         except OSError as error:
@@ -105,7 +105,7 @@ def lock(file: BinaryIO) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
         file.seek(BYTE)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # of Windows alone
 
 
 def owner(path: Path) -> str:

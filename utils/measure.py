@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,7 +16,8 @@ class Clock:
     """Marks points in time: on CUDA in the device's own queue, so that nothing waits in between; else on the host."""
 
     def __init__(self, device: torch.device):
-        self.stream, self.marks = None, []
+        self.stream: torch.cuda.Stream | None = None
+        self.marks: list[Any] = []
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             self.stream = torch.cuda.current_stream(device)
@@ -62,7 +64,7 @@ def device_name(device: torch.device) -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def operations(function: Callable, *inputs) -> int:
+def operations(function: Callable, *inputs: Any) -> int:
     """Floating-point operations of function(*inputs): of convolutions, matrix products and attention alone.
 
     A multiplication with its addition counts as two.

@@ -150,7 +150,7 @@ def safe_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         stream = getattr(sys, name)
         if stream is None:
-            stream = open(os.devnull, "w" if number else "r")
+            stream = open(os.devnull, "w" if number else "r")  # noqa: SIM115 - as long as the program
             setattr(sys, name, stream)
         if number and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -8,7 +8,10 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from utils.output import safe_streams
 
@@ -34,7 +37,7 @@ def stop_status(by: str | None) -> int:
     return 128 + signal.Signals[by or "SIGTERM"]
 
 
-def listen(handler) -> dict:
+def listen(handler: Callable[[int, Any], None]) -> dict:
     """Give every stopping signal this handler, but for a hang-up that is ignored (nohup); returns the older ones."""
     heard = [s for s in STOPPING if s.name != "SIGHUP" or signal.getsignal(s) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
@@ -49,7 +52,7 @@ def stop_in_one_line() -> None:
     """From here on, a signal ends the process at once, with a line. For the time in which a program's modules are
     imported; `fail_clearly` takes over. A library that is missing gets a line, too, until the end.
     """
-    def end(number: int, _frame) -> None:
+    def end(number: int, _frame: object) -> None:
         os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
         os._exit(128 + number)
 
@@ -57,7 +60,7 @@ def stop_in_one_line() -> None:
     sys.excepthook = name_missing_library
 
 
-def name_missing_library(kind: type[BaseException], error: BaseException, trace) -> None:
+def name_missing_library(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What is printed of an uncaught error: the fix where a library is missing, as in a shell without .venv."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     ours = any((ROOT / path).exists() for path in (name, f"{name}.py"))
@@ -74,26 +77,26 @@ def name_missing_library(kind: type[BaseException], error: BaseException, trace)
 class StopRequest:
     """Turns a stopping signal into a flag that the training loop looks at; the second signal stops at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.by: str | None = None
-        self.previous = {}
+        self.previous: dict = {}
 
     def __enter__(self) -> "StopRequest":
         self.previous = listen(self.note)
         return self
 
-    def note(self, number: int, _frame) -> None:
+    def note(self, number: int, _frame: object) -> None:
         self.by = signal.Signals(number).name
         signal.signal(number, self.previous[number])
 
     def __bool__(self) -> bool:
         return self.by is not None
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         restore(self.previous)
 
 
-def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
+def fail_clearly(main: Callable[[], None], expected: tuple[type[Exception], ...]) -> None:
     """Run a program's main; an expected error ends it with one message and exit status 1, without a stack trace.
 
     A signal ends it with one line and the status that shells give it. Where nobody reads its output any more
@@ -127,7 +130,7 @@ def fail_clearly(main, expected: tuple[type[Exception], ...]) -> None:
         restore(previous)
 
 
-def raise_stopped(number: int, _frame) -> None:
+def raise_stopped(number: int, _frame: object) -> None:
     raise Stopped(signal.Signals(number).name)
 
 

@@ -17,6 +17,8 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from string import Template
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,6 +30,12 @@ from assembly.search_page.uploads import MOST_BYTES, UploadError, looks_infrared
 from data.pixels import read_image
 from data.records import DataError
 from utils.retrieval.index import SearchIndexError
+
+if TYPE_CHECKING:  # an optional library, which is imported when a page is served
+    from flask import Flask, Response
+    from werkzeug.serving import BaseWSGIServer
+
+    Answer = tuple[dict[str, str], int]
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -58,7 +66,7 @@ class Refused(ValueError):
     """A request that makes no sense; the message says why."""
 
 
-def import_flask():
+def import_flask() -> ModuleType:
     try:
         import flask
     except ImportError:
@@ -66,7 +74,9 @@ def import_flask():
     return flask
 
 
-def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str] = LOOPBACK, token: str | None = None):
+def search_page(
+    lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str] = LOOPBACK, token: str | None = None
+) -> "Flask":
     """The Flask application.
 
     title        of the network
@@ -79,29 +89,31 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
     from werkzeug.exceptions import HTTPException
 
     app, token = flask.Flask("search_page", static_folder=None), token or secrets.token_urlsafe(24)
-    hosts = {host.lower() for host in hosts}
+    answered = {host.lower() for host in hosts}
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 
     @app.before_request
-    def check_sender():
-        if host_in(flask.request.headers.get("Host", "")) not in hosts:
+    def check_sender() -> "Answer | None":
+        if host_in(flask.request.headers.get("Host", "")) not in answered:
             flask.abort(400)
         given = flask.request.headers.get("X-Token", "")
         if flask.request.method == "POST" and not hmac.compare_digest(given.encode(), token.encode()):
             return refusal("The page is of an earlier start of the program: load it again.", 403)
+        return None
 
     @app.after_request
-    def add_headers(response):
+    def add_headers(response: "Response") -> "Response":
         response.headers.update(HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     @app.errorhandler(HTTPException)
-    def refused(error):
-        return refusal(SENTENCES.get(error.code, "The program failed; its terminal says how."), error.code)
+    def refused(error: HTTPException) -> "Answer":
+        status = error.code or 500
+        return refusal(SENTENCES.get(status, "The program failed; its terminal says how."), status)
 
     @app.errorhandler(Exception)
-    def failed(error):
+    def failed(error: Exception) -> "Answer":
         if isinstance(error, UploadError | Refused):
             return refusal(str(error), 400)
         if isinstance(error, (*EXPECTED_ERRORS, SearchIndexError)):
@@ -109,30 +121,30 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
         app.logger.exception("a request failed")
         return refusal("The program failed; its terminal says how.", 500)
 
-    def refusal(sentence: str, status: int):
+    def refusal(sentence: str, status: int) -> "Answer":
         return {"error": sentence}, status
 
     @app.get("/")
-    def page():
+    def page() -> "Response":
         return flask.Response(page_of(lookup, title, token), mimetype="text/html")
 
     @app.get("/page.<any(css, js):kind>")
-    def part(kind):
+    def part(kind: str) -> "Response":
         return flask.send_file(HERE / f"page.{kind}", mimetype={"css": "text/css", "js": "text/javascript"}[kind])
 
     @app.get("/image/<int:row>")
-    def image(row):
+    def image(row: int) -> "Response":
         path = lookup.path(row)
-        if path is None:
-            flask.abort(404)
         try:
-            content = jpeg_of(path)
+            content = jpeg_of(path) if path else None
         except DataError:  # it is gone, or was broken since
+            content = None
+        if content is None:
             flask.abort(404)
         return flask.Response(content, mimetype="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
 
     @app.post("/search")
-    def search():
+    def search() -> dict:
         begun, asked = time.perf_counter(), flask.request.args
         top = whole_number(asked.get("top", "20"))
         wanted = asked.get("modality", "guess")
@@ -149,7 +161,7 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
         }
 
     @app.post("/export")
-    def export():
+    def export() -> "Response":
         kind = flask.request.args.get("format", "")
         if kind not in ("csv", "json"):
             raise Refused(f"format is {shown(kind)!r}; it is csv or json")
@@ -162,7 +174,7 @@ def search_page(lookup: Lookup, title: str, checkpoint: str, hosts: Sequence[str
     return app
 
 
-def server_of(app, host: str, port: int, fd: int | None = None):
+def server_of(app: "Flask", host: str, port: int, fd: int | None = None) -> "BaseWSGIServer":
     """A server for one person or a few, without a line for each request: what is searched for is private.
 
     fd   of a socket that listens already
@@ -170,7 +182,7 @@ def server_of(app, host: str, port: int, fd: int | None = None):
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Silent(WSGIRequestHandler):
-        def log_request(self, *_) -> None:
+        def log_request(self, *_: object) -> None:
             pass
 
     return make_server(host, port, app, threaded=True, request_handler=Silent, fd=fd)
@@ -234,7 +246,7 @@ def moment(text: str, name: str) -> np.datetime64 | None:
     return found + 59 if name == "until" and text.count(":") == 1 else found
 
 
-def exported(lookup: Lookup, asked: object) -> list[dict]:
+def exported(lookup: Lookup, asked: Any) -> list[dict]:
     """
     asked    {"query": name, "modality": of MODALITY, "results": [[row, score, mark], ...] in their order}
     raises   Refused

@@ -31,7 +31,8 @@ def time_in(name: str) -> np.datetime64:
     """The time in a file's name, as its camera's clock showed it; NaT where there is none."""
     for found in TIME.findall(name):
         try:
-            return np.datetime64(datetime(*(int(part or 0) for part in found)), "s")
+            year, month, day, hour, minute, second = (int(part or 0) for part in found)
+            return np.datetime64(datetime(year, month, day, hour, minute, second), "s")
         except ValueError:  # digits that are no date
             continue
     return np.datetime64("NaT", "s")
@@ -58,7 +59,7 @@ def read_table(path: Path) -> dict[str, tuple[str, np.datetime64]]:
 
     raises   DetailsError
     """
-    found = {}
+    found: dict[str, tuple[str, np.datetime64]] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)

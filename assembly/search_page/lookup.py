@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from yacs.config import CfgNode
 
 from assembly.gallery import Embedder, chosen_method
 from data.pixels import eval_transform, resized
@@ -30,12 +31,13 @@ class Lookup:
     """
 
     def __init__(
-        self, embed: Embedder, cfg, index: SearchIndex, root: Path, current: np.ndarray, cameras: np.ndarray,
+        self, embed: Embedder, cfg: CfgNode, index: SearchIndex, root: Path, current: np.ndarray, cameras: np.ndarray,
         times: np.ndarray,
     ):
         self.embed, self.cfg, self.index, self.root, self.current = embed, cfg, index, root, current
         self.cameras, self.times, self.matrix = cameras, times, index.matrix()
-        self.faiss, self.alone, self.last = None, Lock(), (None, None)
+        self.faiss, self.alone = None, Lock()
+        self.last: tuple[tuple[bytes, bool], Tensor] | None = None  # what was asked for, and its embedding
 
     def get_ready(self, method: str, top: int) -> None:
         """Read what answers take: FAISS's index, or each row once, with its checksum. Belongs inside `open_index`.
@@ -95,7 +97,7 @@ class Lookup:
         data = self.cfg.DATA
         pixels = resized(image, data.HEIGHT, data.WIDTH, data.RESIZE)
         key = hashlib.sha256(pixels.tobytes()).digest(), infrared
-        if self.last[0] != key:
+        if self.last is None or self.last[0] != key:
             embedding = self.embed(eval_transform(pixels)[None], infrared)
             if rows_not_finite(embedding):
                 raise EvaluationError("the embedding of this image is not finite; take another image or checkpoint")

@@ -1,6 +1,7 @@
 """The totals of AGW and the two-stream baseline, and of CAJ (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -17,7 +18,7 @@ class AGWTotal(nn.Module):
 
     options = TRIPLET | TRIPLET_KIND
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.triplet, self.triplet_weight = triplet_of(options.TRIPLET, options.TRIPLET_MARGIN), options.TRIPLET_WEIGHT
 
@@ -38,7 +39,7 @@ class CAJTotal(AGWTotal):
         "DIVERGENCE_WEIGHT": option(0.0, "visible logits from infrared ones (KL)", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__(options)
         self.divergence, self.divergence_weight = LogitDivergenceLoss(), options.DIVERGENCE_WEIGHT
 

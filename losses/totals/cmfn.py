@@ -1,6 +1,7 @@
 """CMFN's total (docs/method.md section 7)."""
 
 from torch import Tensor
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -20,7 +21,7 @@ class CMFNTotal(DEENTotal):
                               at_least=0, at_most=1000, from_start=True),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__(options)
         self.dcl, self.dcl_weights = DCLLoss(), options.DCL_WEIGHTS
 

@@ -1,6 +1,7 @@
 """DEEN's total (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from losses.cpm import CPMLoss
@@ -19,7 +20,7 @@ class DEENTotal(nn.Module):
 
     options = TRIPLET | BRANCHES
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.triplet, self.cpm = TripletLoss(options.TRIPLET_MARGIN), CPMLoss(options.CPM_MARGIN)
         self.orthogonal = OrthogonalLoss()

@@ -1,6 +1,7 @@
 """DNS's total (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -26,7 +27,7 @@ class DNSTotal(nn.Module):
         "DNS.DISTILLATION_WEIGHT": option(1.0, "of domain distillation", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.weights = options.DNS
         self.circle = CircleLoss(options.CIRCLE_MARGIN, options.DNS.CIRCLE_SCALE)

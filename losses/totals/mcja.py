@@ -1,6 +1,7 @@
 """MCJA's total (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -20,7 +21,7 @@ class MCJATotal(nn.Module):
                                 at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.weight, self.retrieval = options.MCJA.RETRIEVAL_WEIGHT, CrossModalityRetrievalLoss(options.MCJA.STRENGTH)
 

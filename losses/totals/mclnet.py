@@ -1,6 +1,7 @@
 """MCLNet's total (docs/compared_methods.md)."""
 
 from torch import Tensor
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -25,7 +26,7 @@ class MCLNetTotal(AGWTotal):
                               at_least=0, at_most=10_000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__(options)
         self.weights, self.confusion = options.MCLNET, ModalityConfusionLoss()
         self.of_identities, self.of_cameras = CenterAggregationLoss(rows=options.MCLNET.ROWS), CenterAggregationLoss()

@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -25,7 +26,7 @@ class MPANetTotal(nn.Module):
         "MPANET.MUTUAL_WEIGHT": option(2.5, "of mutual mean learning", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.weights = options.MPANET
         self.center_cluster, self.mutual = CenterClusterLoss(self.weights.CENTER_MARGIN), MutualMeanLoss()

@@ -1,6 +1,7 @@
 """MSCMNet's total (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -21,7 +22,7 @@ class MSCMNetTotal(nn.Module):
         "MSCMNET.VIEW_WEIGHT": option(0.0, "of rows near the centre of their own view", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.weights = options.MSCMNET
         self.center, self.view = QuadrupleCenterTripletLoss(self.weights.CENTER_MARGIN), ViewCenterLoss()

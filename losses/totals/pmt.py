@@ -1,6 +1,7 @@
 """PMT's total (docs/compared_methods.md)."""
 
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import MOST_EPOCHS, option
@@ -24,7 +25,7 @@ class PMTTotal(nn.Module):
         "PMT.MSEL_WEIGHT": option(0.5, "of modality-shared enhancement, likewise", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.settings = options.PMT
         self.triplet, self.dcl, self.msel = TripletLoss(self.settings.MARGIN), DCLLoss(), MSELLoss()

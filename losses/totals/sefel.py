@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from common.batch import Output
 from common.options import option
@@ -30,7 +31,7 @@ class SEFELTotal(nn.Module):
         "SEFEL.ORTHOGONAL_WEIGHT": option(1.0, "of the projection's orthogonality", at_least=0, at_most=1000),
     }
 
-    def __init__(self, options):
+    def __init__(self, options: CfgNode):
         super().__init__()
         self.triplet, self.triplet_weight = TripletLoss(options.TRIPLET_MARGIN), options.TRIPLET_WEIGHT
         self.mutual, self.says, self.overlap = MutualLoss(), SoftCrossEntropyLoss(), ColumnOverlapLoss()

@@ -4,6 +4,7 @@ Of an output with V views, ID and triplet take the rows of all views together, a
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,12 +38,13 @@ BRANCHES = {
 
 def triplet_of(kind: str, margin: float) -> nn.Module:
     """The loss that LOSS.TRIPLET names: (features (N, D), labels (N,), infrared (N,)) -> scalar."""
-    return {
+    losses: dict[str, Callable[[], nn.Module]] = {
         "batch_hard": lambda: TripletLoss(margin),
         "weighted": WeightedTripletLoss,
         "weighted_softmax": lambda: WeightedTripletLoss(softmax=True),
         "squared_difference": SquaredDifferenceLoss,
-    }[kind]()
+    }
+    return losses[kind]()
 
 
 def of_all_views(output: Output) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +59,7 @@ def identity(output: Output) -> Tensor:
     return F.cross_entropy(full_precision(logits.flatten(0, 1)), output.labels.repeat(len(logits)))
 
 
-def weighted(weight: float, loss: Callable[..., Tensor], *inputs) -> Tensor:
+def weighted(weight: float, loss: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """weight · loss(*inputs); where the weight is 0, it is not computed, and 0."""
     return weight * loss(*inputs) if weight else full_precision(inputs[0]).new_zeros(())
 

@@ -4,10 +4,12 @@ import copy
 import os
 import re
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from common.options import option
 from common.weights import WeightsFileError, described, named_tensors, read_weights_file
@@ -17,6 +19,8 @@ OF_ITS_KIND = {"BACKBONE": option("resnet50", "resnet50 is the paper's", one_of=
 OPTIONS = OF_ITS_KIND | {
     "STAGES": option(4, "shared ResNet stages: 4, or 3 for RegDB's shorter network", one_of=(3, 4)),
 }
+
+Block: TypeAlias = BasicBlock | Bottleneck
 
 
 class PretrainedError(RuntimeError):
@@ -53,7 +57,8 @@ class Backbone(nn.Module):
             weights = pretrained_weights(name, pretrained)
             resnet.load_state_dict(weights, strict=False)  # the classifier, which is used nowhere, keeps its own
             infrared.load_state_dict(weights, strict=False)
-        self.visible_stem, self.infrared_stem = stem_of(resnet), stem_of(infrared)
+        self.visible_stem: nn.Module = stem_of(resnet)
+        self.infrared_stem: nn.Module = stem_of(infrared)
         every, of_infrared = stages_of(resnet)[:stages], stages_of(infrared)
         if own:
             self.visible_stem = LongStem(self.visible_stem, every[:own])
@@ -79,11 +84,12 @@ class EitherStem(nn.Module):
         return torch.where(is_infrared, self.infrared(images), self.visible(images))
 
 
-def another_stem(stem: nn.Sequential, pretrained: str) -> nn.Sequential:
+def another_stem(stem: nn.Module, pretrained: str) -> nn.Module:
     """A stem of its own weights: those of ImageNet where `pretrained` has given them to the first, else drawn anew."""
     other = copy.deepcopy(stem)
     if pretrained == "none":
-        nn.init.kaiming_normal_(other[0].weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+        convolution = next(module for module in other.modules() if isinstance(module, nn.Conv2d))
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
     return other
 
 
@@ -103,7 +109,7 @@ class LongStem(nn.Module):
     returns   (B, C, h, w); the stem is never in half precision: what is lost there, every stage amplifies
     """
 
-    def __init__(self, stem: nn.Sequential, stages: list[nn.Sequential]):
+    def __init__(self, stem: nn.Module, stages: list[nn.Sequential]):
         super().__init__()
         self.stem, self.stages = stem, nn.ModuleList(stages)
 
@@ -115,20 +121,20 @@ class LongStem(nn.Module):
         return x
 
 
-def stages_of(resnet: nn.Module) -> list[nn.Sequential]:
+def stages_of(resnet: ResNet) -> list[nn.Sequential]:
     return [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
 
 
-def stem_of(resnet: nn.Module) -> nn.Sequential:
+def stem_of(resnet: ResNet) -> nn.Sequential:
     return nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
 
 
 def output_channels(stage: nn.Sequential) -> int:
-    last_norm = stage[-1].bn3 if hasattr(stage[-1], "bn3") else stage[-1].bn2
-    return last_norm.num_features
+    block: Block = stage[-1]
+    return (block.bn3 if hasattr(block, "bn3") else block.bn2).num_features
 
 
-def remove_stride(block: nn.Module) -> None:
+def remove_stride(block: Block) -> None:
     """Keep the resolution in a stage's first block; a bottleneck has its stride in conv2, a basic block in conv1."""
     strided = block.conv2 if hasattr(block, "conv3") else block.conv1
     strided.stride = block.downsample[0].stride = (1, 1)

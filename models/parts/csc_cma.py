@@ -39,7 +39,7 @@ class CrossAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Weights positions by a conv7 over the channels' maximum and mean; (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 

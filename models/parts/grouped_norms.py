@@ -1,9 +1,12 @@
 """A ResNet whose convolutions all groups of images share, while each group has batch norms of its own (SEFEL)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from models.parts.backbone import Block
 
 Group = str | Tensor  # a group's name; or (B,) bool: which rows are infrared, the others being visible
 
@@ -16,7 +19,7 @@ class Norms(nn.ModuleDict):
     returns   as x
     """
 
-    def __init__(self, norm: nn.Module, groups: Sequence[str]):
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, groups: Sequence[str]):
         super().__init__({group: type(norm)(norm.num_features) for group in groups})
         for own in self.values():
             own.load_state_dict(norm.state_dict())
@@ -39,10 +42,10 @@ class GroupedStem(nn.Module):
     returns   (B, 64, H/4, W/4)
     """
 
-    def __init__(self, stem: nn.Sequential, groups: Sequence[str]):
+    def __init__(self, stem: nn.Module, groups: Sequence[str]):
         super().__init__()
-        self.convolution, norm, self.relu, self.pool = stem
-        self.norms = Norms(norm, groups)
+        self.convolution, norm, self.relu, self.pool = stem.children()
+        self.norms = Norms(cast(nn.BatchNorm2d, norm), groups)
 
     def forward(self, images: Tensor, group: Group) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
@@ -56,19 +59,22 @@ class GroupedBlock(nn.Module):
     returns   (B, C', H', W')
     """
 
-    def __init__(self, block: nn.Module, groups: Sequence[str]):
+    def __init__(self, block: Block, groups: Sequence[str]):
         super().__init__()
         count = 3 if hasattr(block, "conv3") else 2
         self.convolutions = nn.ModuleList(getattr(block, f"conv{i}") for i in range(1, count + 1))
         self.norms = nn.ModuleList(Norms(getattr(block, f"bn{i}"), groups) for i in range(1, count + 1))
-        self.shortcut, norm = block.downsample or (None, None)
-        self.shortcut_norms = norm and Norms(norm, groups)
+        shortcut, norm = block.downsample or (None, None)
+        self.shortcut: nn.Module | None = shortcut
+        self.shortcut_norms = None if norm is None else Norms(norm, groups)
 
     def forward(self, x: Tensor, group: Group) -> Tensor:
         y = x
         for i, (convolution, norms) in enumerate(zip(self.convolutions, self.norms)):
             y = norms(convolution(y.relu_() if i else y), group)
-        return (y + (x if self.shortcut is None else self.shortcut_norms(self.shortcut(x), group))).relu_()
+        if self.shortcut is not None and self.shortcut_norms is not None:
+            x = self.shortcut_norms(self.shortcut(x), group)
+        return (y + x).relu_()
 
 
 class GroupedStage(nn.ModuleList):
@@ -78,8 +84,8 @@ class GroupedStage(nn.ModuleList):
     returns   (B, C', H', W')
     """
 
-    def __init__(self, stage: nn.Sequential, groups: Sequence[str]):
-        super().__init__(GroupedBlock(block, groups) for block in stage)
+    def __init__(self, blocks: Iterable[Block], groups: Sequence[str]):
+        super().__init__(GroupedBlock(block, groups) for block in blocks)
 
     def forward(self, x: Tensor, group: Group) -> Tensor:
         for block in self:

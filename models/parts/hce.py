@@ -1,5 +1,7 @@
 """HCE, the hierarchical context extractor: dilated context beside the backbone (docs/method.md section 2)."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,8 +34,9 @@ class HCE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A conv1 of the concatenated outputs is the sum of one over each: the concatenation need not be kept.
-        parts = self.fuse[0].weight.split(self.c_mid, dim=1)
-        context, fused = x, 0
+        parts = cast(nn.Conv2d, self.fuse[0]).weight.split(self.c_mid, dim=1)
+        context = x
+        fused: Tensor | int = 0
         for conv, weight in zip(self.dilated, parts):
             context = conv(context)
             fused = fused + F.conv2d(context, weight)

@@ -38,7 +38,7 @@ def unmoved_statistics(module: nn.Module) -> Iterator[None]:
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     held = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, held):
-        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
     try:
         yield
     finally:
@@ -143,6 +143,8 @@ class WindowAttention(nn.Module):
     x         (B, H, W, C)
     returns   (B, H, W, C)
     """
+
+    bias_index: Tensor  # (w*w, w*w)
 
     def __init__(self, channels: int, heads: int = 16, window: int = 8, shift: int = 1):
         super().__init__()

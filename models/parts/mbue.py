@@ -1,5 +1,7 @@
 """MBUE, the multi-branch unified encoder: one map becomes three views of each image (docs/method.md section 4)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,7 +61,7 @@ class GlobalBlock(nn.Module):
             return x + self.drop_path(map_of(self.mlp(self.mlp_norm(tokens_of(x))), x.shape[2:]))
 
         # The quirk, fenced: written as (H, C, W) and read as (C, H, W); written as (C, W, H) and read as (HW, C).
-        batch, channels, height, width = x.shape
+        channels, height, width = x.shape[1:]
         x = x + self.drop_path(reread(attended.transpose(2, 3), (channels, height, width)))
         tokens = reread(x.transpose(2, 3), (height * width, channels))
         return x + self.drop_path(reread(self.mlp(self.mlp_norm(tokens)), (channels, height, width)))
@@ -128,7 +130,7 @@ class MBUE(nn.Module):
 
     views = 3
 
-    def __init__(self, channels: int, separate_compressions: bool = False, dropout: float = 0.01, **branch):
+    def __init__(self, channels: int, separate_compressions: bool = False, dropout: float = 0.01, **branch: Any):
         super().__init__()
         self.branch1 = Branch(channels, shared_compression=not separate_compressions, **branch)
         self.branch2 = Branch(channels, **branch)

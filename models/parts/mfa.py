@@ -1,5 +1,7 @@
 """MFA, multi-level feature aggregation: the backbone map takes up a lower, finer map (docs/method.md section 3)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -44,9 +46,10 @@ class NonLocal(nn.Module):
         self.g = nn.Conv2d(low, inner, 1)
         self.theta = nn.Conv2d(high, inner, 1)
         self.phi = nn.Conv2d(low, inner, 1)
-        self.out = nn.Sequential(nn.Conv2d(inner, high, 1), nn.BatchNorm2d(high))
-        nn.init.zeros_(self.out[1].weight)  # training starts from the plain backbone
-        nn.init.zeros_(self.out[1].bias)
+        norm = nn.BatchNorm2d(high)
+        self.out = nn.Sequential(nn.Conv2d(inner, high, 1), norm)
+        nn.init.zeros_(norm.weight)  # training starts from the plain backbone
+        nn.init.zeros_(norm.bias)
 
 
 class ChannelNonLocal(NonLocal):
@@ -58,7 +61,7 @@ class ChannelNonLocal(NonLocal):
     def __init__(self, high: int, low: int, downsample: bool):
         super().__init__(high, low, inner=low)
         if downsample:
-            self.phi.stride = self.out[0].stride = (2, 2)
+            self.phi.stride = cast(nn.Conv2d, self.out[0]).stride = (2, 2)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         theta = self.theta(high).flatten(2)  # (B, low, HW)

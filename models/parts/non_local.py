@@ -1,6 +1,7 @@
 """AGW's non-local blocks after the last blocks of ResNet's middle stages, which other methods have too."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -58,4 +59,4 @@ def add_non_locals(stages: nn.ModuleList, channels: Sequence[int], kind: str) ->
     for i, (width, count) in enumerate(zip(channels, AFTER)):
         if count and kind != "none":
             inner = {"one": 1, "half": width // 2}[kind]
-            stages[i] = NonLocalStage(stages[i], width, count, inner)
+            stages[i] = NonLocalStage(cast(nn.Sequential, stages[i]), width, count, inner)

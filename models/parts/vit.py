@@ -2,12 +2,16 @@
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.parts.backbone import PretrainedError, read_pretrained
+
+if TYPE_CHECKING:  # an optional library
+    from timm.models.vision_transformer import VisionTransformer
 
 # The first weights of timm's vit_base_patch16_224.
 IMAGENET = (
@@ -37,7 +41,7 @@ class OverlappingPatches(nn.Module):
 def build_transformer(
     size: tuple[int, int], *, patch: int, stride: int, depth: int, heads: int, width: int, dropout: float,
     drop_path: float, norm_eps: float, pretrained: str,
-) -> nn.Module:
+) -> "VisionTransformer":
     """timm's VisionTransformer without a head: `patch_embed`, `cls_token`, `pos_embed`, `pos_drop`, `blocks`, `norm`.
 
     size         (H, W) of the images
@@ -63,7 +67,7 @@ def build_transformer(
     return transformer
 
 
-def class_attention(block: nn.Module, tokens: Tensor) -> Tensor:
+def class_attention(block: Any, tokens: Tensor) -> Tensor:
     """How much the class token attends to each patch, as a multiple of what it would if it did to all tokens alike.
 
     block     of a transformer of `build_transformer`
@@ -78,10 +82,10 @@ def class_attention(block: nn.Module, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start(transformer: nn.Module) -> None:
+def start(transformer: "VisionTransformer") -> None:
     """Tokens, positions and linear layers normal with deviation 0.02, the patches' convolution by its outputs' fan."""
     for token in (transformer.cls_token, transformer.pos_embed):
-        nn.init.normal_(token, std=0.02)
+        nn.init.normal_(cast(Tensor, token), std=0.02)
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
@@ -91,7 +95,7 @@ def start(transformer: nn.Module) -> None:
     nn.init.zeros_(patches.bias)
 
 
-def load(transformer: nn.Module, source: str) -> None:
+def load(transformer: "VisionTransformer", source: str) -> None:
     """Fill the transformer from a file (`read_pretrained`), with its position embedding resized.
 
     raises   PretrainedError
@@ -101,7 +105,8 @@ def load(transformer: nn.Module, source: str) -> None:
         source, IMAGENET, name, f"timm's {name}", transformer.state_dict(), resized=("pos_embed",)
     )
     positions = state["pos_embed"]
-    width, number = transformer.pos_embed.shape[2], positions.numel() // transformer.pos_embed.shape[2] - 1
+    width = cast(Tensor, transformer.pos_embed).shape[2]
+    number = positions.numel() // width - 1
     if positions.shape != (1, number + 1, width) or number < 1 or math.isqrt(number) ** 2 != number:
         raise PretrainedError(
             f"MODEL.PRETRAINED: {source} has a pos_embed of {[*positions.shape]}, which is no class token and a square "

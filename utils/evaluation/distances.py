@@ -6,6 +6,7 @@ of different images counts once.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,8 @@ BLOCK = 2048        # images on either side of the pairs that are held at once
 @torch.inference_mode()
 def distance_counts(
     features: Tensor,
-    identities: Sequence[int],
-    infrared: Sequence[bool],
+    identities: Sequence[int] | np.ndarray,
+    infrared: Sequence[bool] | np.ndarray,
     *,
     weighting: str,
     scale: Tensor | None = None,
@@ -38,10 +39,10 @@ def distance_counts(
                   "modality_gap"}, ready for JSON; for "within" and "between" see `described`, for the others `overlap`
                   and `modality_gap`
     """
-    identities, infrared = (torch.as_tensor(x, device=features.device) for x in (identities, infrared))
+    who, of_infrared = (torch.as_tensor(x, device=features.device) for x in (identities, infrared))
     sides = {
-        name: (of_unit_length(scaled(features[rows], scale)), identities[rows])
-        for name, rows in (("VIS", ~infrared), ("IR", infrared))
+        name: (of_unit_length(scaled(features[rows], scale)), who[rows])
+        for name, rows in (("VIS", ~of_infrared), ("IR", of_infrared))
     }
     pairs = {}
     for a, b in (("VIS", "VIS"), ("IR", "IR"), ("VIS", "IR")):

@@ -1,7 +1,8 @@
 """Loaders -> embeddings, once -> the figures of every protocol and trial (docs/protocols.md)."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from utils.evaluation.aim import aim_similarity, settings_of
 from utils.evaluation.metrics import QueryFigures, full_float32, inner_products, rank_queries, summarize
 from utils.evaluation.mser import mser_distance
+from utils.evaluation.protocol import AnyProtocol, AnyTrial
 from utils.evaluation.rerank import reranked_distance
 from utils.reporting.results import protocol_of, reranking
 from utils.training.distributed import sum_over_ranks
@@ -92,8 +94,8 @@ def rows_not_finite(features: Tensor) -> list[int]:
 
 def evaluate_protocol(
     features: Tensor,
-    identities: Sequence[int],
-    protocol,
+    identities: Sequence[int] | np.ndarray,
+    protocol: AnyProtocol,
     *,
     flip: bool,
     weighting: str,
@@ -109,7 +111,7 @@ def evaluate_protocol(
 
     features          (N, E) float32 on any device; after scaling, one inner product is the whole similarity
     identities        (N,)
-    protocol          name, counts, trials with rows `query` and `gallery`, and per row `query_ignores`, `gallery_group`
+    protocol          of data/records.py, or what has the same (utils/evaluation/protocol.py)
     flip, weighting   how the embeddings were made and weighed: they stand beside the figures
     scale             (E,) factors of the embeddings' columns
     rerank            none, k_reciprocal (utils/evaluation/rerank.py), mser (utils/evaluation/mser.py) or aim
@@ -142,12 +144,13 @@ def evaluate_protocol(
     broken = rows_not_finite(features)
     if broken:
         raise EvaluationError(f"{protocol.name}: the embedding in row {broken[0]} is not finite (nan or infinite)")
-    identities, query_ignores, gallery_group = (
+    who, query_ignores, gallery_group = (
         torch.as_tensor(x, device=features.device)
         for x in (identities, protocol.query_ignores, protocol.gallery_group)
     )
     similarities, by = similarities_by(rerank, protocol.name, versions, aim)
-    rows, figures = [[] for _ in described], [[] for _ in described]
+    rows: list[list[np.ndarray]] = [[] for _ in described]
+    figures: list[list[QueryFigures]] = [[] for _ in described]
     for number, query, similarity in similarities(features, described, scale, block_bytes):
         gallery = described[number].gallery
         ignored = None
@@ -155,7 +158,7 @@ def evaluate_protocol(
             ignored = query_ignores[query, None] == gallery_group[gallery]
         rows[number].append(query)
         figures[number].append(
-            rank_queries(similarity, identities[query], identities[gallery], ignored, protocol.counts)
+            rank_queries(similarity, who[query], who[gallery], ignored, protocol.counts)
         )
 
     trials = []
@@ -204,11 +207,16 @@ def similarities_by(
         except ValueError as error:
             raise EvaluationError(str(error)) from None
         return partial(aim_similarities, k1=k1, k2=k2), f"aim (k1 {k1}, k2 {k2})"
-    by_mser = partial(mser_similarities, versions=versions)
-    return {"none": plain_similarities, "k_reciprocal": reranked_similarities, "mser": by_mser}[rerank], rerank
+    ways: dict[str, Callable] = {
+        "none": plain_similarities, "k_reciprocal": reranked_similarities,
+        "mser": partial(mser_similarities, versions=cast(Versions, versions)),
+    }
+    return ways[rerank], rerank
 
 
-def check_reranking(rerank: str, protocols: Sequence, infrared: Sequence[bool], aim: tuple[int, int] = (0, 0)) -> None:
+def check_reranking(
+    rerank: str, protocols: Sequence[AnyProtocol], infrared: Sequence[bool] | np.ndarray, aim: tuple[int, int] = (0, 0)
+) -> None:
     """Whether these protocols can be re-ranked, before any image is embedded.
 
     protocols   as in `evaluate_protocol`
@@ -222,7 +230,7 @@ def check_reranking(rerank: str, protocols: Sequence, infrared: Sequence[bool], 
                 check_across(number, trial, np.asarray(infrared))
 
 
-def check_across(number: int, trial, infrared: np.ndarray) -> None:
+def check_across(number: int, trial: AnyTrial, infrared: np.ndarray) -> None:
     """
     raises   EvaluationError where a trial's queries and gallery aren't of one modality each, and different ones
     """
@@ -235,7 +243,7 @@ def check_across(number: int, trial, infrared: np.ndarray) -> None:
 
 
 def plain_similarities(
-    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int
+    features: Tensor, trials: Sequence[AnyTrial], scale: Tensor | None, block_bytes: int
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """(trial's number, query rows (Q,), similarities (Q, gallery)) in blocks, a trial's query rows ascending.
 
@@ -259,7 +267,7 @@ def plain_similarities(
 
 
 def reranked_similarities(
-    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int
+    features: Tensor, trials: Sequence[AnyTrial], scale: Tensor | None, block_bytes: int
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """As `plain_similarities`, by re-ranked distance; a trial comes in one block."""
     for number, trial in enumerate(trials):
@@ -271,7 +279,7 @@ def reranked_similarities(
 
 
 def mser_similarities(
-    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int, versions: Versions
+    features: Tensor, trials: Sequence[AnyTrial], scale: Tensor | None, block_bytes: int, versions: Versions
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """As `reranked_similarities`, by MSER.
 
@@ -289,13 +297,13 @@ def mser_similarities(
 
 
 def aim_similarities(
-    features: Tensor, trials: Sequence, scale: Tensor | None, block_bytes: int, k1: int, k2: int
+    features: Tensor, trials: Sequence[AnyTrial], scale: Tensor | None, block_bytes: int, k1: int, k2: int
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """As `reranked_similarities`, by AIM."""
     for number, trial in enumerate(trials):
         query = np.sort(trial.query)
-        sides = (scaled(features[rows], scale) for rows in (query, trial.gallery))
-        yield number, query, aim_similarity(*sides, k1, k2, block_bytes)
+        asked, shown = (scaled(features[rows], scale) for rows in (query, trial.gallery))
+        yield number, query, aim_similarity(asked, shown, k1, k2, block_bytes)
 
 
 def scaled(features: Tensor, scale: Tensor | None) -> Tensor:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.evaluation.distances import BINS, BIN_WIDTH, described, of_unit_length
+from utils.evaluation.distances import BIN_WIDTH, BINS, described, of_unit_length
 from utils.evaluation.evaluator import BLOCK_BYTES
 from utils.evaluation.metrics import IGNORED, inner_products, ranking_keys
+from utils.evaluation.protocol import AnyProtocol
 
 BYTES_PER_ENTRY = 60  # held at once for one similarity
 
@@ -47,8 +48,8 @@ class Searches:
 
 @torch.inference_mode()
 def search_all(
-    features: Tensor, identities: Sequence[int], cameras: Sequence[int], protocol, similarities: Callable,
-    block_bytes: int = BLOCK_BYTES,
+    features: Tensor, identities: Sequence[int], cameras: Sequence[int], protocol: AnyProtocol,
+    similarities: Callable, block_bytes: int = BLOCK_BYTES,
 ) -> Searches:
     """Every search of a protocol.
 
@@ -63,7 +64,9 @@ def search_all(
         for x in (identities, cameras, protocol.query_ignores, protocol.gallery_group)
     )
     sizes = gallery_sizes(min(len(trial.gallery) for trial in protocol.trials))
-    parts, by_size, counts = {}, torch.zeros(len(sizes), dtype=torch.float64), Counter()
+    parts: dict[int, list[list[np.ndarray]]] = {}
+    by_size = torch.zeros(len(sizes), dtype=torch.float64)
+    counts: Counter[tuple[str, int, int]] = Counter()
     for number, rows, similarity in similarities(features, protocol.trials, None, block_bytes):
         gallery = torch.as_tensor(protocol.trials[number].gallery, device=device)
         step = max(1, block_bytes // (BYTES_PER_ENTRY * len(gallery)))
@@ -84,10 +87,13 @@ def search_all(
             parts.setdefault(number, []).append([x.cpu().numpy() for x in found])
             by_size += rank1_by_size(right.cpu(), kept.cpu(), sizes).sum(dim=0)
             count_cameras(counts, keys, who[query], who[gallery], where[query], where[gallery])
-    columns = [np.concatenate(column) for column in zip(*(part for number in sorted(parts) for part in parts[number]))]
+    columns = zip(*(part for number in sorted(parts) for part in parts[number]))
     trial = np.concatenate([[number] * len(part[0]) for number in sorted(parts) for part in parts[number]])
-    pairs = {key[1:]: (counts["searches", *key[1:]], counts["hits", *key[1:]]) for key in sorted(counts)}
-    return Searches(trial, *columns, sizes.numpy(), (by_size / len(trial)).numpy(), pairs)
+    pairs = {(by, of): (counts["searches", by, of], counts["hits", by, of]) for _, by, of in sorted(counts)}
+    by_query = {name: np.concatenate(x) for name, x in zip(("query", "first", "right", "place", "ap"), columns)}
+    return Searches(
+        trial, **by_query, sizes=sizes.numpy(), rank1=(by_size / len(trial)).numpy(), cameras=pairs
+    )
 
 
 def gallery_sizes(largest: int) -> Tensor:
@@ -119,7 +125,7 @@ def rank1_by_size(right: Tensor, kept: Tensor, sizes: Tensor) -> Tensor:
 
 
 def count_cameras(
-    counts: Counter, keys: Tensor, asked: Tensor, shown: Tensor, by: Tensor, of: Tensor
+    counts: Counter[tuple[str, int, int]], keys: Tensor, asked: Tensor, shown: Tensor, by: Tensor, of: Tensor
 ) -> None:
     """Add the searches in the images of each gallery camera alone, and those whose first image is right.
 
@@ -141,8 +147,8 @@ def count_cameras(
 def by_identity(searches: Searches, identities: Sequence[int]) -> list[dict]:
     """Of each person, the one that is found least first: identity, searches, Rank-1, mAP, and for whom they are taken
     most often (None: never)."""
-    identities = np.asarray(identities)
-    asked, first = identities[searches.query], identities[searches.first]
+    who = np.asarray(identities)
+    asked, first = who[searches.query], who[searches.first]
     people = []
     for identity in np.unique(asked).tolist():
         mine = asked == identity
@@ -157,8 +163,8 @@ def by_identity(searches: Searches, identities: Sequence[int]) -> list[dict]:
 def confused_pairs(searches: Searches, identities: Sequence[int], number: int) -> list[dict]:
     """The pairs of people who are taken for one another most often: {"people", "wrong" searches of either that have the
     other first, "searches" of both, "example": one search's place in `searches`}."""
-    identities = np.asarray(identities)
-    asked, first = identities[searches.query], identities[searches.first]
+    who = np.asarray(identities)
+    asked, first = who[searches.query], who[searches.first]
     wrong = np.flatnonzero(~searches.hit)
     pairs = [tuple(sorted(pair)) for pair in zip(asked[wrong].tolist(), first[wrong].tolist())]
     of_person, found = Counter(asked.tolist()), []
@@ -194,7 +200,7 @@ def agreement(a: Searches, b: Searches) -> float:
 
 @torch.inference_mode()
 def pair_distances(
-    features: Tensor, identities: Sequence[int], protocol, block_bytes: int = BLOCK_BYTES
+    features: Tensor, identities: Sequence[int], protocol: AnyProtocol, block_bytes: int = BLOCK_BYTES
 ) -> tuple[dict, dict]:
     """Cosine distances of queries to the images that they don't ignore in the first gallery: of the same identity and
     of other ones (`utils.evaluation.distances.described`)."""

@@ -5,10 +5,10 @@ the gallery below. Keys are distinct, so ties are broken by gallery order whatev
 smaller keys: integers, equal on every device and for every chunk size.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor

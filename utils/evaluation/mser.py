@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from utils.evaluation.metrics import ranking_keys
 from utils.evaluation.rerank import (
-    BYTES_PER_DISTANCE, CHUNK_BYTES, average, check_settings, chunks, largest_of, overlaps, reciprocal_sets,
+    BYTES_PER_DISTANCE,
+    CHUNK_BYTES,
+    average,
+    check_settings,
+    chunks,
+    largest_of,
+    overlaps,
+    reciprocal_sets,
     squared_distances,
 )
 
@@ -40,18 +47,18 @@ def mser_distance(
     squares = features.square().sum(dim=1)
     place = torch.arange(queries, device=features.device) % number  # of each version of a query
     result = features.new_zeros(number, size)
-    nearest, near = [], []
+    nearest_parts, near_parts = [], []
     for i in chunks(len(features), BYTES_PER_DISTANCE * len(features), chunk_bytes):
         original = squared_distances(features, squares, i)                        # (C, N)
         original /= largest_of(original, i.start)[:, None]
         found = ranking_keys(-original[:, :queries]).topk(min(k1 + 1, queries), largest=False).indices
-        nearest.append(found)
+        nearest_parts.append(found)
         of_queries = original[:max(0, queries - i.start)]
-        near.append(of_queries.gather(1, found[:len(of_queries)]))
+        near_parts.append(of_queries.gather(1, found[:len(of_queries)]))
         to_gallery = of_queries[:, queries:].unflatten(1, (shown, size)).mean(dim=1)
         result.index_add_(0, place[i.start:i.start + len(of_queries)], to_gallery, alpha=weight / asked)
 
-    nearest, near = torch.cat(nearest), torch.cat(near)                           # (N, K), (queries, K)
+    nearest, near = torch.cat(nearest_parts), torch.cat(near_parts)               # (N, K), (queries, K)
     member = reciprocal_sets(nearest[:queries], chunk_bytes) >= 0                 # of the gallery none has any
     encoding = (-near).exp() * member
     encoding /= encoding.sum(dim=1, keepdim=True).clamp(min=1e-30)

@@ -9,7 +9,7 @@ Nothing N x N is ever held: distances come in chunks of rows, twice, and the enc
 the sparse parts may differ in their last bit from run to run.
 """
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -153,7 +153,8 @@ def average(
         place, slot = (owner // k2 * number + column[entry]).unique(return_inverse=True)
         mean = torch.zeros(len(place), device=value.device).index_add_(0, slot, value[entry] / k2)
         means.append((place // number + i.start, place % number, mean))
-    return tuple(map(torch.cat, zip(*means)))
+    rows, columns, values = map(torch.cat, zip(*means))
+    return rows, columns, values
 
 
 def overlaps(

@@ -2,9 +2,10 @@
 
 import os
 import sys
+from types import ModuleType
 
 
-def plain_matplotlib():
+def plain_matplotlib() -> ModuleType:
     """The module; import others of its modules after this, and not at the top of a file that doesn't always draw.
 
     raises   whatever a broken installation does

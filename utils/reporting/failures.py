@@ -5,6 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,6 +14,9 @@ from PIL import Image
 from utils.evaluation.distances import overlap, shares
 from utils.evaluation.failures import Searches, agreement, by_identity, confused_pairs, differences
 from utils.reporting.report import filled, import_plots, table, text
+
+if TYPE_CHECKING:  # a second, which only charts wait for
+    from matplotlib.axes import Axes
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 HEIGHT, WIDTH = 128, 64   # of an embedded image, in pixels
@@ -142,7 +147,7 @@ def people(runs: Sequence[Run], identities: Sequence[int]) -> str:
         for p in found[:WORST]
     ]
 
-    def draw(plots, panel, run, style):
+    def draw(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
         ordered = sorted(p["rank1"] for p in by_identity(run.searches, identities))
         panel.plot(range(1, len(ordered) + 1), 100 * np.array(ordered), label=run.name, **style)
         panel.set(xlabel="people, the one found least first", ylabel="Rank-1, %", ylim=(-2, 102))
@@ -186,7 +191,7 @@ def picture(png: bytes, alt: str) -> str:
     return f'<img class="chart" src="{source}" alt="{text(alt)}">'
 
 
-def size_chart(plots, panel, run: Run, style: dict) -> None:
+def size_chart(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
     panel.plot(run.searches.sizes, 100 * run.searches.rank1, label=run.name, **style)
     panel.set(xlabel="gallery images", ylabel="Rank-1, %", xscale="log", ylim=(-2, 102))
     panel.set_xticks(run.searches.sizes, map(str, run.searches.sizes), rotation=45)
@@ -196,14 +201,15 @@ def size_chart(plots, panel, run: Run, style: dict) -> None:
 def distance_part(runs: Sequence[Run]) -> str:
     content = ""
     for run in runs:
-        if run.distances is None:
+        distances = run.distances
+        if distances is None:
             content += f"<p>{text(run.name)}: its embeddings have no cosine distance.</p>"
             continue
-        shared = overlap(*run.distances)
+        shared = overlap(*distances)
 
-        def draw(plots, panel, run, style):
+        def draw(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
             looks = (("same person", "-", plots.COLOURS[0]), ("different people", "--", plots.COLOURS[1]))
-            for part, (label, dash, colour) in zip(run.distances, looks):
+            for part, (label, dash, colour) in zip(distances, looks):
                 if part["number"]:
                     share = 100 * shares(part).numpy().reshape(-1, 5).sum(axis=1)  # bars of five counted bins
                     last = int(np.flatnonzero(share)[-1]) + 1
@@ -215,7 +221,7 @@ def distance_part(runs: Sequence[Run]) -> str:
 
         content += chart([run], draw, f"Distances of {run.name}")
         means = " and ".join(
-            f"{part['mean']:.3f} ({part['number']:,} pairs)" if part["number"] else "none" for part in run.distances
+            f"{part['mean']:.3f} ({part['number']:,} pairs)" if part["number"] else "none" for part in distances
         )
         said = "" if shared is None else f"; the histograms share {100 * shared:.0f} % of their area"
         content += f'<p class="quiet">{text(f"Mean of the same person and of others: {means}{said}.")}</p>'
@@ -230,8 +236,8 @@ def two_runs(runs: Sequence[Run], shown: Images, number: int) -> str:
     )]
     content = f'<div class="scroll two">{table(cells, ["first image", "% of searches"])}</div>'
 
-    def draw(plots, panel, run, style):
-        panel.hist(100 * gain, bins=np.linspace(-100, 100, 41), color=style["color"], alpha=0.7)
+    def draw(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
+        panel.hist(100 * gain, bins=np.linspace(-100, 100, 41).tolist(), color=style["color"], alpha=0.7)
         panel.set(xlabel="average precision of B less that of A, points", ylabel="queries", yscale="symlog")
 
     content += chart(runs[:1], draw, "Differences of average precision")

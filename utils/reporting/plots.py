@@ -1,4 +1,4 @@
-"""A run's figures -> pictures: training curves, CMC, histograms of distances.
+"""Figures -> pictures: training curves, CMC, histograms of distances, accuracy beside cost.
 
 Figures are drawn without pyplot, whose state is global. Colours are those of Okabe and Ito, which the colour-blind can
 tell apart; line styles and markers say the same again.
@@ -6,21 +6,26 @@ tell apart; line styles and markers say the same again.
 
 import io
 import itertools
+import math
+import textwrap
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from utils.reporting.drawing import plain_matplotlib
 
-plain_matplotlib()
+matplotlib = plain_matplotlib()
 
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from utils.evaluation.distances import shares  # noqa: E402
-from utils.evaluation.evaluator import FIGURES  # noqa: E402
-from utils.reporting.results import protocol_of, rerankings  # noqa: E402
+from utils.evaluation.distances import shares
+from utils.evaluation.evaluator import FIGURES
+from utils.reporting.results import protocol_of, rerankings
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
@@ -34,6 +39,14 @@ def png(figure: Figure) -> bytes:
     """The content of a PNG file; the same for the same figures."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The content of an SVG file, text drawn as paths; the same for the same figures."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "figure"}):  # else its ids are random
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
@@ -58,6 +71,11 @@ def styles(number: int) -> list[dict]:
     ]
 
 
+def plain_ticks() -> dict:
+    """What an axis with a logarithmic scale is set to, for ticks such as 0.5, 1 and 2."""
+    return {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}", "minor_locator": NullLocator()}
+
+
 def training_curves(lines: Sequence[dict]) -> Figure:
     """Loss terms (those of weight 0 are left out), learning rate and, where there was one, validation, by epoch.
 
@@ -68,7 +86,7 @@ def training_curves(lines: Sequence[dict]) -> Figure:
     losses = [name for name in names if name not in (*NO_CURVE, *validation) and any(line.get(name) for line in lines)]
     figure, axes = panels([3.2, 1.8] + [2.2] * bool(validation))
 
-    def draw(panel: Axes, name: str, factor: float = 1.0, **style) -> None:
+    def draw(panel: Axes, name: str, factor: float = 1.0, **style: Any) -> None:
         points = [(line["epoch"], factor * line[name]) for line in lines if name in line]
         panel.plot(*zip(*points), **style, markevery=max(1, len(points) // 20))
 
@@ -80,9 +98,7 @@ def training_curves(lines: Sequence[dict]) -> Figure:
     for panel, keys in ((axes[0], losses), (axes[1], ["lr"])):
         if all(line.get(key, 0) >= 0 for line in lines for key in keys):
             panel.set_yscale("log", nonpositive="mask")
-            panel.yaxis.set(
-                major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator()
-            )
+            panel.yaxis.set(**plain_ticks())
     for name, style in zip(validation, styles(len(validation))):
         best = max((line for line in lines if name in line), key=lambda line: line[name])
         label = name.removeprefix("validation_")
@@ -92,7 +108,7 @@ def training_curves(lines: Sequence[dict]) -> Figure:
     for panel in (axes[0], *axes[2:]):  # above the panel, where it hides no curve
         panel.legend(fontsize=9, ncols=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, columnspacing=1)
     axes[-1].set_xlabel("epoch, from 0")
-    axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    cast(MaxNLocator, axes[-1].xaxis.get_major_locator()).set_params(integer=True, min_n_ticks=1)
     return figure
 
 
@@ -180,3 +196,83 @@ def heat_maps(
                 colour = "black" if value > 0.6 * top else "white"
                 axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
     return figure
+
+
+def accuracy_and_cost(
+    points: Sequence[tuple[str, float, Sequence[float]]], accuracy: str, cost: str, note: str
+) -> Figure:
+    """A point for each method, its name beside it; the bar is the standard deviation (of the sample) of its values.
+
+    Methods of about one cost stand side by side, else their bars would hide one another.
+
+    points           (name, cost above 0, its values, one at least)
+    accuracy, cost   what the axes show
+    note             stands below
+    """
+    figure = Figure(figsize=(WIDTH, 5.0), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    costs = np.array([at for _, at, _ in points])
+    if costs.max() > 3 * costs.min():
+        axes.set_xscale("log")
+        axes.xaxis.set(**plain_ticks())
+        costs = np.exp(side_by_side(np.log(costs)))
+    else:
+        costs = side_by_side(costs)
+    middles = [float(np.mean(values)) for _, _, values in points]
+    spreads = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for _, _, values in points]
+    axes.errorbar(costs, middles, spreads, fmt="o", color=COLOURS[0], markersize=5, elinewidth=1.2, capsize=3)
+    axes.margins(0.12)
+    axes.set(xlabel=cost, ylabel=accuracy)
+    figure.supxlabel(textwrap.fill(note, 118), x=0.01, ha="left", fontsize=8)
+    name_points(axes, [name for name, _, _ in points], costs, middles, spreads)
+    return figure
+
+
+def side_by_side(x: np.ndarray) -> np.ndarray:
+    """Moves apart, around their place, those of the places that are hardly a hundredth of their whole span apart.
+
+    x, returns   (N,)
+    """
+    order, gap, moved = np.argsort(x, kind="stable"), 0.015 * np.ptp(x), x.copy()
+    for group in np.split(order, 1 + np.flatnonzero(np.diff(x[order]) > gap)):
+        moved[group] += gap * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return moved
+
+
+def name_points(
+    axes: Axes, names: Sequence[str], x: np.ndarray, y: Sequence[float], spreads: Sequence[float]
+) -> None:
+    """Write each name at the nearest place around its point where it hides no point, bar or other name.
+
+    Where there is no such place it hides as few as it can. The axes' limits and labels must be set before.
+    """
+    figure = cast(Figure, axes.figure)
+    figure.draw_without_rendering()  # what is where is known after that,
+    figure.set_layout_engine("none")  # and stays there
+    pixels, to_pixels = figure.dpi / 72, axes.transData.transform  # in a point of text
+    taken = [
+        Bbox([to_pixels((at, middle - spread)) - 4 * pixels, to_pixels((at, middle + spread)) + 4 * pixels])
+        for at, middle, spread in zip(x, y, spreads)
+    ]
+    steps = [
+        away * np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))]).round(3)
+        for away in range(8, 80, 8) for angle in (0, 180, 30, -30, 150, -150, 60, -60, 90, -90)
+    ]
+
+    def hidden(box: Bbox) -> int:
+        outside = not all(axes.bbox.contains(*corner) for corner in box.get_points())
+        return box.count_overlaps(taken) + outside
+
+    for name, point in zip(names, zip(x, y)):
+        text = axes.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+        )
+        half = np.array(Text.get_window_extent(text).size) / 2
+        offsets = [pixels * step + np.sign(step) * half for step in steps]
+        boxes = [Bbox(to_pixels(point) + offset + [-half, half]) for offset in offsets]
+        best = min(range(len(boxes)), key=lambda i: hidden(boxes[i]))  # the first, which is the nearest, of the best
+        text.xyann = offsets[best] / pixels
+        taken.append(boxes[best])

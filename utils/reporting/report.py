@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
+from types import ModuleType
+from typing import Any
 
 from utils.evaluation.evaluator import FIGURES, table_rows
 from utils.output import reason, write_atomically
@@ -85,7 +87,7 @@ def write_report(file: Path, saved: dict, title: str) -> list[Path]:
     return [write(file.with_name(prefix + name), content) for name, content in contents.items() if content]
 
 
-def import_plots():
+def import_plots() -> ModuleType:
     """The module that draws, with matplotlib; not imported before, for a training doesn't need it.
 
     raises   ReportError
@@ -108,7 +110,7 @@ def curves_of(folder: Path) -> bytes | None:
     return plots.png(plots.training_curves(lines)) if lines else None
 
 
-def sheets_of(folder: Path | None, checkpoint: dict | list) -> Iterator[str]:
+def sheets_of(folder: Path | None, checkpoint: Any) -> Iterator[str]:
     """Sections with the pictures that scripts/visualize.py has drawn of this checkpoint, or with how to draw them.
 
     folder   of the training; without one, there are none
@@ -142,7 +144,7 @@ def of_first_weighting(results: Sequence[dict]) -> list[dict]:
 
 def training_folder(file: Path, checkpoint: dict | list) -> Path | None:
     """The folder of a checkpoint's training: as the results name it or, where the run was moved, their own."""
-    if "epochs" not in checkpoint:
+    if isinstance(checkpoint, list) or "epochs" not in checkpoint:
         return None  # of other authors, of random weights, or a mean over several
     named = Path(checkpoint["path"])
     if (named.parent / "metrics.jsonl").exists():
@@ -265,7 +267,7 @@ def table(lines: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
 
 def flat(options: dict, prefix: str = "") -> list[tuple[str, object]]:
     """[("SOLVER.EPOCHS", 151), ...]"""
-    pairs = []
+    pairs: list[tuple[str, object]] = []
     for key, value in options.items():
         pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
     return pairs

@@ -1,6 +1,7 @@
 """Results files of test.py, read and checked."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 SETTING = ("protocol", "flip", "weighting", "re-ranking", "trained on")
@@ -55,7 +56,7 @@ def reranking(result: dict) -> str:
     return {True: "k_reciprocal", False: "no"}.get(by, by)
 
 
-def rerankings(results: list[dict]) -> str:
+def rerankings(results: Sequence[dict]) -> str:
     """By what some results are re-ranked: one name, unless they differ."""
     return ", ".join(dict.fromkeys(map(reranking, results)))
 

@@ -6,6 +6,7 @@ which it shows as boxes. Where matplotlib is broken, Pillow's own font takes its
 
 import io
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.reporting.drawing import plain_matplotlib
 from utils.output import OutputError, write_or_keep
+from utils.reporting.drawing import plain_matplotlib
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 RIGHT, WRONG = "#178a3d", "#d62728"  # frame colours; a tick and a cross say the same without colour
 GAP = 10       # pixels between images; twice that after a row's label and a ranking's query
 BORDER = 3     # pixels that a frame is wide
@@ -65,7 +67,7 @@ def sheet(
     title: str = "",
     height: int = 128,
     width: int = 64,
-    apart: set[int] = frozenset(),
+    apart: AbstractSet[int] = frozenset(),
 ) -> Image.Image:
     """A grid of images.
 
@@ -161,7 +163,7 @@ def format_of(path: Path) -> str:
 
 
 @cache
-def font_of(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> Font:
     """
     size   in pixels
     """
@@ -172,7 +174,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.load_default(size)
 
 
-def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+def text_size(text: str, font: Font) -> tuple[int, int]:
     """(width, height) in pixels; "" has none."""
     if not text:
         return 0, 0

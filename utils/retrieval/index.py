@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,18 +48,20 @@ class Rows(np.memmap):
     """
 
     index: "SearchIndex | None" = None  # of the whole matrix; parts of it are checked already
+    sums: np.ndarray                    # (N,) of its rows
+    checked: np.ndarray                 # (N,) bool
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> np.ndarray:
         if self.index is not None:
-            self.check(key[0] if isinstance(key, tuple) else key)
+            self.check(self.index, key[0] if isinstance(key, tuple) else key)
         return self.view(np.ndarray)[key]
 
-    def check(self, key) -> None:
+    def check(self, index: "SearchIndex", key: Any) -> None:
         if self.checked[key].all():
             return
         wrong = row_sums(np.atleast_2d(self.view(np.ndarray)[key])) != self.sums[key]
         if wrong.any():
-            raise self.index.damaged(EMBEDDINGS, np.atleast_1d(np.arange(len(self))[key])[wrong][0])
+            raise index.damaged(EMBEDDINGS, np.atleast_1d(np.arange(len(self))[key])[wrong][0])
         self.checked[key] = True
 
 
@@ -71,7 +74,8 @@ class SearchIndex:
 
     def __init__(self, folder: Path, numbers: int, dtype: str):
         self.folder, self.numbers, self.dtype = folder, numbers, np.dtype(dtype)
-        self.entries, self.sums = [], array("Q")
+        self.entries: list[tuple[str, Stamp]] = []
+        self.sums = array("Q")
         self.read_entries()
         self.row = {name: row for row, (name, _) in enumerate(self.entries)}  # of several rows the last
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +76,7 @@ def scores_and_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def faiss_search(
     queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, folder: Path,
-    report: Callable[[str], None] = print, kind: str = "", index=None,
+    report: Callable[[str], None] = print, kind: str = "", index: Any = None,
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """What does as `search_exact`, in less time.
 
@@ -107,7 +109,7 @@ def faiss_search(
     return partial(preselected, faiss, index, queries, matrix, current, top, check["probes"])
 
 
-def checked(faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int) -> dict:
+def checked(faiss: ModuleType, index: Any, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int) -> dict:
     """The first of PROBES by which a sample of the queries gets RECALL of the exact answers, or else the last.
 
     returns   its number of lists ("probes") and the share ("recall"), and of how many rows, queries and answers each
@@ -140,17 +142,17 @@ def kept_check(folder: Path, rows: int, queries: int, top: int, kind: str) -> di
 
 
 def preselected(
-    faiss, index, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, probes: int
+    faiss: ModuleType, index: Any, queries: Tensor, matrix: np.ndarray, current: np.ndarray, top: int, probes: int
 ) -> tuple[Tensor, Tensor]:
     """The best of FAISS's candidates; where it finds fewer than there are rows, the last scores are -inf."""
-    top, queries = min(top, int(current.sum())), queries.cpu().numpy()
+    top, asked = min(top, int(current.sum())), queries.cpu().numpy()
     lists = faiss.SearchParametersIVF(
         nprobe=probes, sel=faiss.IDSelectorBitmap(np.packbits(current, bitorder="little"))
     )
     parameters = faiss.SearchParametersPreTransform(index_params=lists)
-    _, candidates = index.search(queries, CANDIDATES * top, params=parameters)
+    _, candidates = index.search(asked, CANDIDATES * top, params=parameters)
     scores, rows = torch.full((len(queries), top), -torch.inf), torch.zeros(len(queries), top, dtype=torch.int64)
-    for i, (query, row) in enumerate(zip(queries, candidates)):
+    for i, (query, row) in enumerate(zip(asked, candidates)):
         row = np.sort(row[row >= 0])  # -1 stands for none
         score = torch.from_numpy(matrix[row].astype(np.float32) @ query)
         order = score.argsort(descending=True, stable=True)[:top]
@@ -158,7 +160,7 @@ def preselected(
     return scores, rows
 
 
-def faiss_index(faiss, matrix: np.ndarray, folder: Path, report: Callable[[str], None]):
+def faiss_index(faiss: ModuleType, matrix: np.ndarray, folder: Path, report: Callable[[str], None]) -> Any:
     """FAISS's index of all rows of the matrix: as it lies in the folder, with what has been added since."""
     file = folder / FAISS
     index = read_index(faiss, file, *matrix.shape)
@@ -176,7 +178,7 @@ def faiss_index(faiss, matrix: np.ndarray, folder: Path, report: Callable[[str],
     return index
 
 
-def read_index(faiss, file: Path, rows: int, width: int):
+def read_index(faiss: ModuleType, file: Path, rows: int, width: int) -> Any:
     """FAISS's index in the file; None where that is missing, damaged, of another matrix or of a much smaller set."""
     try:
         if not is_sealed(file):  # FAISS would trust the bytes with the process's memory
@@ -188,7 +190,7 @@ def read_index(faiss, file: Path, rows: int, width: int):
     return index if fits else None
 
 
-def trained_index(faiss, matrix: np.ndarray):
+def trained_index(faiss: ModuleType, matrix: np.ndarray) -> Any:
     """An empty index: principal directions, 4 √N inverted lists, a byte for each number."""
     number, width = matrix.shape
     lists = max(1, min(int(4 * number**0.5), number // 40))
@@ -211,7 +213,7 @@ def evenly_placed(number: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
 
 
-def import_faiss():
+def import_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError:
@@ -233,6 +235,7 @@ def faiss_pays(queries: int, matrix: np.ndarray, top: int, device: torch.device,
 def available_memory() -> float:
     """Bytes of memory that a program can still have; infinite where the system does not tell."""
     try:
-        return 1024 * float(re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)[1])
-    except (OSError, TypeError):
-        return float("inf")
+        told = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        told = None
+    return 1024 * float(told[1]) if told else float("inf")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ class OwnCheckpoint(dict):
         super().__init__(state)
         self.path = path
 
-    def __missing__(self, key: str):
+    def __missing__(self, key: str) -> NoReturn:
         raise CheckpointError(f"{self.path} is no whole checkpoint of train.py: it lacks {key!r}")
 
 

@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from utils.stop import STOPPING
 
@@ -46,10 +47,11 @@ def start_worker(_worker: int) -> None:
     for number in STOPPING:  # Ctrl-C and schedulers signal the whole process group, and the last batch is wanted
         signal.signal(number, signal.SIG_IGN)
     # Python's own handler prints a trace and goes on, while the main process waits for the lost batch for ever.
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_worker)
+    queue: Any = multiprocessing.queues.Queue
+    queue._on_queue_feeder_error = staticmethod(end_worker)
 
 
-def end_worker(error: Exception, _item) -> None:
+def end_worker(error: Exception, _item: object) -> None:
     """A batch could not be handed over: end the process with a status that tells the main process why."""
     number = getattr(error, "errno", None) or next(
         (n for n in BY_NUMBER if os.strerror(n) in str(error)), errno.ENOSPC if "shared memory" in str(error) else 1
@@ -80,7 +82,7 @@ def meaning_of(error: Exception) -> str | None:
     """Why a loader failed, or None where the error is not of one."""
     text = str(error)
     number = getattr(error, "errno", None)  # which an error of a worker has lost on its way
-    if number in BY_NUMBER and number != errno.ENOSPC and error.filename is None:
+    if number in BY_NUMBER and number != errno.ENOSPC and getattr(error, "filename", None) is None:
         return BY_NUMBER[number]
     died = isinstance(error, (EOFError, ConnectionError)) or "DataLoader worker (pid" in text
     if died:

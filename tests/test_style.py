@@ -1,0 +1,21 @@
+"""What ruff and mypy say of the code, as ruff.toml and mypy.ini ask them."""
+
+import subprocess
+import sys
+
+import pytest
+from programs import ROOT
+
+
+def check(*command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing():
+    check("ruff", "check")
+
+
+@pytest.mark.long
+def test_mypy_accepts_all_but_the_tests():
+    check("mypy")
