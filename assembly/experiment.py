@@ -40,7 +40,10 @@ def run(program: str, *arguments: str) -> None:
     print("$", "python", program, *arguments, flush=True)
     done = subprocess.run(command, check=False)
     if done.returncode:
-        raise ExperimentError(f"{program} ended with status {done.returncode}; run this script again to go on")
+        raise ExperimentError(
+            f"{program} ended with status {done.returncode}, for the reason above; once that is fixed, this script "
+            "goes on from there"
+        )
 
 
 def options_of(words: Sequence[str]) -> dict[str, str]:

@@ -480,7 +480,7 @@ def test_a_number_on_the_command_line(words, message):
 
 def test_a_program_that_fails_in_an_experiment(monkeypatch, capsys):
     monkeypatch.setattr(experiment.subprocess, "run", lambda command, check: SimpleNamespace(returncode=3))
-    message = "train.py ended with status 3; run this script again to go on"
+    message = "train.py ended with status 3, for the reason above; once that is fixed, this script goes on from there"
     with pytest.raises(experiment.ExperimentError, match=message):
         experiment.run("train.py", "--resume")
     assert capsys.readouterr().out == "$ python train.py --resume\n"
