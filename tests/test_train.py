@@ -3,14 +3,16 @@ import logging
 import math
 import os
 import signal
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import train
 from assembly.recipe import build_loss, build_network
 from assembly.update import Update
 from configs.load import load_config
+from data.dataset import TrainBatches
 from train import Trainer
 from utils.stop import StopRequest, fail_clearly
 from utils.training.optimizer import build_optimizer, kept_per_parameter, part_of_epoch, rate_at
@@ -112,24 +114,33 @@ def test_a_training_sets_the_rate_before_each_update(shared_data, tmp_path, thin
     assert trainer.batches.length(0) == 9 and rates == pytest.approx([0, 1 / 3, 2 / 3])
 
 
-@pytest.mark.parametrize("seconds, waits", [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize("reading, waiting", [(1, 8 / 18), (0.1, 0.8 / 9.9)])
 def test_a_training_says_how_long_it_waited_for_images(
-    seconds, waits, shared_data, tmp_path, thin, monkeypatch, capsys
+    reading, waiting, shared_data, tmp_path, thin, monkeypatch, capsys,
 ):
-    """
-    seconds   that an update takes beside the reading
+    """Nine updates of a second each; the first one's images are not waited for, but start the loader.
+
+    reading   seconds for a batch
     """
     words = [
         "DATA.ROOT", str(shared_data), "OUTPUT", str(tmp_path), "SOLVER.EPOCHS", "1", "SOLVER.IDENTITIES", "2",
         "SOLVER.IMAGES", "1", "DEVICE", "cpu", "DATA.WORKERS", "0",
     ]
     trainer = Trainer(load_config("configs/quickstart_agw.yaml", words), False, torch.device("cpu"))
-    monkeypatch.setattr(trainer, "step", lambda *_: time.sleep(seconds) or ({"total": 0.0}, False))
+    now, read = [0.0], TrainBatches.__getitem__
+
+    def after(seconds, result):
+        now[0] += seconds
+        return result
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(TrainBatches, "__getitem__", lambda *args: after(reading, read(*args)))
+    monkeypatch.setattr(trainer, "step", lambda *_: after(1, ({"total": 0.0}, False)))
     trainer.run()
     (line,) = Metrics.read(tmp_path)
-    assert 0.2 < line["waiting"] < 1 if waits else 0 < line["waiting"] < 0.2
-    said = f"{line['waiting']:.0%} of the time went by in waiting for images, with DATA.WORKERS 0."
-    assert (said in capsys.readouterr().out) == waits
+    assert line["waiting"] == pytest.approx(waiting)
+    said = f"{waiting:.0%} of the time went by in waiting for images, with DATA.WORKERS 0."
+    assert (said in capsys.readouterr().out) == (waiting > 0.2)
 
 
 @pytest.mark.parametrize("name, kind, step", [
