@@ -200,8 +200,8 @@ def test_where_nothing_compiles_one_line_says_so(caplog, monkeypatch):
     assert network._compiled_call_impl is None
 
 
-def test_a_compiled_pass_computes_the_same_and_is_saved_as_before(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+@torch._dynamo.config.patch(suppress_errors=False)  # as before, afterwards
+def test_a_compiled_pass_computes_the_same_and_is_saved_as_before():
     network, images = nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.randn(5, 3)
     expected, names = network(images), [*network.state_dict()]
     assert compiling.compile_training_pass(network, "default", CPU, backend="eager")
