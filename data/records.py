@@ -276,7 +276,7 @@ def why_no_query_is_valid(trial: Trial, protocol: Protocol, records: Sequence[Re
     reason = "ignores all of its person (docs/protocols.md)" if shown else "has its person there"
     return (
         f"has no valid query: its queries are of cameras {cameras['query']}, its gallery of cameras "
-        f"{cameras['gallery']}, and {'each query' if seen else 'no query'} {reason}"
+        f"{cameras['gallery']}, and {'each query' if shown else 'no query'} {reason}"
     )
 
 

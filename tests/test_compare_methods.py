@@ -168,7 +168,7 @@ def test_the_notes_say_what_the_figures_are(compared):
     note = (output / "comparison.md").read_text()
     for part in (
         "is not SYSU-MM01", "Seeds 0, 1.", "threads: ", f"torch {torch.__version__}", "over one of tiny_cmfn",
-        "tiny_cmfn, whose step took", "two operations", "more than 4.30 standard errors",
+        "tiny_cmfn, whose step took", "two operations", "differ by 4.30 standard errors",
     ):
         assert part in note
     assert note.count("\n- synthetic/") == 6  # a verdict for each protocol and metric
