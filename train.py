@@ -223,9 +223,9 @@ class Trainer:
         if improved:
             state["best"] = figures["validation_mAP"]
         state["figures"] = {}
-        self.save(best=improved)
-        if self.metrics:
+        if self.metrics:  # before the checkpoint: without it, resuming drops the line, and trains the epoch again
             self.metrics.write(epoch, figures)
+        self.save(best=improved)
         LOG.info("epoch %d: %s", epoch, as_text(figures))
         if periodic and not last:
             self.draw_curves()  # to be looked at while it trains; `main` draws the last ones

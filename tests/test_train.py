@@ -143,6 +143,31 @@ def test_a_training_says_how_long_it_waited_for_images(
     assert (said in capsys.readouterr().out) == (waiting > 0.2)
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_kill_around_an_epochs_checkpoint_loses_no_line_of_the_metrics(
+    saved, shared_data, tmp_path, thin, monkeypatch,
+):
+    """
+    saved   whether the kill comes after the checkpoint, or before it
+    """
+    words = [
+        "DATA.ROOT", str(shared_data), "OUTPUT", str(tmp_path), "SOLVER.EPOCHS", "2", "SOLVER.IDENTITIES", "4",
+        "SOLVER.IMAGES", "1", "DEVICE", "cpu", "DATA.WORKERS", "0",
+    ]
+    cfg, save = load_config("configs/quickstart_agw.yaml", words), Trainer.save
+
+    def killed(trainer, best=False):
+        if saved:
+            save(trainer, best)
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="killed"):
+        patch.setattr(Trainer, "save", killed)
+        Trainer(cfg, False, torch.device("cpu")).run()
+    Trainer(cfg, True, torch.device("cpu")).run()
+    assert [line["epoch"] for line in Metrics.read(tmp_path)] == [0, 1]
+
+
 @pytest.mark.parametrize("name, kind, step", [
     # Gradient 2, weight 3, rate 0.1, decay 0.5: Nesterov's first step is rate · (1 + momentum) · (2 + 0.5 · 3); Adam's
     # is the rate whatever the gradient; AdamW shrinks the weight by rate · decay beside that.
