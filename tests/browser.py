@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import time
+import typing
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -18,6 +19,7 @@ def installed() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+@typing.final
 class Browser:
     """One tab. `with Browser(folder) as browser:`
 

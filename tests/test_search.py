@@ -338,7 +338,8 @@ def test_a_program_whose_output_nobody_reads_ends_without_a_word(lines):
     code = f"from utils.stop import fail_clearly\nfail_clearly(lambda: print('line\\n' * {lines}), (OSError,))"
     reader, writer = os.pipe()
     os.close(reader)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE,
+                           check=False)
     os.close(writer)
     assert ended.stderr == b"" and ended.returncode == 128 + signal.SIGPIPE
 
@@ -581,7 +582,7 @@ def test_faiss_is_taken_for_much_work_for_little_memory_and_once_it_is_checked(c
         assert by_faiss("work")
     for bytes_left, expected in ((5 * 768 * 4, False), (5 * 768 * 4 - 1, True)):
         with monkeypatch.context() as patch:
-            patch.setattr(nearest, "available_memory", lambda: bytes_left)
+            patch.setattr(nearest, "available_memory", lambda found=bytes_left: found)
             assert by_faiss("memory") == expected
     assert by_faiss("work") and by_faiss("memory") and not by_faiss("small")
 
