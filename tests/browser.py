@@ -8,8 +8,8 @@ import select
 import shutil
 import subprocess
 import time
-import typing
 from pathlib import Path
+from typing import final
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9, "Enter": 13, "Home": 36, "End": 35}
@@ -19,7 +19,7 @@ def installed() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-@typing.final
+@final
 class Browser:
     """One tab. `with Browser(folder) as browser:`
 
