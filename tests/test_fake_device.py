@@ -23,7 +23,7 @@ from utils.training.run import HostCopy
 
 SHIPPED = {  # the precision in which a network is tested; with --all in each
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
-    "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16", "sysu_pmt": "float16",
+    "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "float16", "sysu_pmt": "float16",
     "sysu_mscmnet": "float16", "sysu_mcja": "float16", "sysu_dns": "float16", "sysu_sefel": "float32",
     "sysu_mclnet": "float32",
 }

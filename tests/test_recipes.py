@@ -107,7 +107,7 @@ def test_mpanets_recipe(name, height, batch, steps):
     assert (solver.IDENTITIES, solver.IMAGES, solver.SAMPLER) == (*batch, "chunks")
     assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("adam", 3.5e-4, 1.0)
     assert (solver.EPOCHS, solver.LR_STEPS, solver.WARMUP_EPOCHS) == (140, steps, 0)
-    assert (solver.WEIGHT_DECAY, cfg.TEST.FLIP) == (5e-4, False)
+    assert (solver.WEIGHT_DECAY, solver.PRECISION, cfg.TEST.FLIP) == (5e-4, "float16", False)
     always = {"from": 0, "until": MOST_EPOCHS}
     found = [(step, {k: v for k, v in numbers.items() if k not in always}) for step, numbers in map(read_step, view)]
     assert found == [
