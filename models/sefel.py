@@ -56,7 +56,7 @@ class ShapeErasure(nn.Module):
         for classifier in (self.classifier, self.shape_classifier):
             nn.init.normal_(classifier.weight, std=0.001)
         for projection in (self.projection, self.shape_projection):
-            nn.init.normal_(projection, std=1 / parts)
+            nn.init.normal_(projection, std=parts**-0.5)
 
     def stem_map(self, images: Tensor, modality: Group, group: Group) -> Tensor:
         """(B, 3, H, W) -> (B, 64, H/4, W/4)."""

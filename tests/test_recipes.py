@@ -69,7 +69,7 @@ def test_the_compared_methods_recipes(name, method, size, batch, epochs, steps, 
         "agw": (0.5, SMALL, [0.0] * 3) if name == "llcm" else None,
         "caj": (0.5, SMALL, [0.4914, 0.4822, 0.4465]),
         "deen": (0.5, LARGE if name == "sysu" else SMALL, IMAGENET),
-        "mclnet": (0.8, [0.1, 0.8], IMAGENET),
+        "mclnet": (0.8, [0.1, 0.8], [0.4914, 0.4822, 0.4465]),
     }[method]
     grey = ["grey"] if method == "deen" else []
     plain = ["pad", *grey, "crop", "flip", "normalise", *(["erase"] if erased else [])]
@@ -164,7 +164,7 @@ def without_sizes(views):
             for view in steps]
 
 
-@pytest.mark.parametrize("method", ["base", "agw", "caj", "deen"])
+@pytest.mark.parametrize("method", ["base", "agw", "caj", "deen", "mclnet", "mscmnet"])
 def test_a_small_config_has_the_methods_own_network_losses_and_augmentation(method):
     small, whole = (load_config(CONFIGS / f"{name}_{method}.yaml") for name in ("quickstart", "sysu"))
     kept = ("MODEL.NAME", "MODEL.POOL", "MODEL.NON_LOCAL", "MODEL.MFA", "MODEL.DEE", "LOSS.TRIPLET:", "LOSS.DCL",

@@ -143,7 +143,7 @@ RULES = {
     SHAPE_ERASURE + r"((stems\.\w+|stages\.\d\.\d)\.(norms(\.\d)?|shortcut_norms)|necks)\.\w+\.bias": constant(0),
     SHAPE_ERASURE + r"necks\.\w+\.weight": normal(1, 0.01),
     SHAPE_ERASURE + r"(shape_)?classifier\.weight": normal(0, 0.001),
-    SHAPE_ERASURE + r"(shape_)?projection": lambda weight: Start("normal", spread=1 / weight.shape[1]),
+    SHAPE_ERASURE + r"(shape_)?projection": lambda weight: Start("normal", spread=weight.shape[1] ** -0.5),
     # MCLNet
     r"adversary\.layers\.\d\.(weight|bias)": default,
     r"adversary\.norm\.weight": constant(1),
