@@ -52,7 +52,7 @@ from utils.training.compiling import compile_training_pass
 from utils.training.distributed import Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
 from utils.training.optimizer import kept_per_parameter, part_of_epoch
-from utils.training.run import LOG, Metrics, memory_advice, select_algorithms, select_device, start_log
+from utils.training.run import LOG, Metrics, keep_log, memory_advice, select_algorithms, select_device, start_log
 from utils.training.saving import Saving
 
 
@@ -70,8 +70,6 @@ class Trainer:
         if saved is not None:
             check_same_run(saved, cfg, self.saving.last)
         start_log(self.folder, ranks.first)
-        if ranks.first:
-            write_atomically(self.folder / "config.yaml", as_yaml(cfg))
         select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
 
         self.benchmark = open_data(cfg.DATA)
@@ -104,6 +102,8 @@ class Trainer:
         if ranks.first:
             room = self.saving.room(self.model, kept_per_parameter(cfg.SOLVER), best=bool(self.validation))
             require_folder(self.folder, "choose another OUTPUT", room=room)
+            keep_log()  # nothing is written before: a training that is refused leaves all as it was
+            write_atomically(self.folder / "config.yaml", as_yaml(cfg))
         self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
         if ranks.world > 1:
             self.update.share_gradients()
