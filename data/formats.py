@@ -8,6 +8,7 @@ from data.records import PICTURES
 
 PLAIN = (*PICTURES, ".webp", ".tif", ".tiff")
 HEIF = (".heic", ".heif")  # phones'
+CONTENTS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # of files, whatever their names; Pillow's other readers see none
 MORE = "pip install -r requirements-optional.txt"
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers, beside hidden files
 
@@ -26,6 +27,11 @@ def reads_heif() -> bool:
 def endings() -> tuple[str, ...]:
     """In small letters, of the files that are read."""
     return PLAIN + HEIF * reads_heif()
+
+
+def contents() -> tuple[str, ...]:
+    """Pillow's names of what is read, by a file's content."""
+    return CONTENTS + ("HEIF",) * reads_heif()
 
 
 def is_systems(name: str) -> bool:
