@@ -108,6 +108,7 @@ class LogFile(logging.FileHandler):
 
     def begin(self) -> None:
         waiting, self.waiting = self.waiting or [], None
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         for record in waiting:
             self.handle(record)
 
