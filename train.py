@@ -42,6 +42,7 @@ from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
 from common.batch import Batch
+from common.words import how_many
 from configs.load import as_yaml, explained, load_config
 from data.dataset import hold_out, open_data
 from utils.lock import only_one
@@ -112,8 +113,8 @@ class Trainer:
         """Train to the end, or to a stop; returns the program's exit status."""
         solver, state, last = self.cfg.SOLVER, self.state, self.saving.last
         LOG.info(
-            "%d identities, %d updates an epoch, %s%s", len(self.batches.identities),
-            self.batches.updates(state["epoch"]), self.device,
+            "%s, %s an epoch, %s%s", how_many(len(self.batches.identities), "identity", "identities"),
+            how_many(self.batches.updates(state["epoch"]), "update"), self.device,
             f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
         )
         if state["epoch"] >= solver.EPOCHS and not state["figures"]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from functools import cache
 
+from common.words import how_many
 from data.records import PICTURES
 
 PLAIN = (*PICTURES, ".webp", ".tif", ".tiff")
@@ -42,7 +43,7 @@ def is_systems(name: str) -> bool:
 def not_read(names: Iterable[str]) -> str:
     """A sentence that counts files which are not read; "" of none."""
     names = [*names]
-    return f"{len(names)} file{'s are' if len(names) > 1 else ' is'} not read: {by_kind(names)}" if names else ""
+    return f"{how_many(len(names), 'file is', 'files are')} not read: {by_kind(names)}" if names else ""
 
 
 def by_kind(names: Iterable[str]) -> str:

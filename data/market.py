@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.words import how_many
 from data.files import list_images, open_root, require_folder
 from data.records import Benchmark, DataError, Expected, PartAbsent, Protocol, Record, Trial
 
@@ -102,6 +103,7 @@ class Market(Benchmark):
 
     def summary(self) -> str:
         return super().summary() + (
-            f"\nnote: {self.junk} images of {GALLERY} are junk (-1), which no query sees, and {self.distractors} are "
-            "distractors, each counted as a person of its own"
+            f"\nnote: of {GALLERY}, {how_many(self.junk, 'image is', 'images are')} junk (-1), which no query sees, "
+            f"and {how_many(self.distractors, 'is a distractor', 'are distractors')}, each counted as a person of its "
+            "own"
         ) * bool(self.records("test"))

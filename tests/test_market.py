@@ -29,8 +29,8 @@ def test_the_query_images_search_all_but_junk_and_their_own_camera(tmp_path):
             a, b = data.test[query], data.test[row]
             ignored = protocol.query_ignores[query] == protocol.gallery_group[row]
             assert ignored == ((a.identity, a.camera) == (b.identity, b.camera))
-    assert "note: 1 images of bounding_box_test are junk" in data.summary() and "3 (751)" in data.summary()
-    assert "1 are distractors, each counted as a person of its own" in data.summary()
+    assert "note: of bounding_box_test, 1 image is junk" in data.summary() and "3 (751)" in data.summary()
+    assert "1 is a distractor, each counted as a person of its own" in data.summary()
     assert not any(record.infrared for record in [*data.train, *data.test])
 
 
