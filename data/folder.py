@@ -84,7 +84,7 @@ class Folder(Benchmark):
             more = f"; {left}" if left else ""
             raise LayoutError(f"nothing in {self.source} is an image that is read{more}. {OBTAIN}")
         self.people = numbers({image.identity for image in found}, "identities", self.source)
-        alike = in_other_letters(self.people)
+        alike = but_for_capitals(self.people)
         if alike:
             self.notes.append(f"names that differ in capital letters are taken for different people: {some(alike)}")
         self.records_of(found, split, test_share, validation_share)
@@ -465,7 +465,7 @@ def camera_numbers(names: set[str]) -> dict[str, int]:
     return {name: place for place, same in enumerate(one.values(), start=1) for name in same}
 
 
-def in_other_letters(names: Iterable[str]) -> list[str]:
+def but_for_capitals(names: Iterable[str]) -> list[str]:
     """Those of the names that another one is but for small and capital letters."""
     same: dict[str, list[str]] = {}
     for name in names:
