@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from assembly.embedding import described, embed_records, embed_versions, learned_directions
+from assembly.embedding import compressed, described, embed_records, embed_versions, learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import build_network, require_any_pair, weightings_of
 from assembly.results import kept_results, place_of_results, put_aside, tested, tested_elsewhere, wanted_protocols
@@ -34,11 +34,11 @@ from data.records import Benchmark, Protocol
 from models.authors_checkpoint import AuthorsCheckpointError
 from models.network import Network
 from utils.evaluation.distances import distance_counts
-from utils.evaluation.evaluator import check_reranking, evaluate_protocol, format_table, scaled
+from utils.evaluation.evaluator import check_reranking, evaluate_protocol, format_table
 from utils.lock import only_one
 from utils.output import require_files, write_or_keep
 from utils.reporting.report import notes, only_a_warning, write_report
-from utils.retrieval.compress import CompressionError, project
+from utils.retrieval.compress import CompressionError
 from utils.training.distributed import Ranks, joined
 from utils.training.run import select_device
 
@@ -69,9 +69,8 @@ def evaluate(
         scale: Tensor | None = model.column_scale(weighting).to(device)
         embeddings, shown = features, versions
         if directions:
-            along = directions[weighting].to(device)
-            shown = versions and versions.of(lambda x: project(scaled(x, scale), along))
-            scale, embeddings = None, project(scaled(features, scale), along)
+            embeddings, shown = compressed(features, versions, scale, directions[weighting].to(device))
+            scale = None
         results += [
             evaluate_protocol(
                 embeddings, identities, protocol, scale=scale, weighting=described(weighting, cfg),

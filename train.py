@@ -50,7 +50,7 @@ from utils.output import require_folder, write_atomically
 from utils.reporting.report import only_a_warning, write_curves
 from utils.training.checkpoint import load_weights
 from utils.training.compiling import compile_training_pass
-from utils.training.distributed import Ranks, joined, sum_over_ranks
+from utils.training.distributed import ALONE, Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
 from utils.training.optimizer import kept_per_parameter, part_of_epoch
 from utils.training.run import LOG, Metrics, keep_log, memory_advice, select_algorithms, select_device, start_log
@@ -63,7 +63,7 @@ class Trainer:
     Of several processes (torchrun), each takes its part of a batch's identities; the first alone writes.
     """
 
-    def __init__(self, cfg: CfgNode, resume: bool, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, cfg: CfgNode, resume: bool, device: torch.device, ranks: Ranks = ALONE):
         check_together(cfg, device)
         self.cfg, self.folder, self.device, self.ranks = cfg, Path(cfg.OUTPUT), device, ranks
         self.saving = Saving(self.folder)

@@ -118,7 +118,7 @@ class Net:
         if isinstance(image, Image.Image) and all(image.size):
             try:
                 image = in_rgb(image.copy())
-            except Exception as error:  # Pillow raises many kinds for broken files
+            except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for broken files
                 raise DataError(f"{name_of(images, number)} is broken ({error}); open it anew") from None
         elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
             image = Image.fromarray(image)

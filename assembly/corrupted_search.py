@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from assembly.embedding import described, embed_records, embed_versions
+from assembly.embedding import compressed, described, embed_records, embed_versions
 from assembly.recipe import weightings_of
 from data.pixels import open_image
 from data.records import Protocol, Record
 from models.network import Network
-from utils.evaluation.evaluator import EvaluationError, Versions, evaluate_protocol, scaled
-from utils.retrieval.compress import project
+from utils.evaluation.evaluator import EvaluationError, Versions, evaluate_protocol
 
 
 class CorruptedSearch:
@@ -74,9 +73,9 @@ class CorruptedSearch:
             scale: Tensor | None = self.model.column_scale(weighting).to(self.device)
             embeddings, shown = features, versions
             if self.directions:
-                along = self.directions[weighting].to(self.device)
-                shown = versions and versions.of(lambda x: project(scaled(x, scale), along))
-                scale, embeddings = None, project(scaled(features, scale), along)
+                directions = self.directions[weighting].to(self.device)
+                embeddings, shown = compressed(features, versions, scale, directions)
+                scale = None
             results += [
                 evaluate_protocol(
                     embeddings, identities, protocol, scale=scale, weighting=described(weighting, self.cfg),

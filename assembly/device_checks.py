@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,11 +128,11 @@ class Machine:
             raise CheckFailed(f"what a check started has failed: {program}, status {done.returncode}: {last}")
 
 
-def attempted(what: str, find: Callable[[], Finding]) -> Finding:
-    """The finding, or that it could not be made, which fails."""
+def attempted(what: str, find: Callable[..., Finding], *arguments: object) -> Finding:
+    """What `find(*arguments)` finds, or that it could not be found, which fails."""
     try:
-        return find()
-    except Exception as error:  # whatever it is: its line says so, and the others go on
+        return find(*arguments)
+    except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the others go on
         return failed(what, error)
 
 
@@ -185,11 +184,11 @@ def parity_of(
         return at_most(f"{name}: embedding", embedding_error(case, model.to(dtype)), of_embedding)
 
     if case.size and not machine.quick:
-        yield attempted(f"{name}: embedding", partial(embedding, case.size))
+        yield attempted(f"{name}: embedding", embedding, case.size)
     try:
         model, cfg = filled(case, case.step, machine.device)
         outputs, gradients = step_errors(case, model.to(dtype), cfg)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the others go on
         yield failed(f"{name}: training step", error)
         return
     yield at_most(f"{name}: outputs and losses", outputs, of_step)
@@ -207,7 +206,7 @@ def as_on_the_cpu(machine: Machine) -> Iterator[Finding]:
                     outputs, gradients = zip(*(
                         small_step(method, device, dtype=getattr(torch, precision)) for device in (CPU, machine.device)
                     ))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the others go on
                     yield failed(name, error)
                     continue
                 worst = max(relative(outputs[1][key], outputs[0][key]) for key in outputs[0] if outputs[0][key].any())
@@ -247,28 +246,30 @@ def half(machine: Machine) -> Iterator[Finding]:
     for method in machine.methods[:1] if machine.quick else machine.methods:
         try:
             _, expected = small_step(method, machine.device)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the others go on
             yield failed(f"{method}, float32", error)
             continue
         for precision, dtype in AUTOCAST.items():
             if dtype is not None:
-                def beside() -> Finding:
-                    _, found = small_step(method, machine.device, autocast=dtype, scale=1024.0)
-                    cosine = torch.cosine_similarity(found, expected, dim=0).item()
-                    return at_least(f"{method}, {precision}: cosine of the gradients", cosine, 0.95)
+                yield attempted(f"{method}, {precision}", half_beside, machine, method, precision, expected)
 
-                yield attempted(f"{method}, {precision}", beside)
+
+def half_beside(machine: Machine, method: str, precision: str, expected: Tensor) -> Finding:
+    _, found = small_step(method, machine.device, autocast=AUTOCAST[precision], scale=1024.0)
+    cosine = torch.cosine_similarity(found, expected, dim=0).item()
+    return at_least(f"{method}, {precision}: cosine of the gradients", cosine, 0.95)
 
 
 def deterministic(machine: Machine) -> Iterator[Finding]:
     """Two updates of a small network of each method, twice: weights that differ in any bit."""
     with repeatable():
         for method in machine.methods:
-            def twice() -> Finding:
-                first, second = (trained(small(method), machine.device).state_dict() for _ in range(2))
-                return at_most(f"{method}: weights that differ", differing(first, second), 0)
+            yield attempted(method, trained_twice, machine, method)
 
-            yield attempted(method, twice)
+
+def trained_twice(machine: Machine, method: str) -> Finding:
+    first, second = (trained(small(method), machine.device).state_dict() for _ in range(2))
+    return at_most(f"{method}: weights that differ", differing(first, second), 0)
 
 
 @contextmanager
@@ -322,17 +323,18 @@ def waiting(machine: Machine) -> Iterator[Finding]:
     """An update of each method in each precision: nothing in it waits for the device."""
     for method in machine.methods:
         for precision in AUTOCAST if machine.on_cuda else ("float32",):
-            def without_waiting() -> Finding:
-                update, batch = update_of(small(method, "SOLVER.PRECISION", precision), machine.device)
-                for step in range(2 * machine.on_cuda):  # the first ones allocate and choose algorithms
-                    update([batch], 0, step, False)
-                with no_waiting(machine.device):
-                    update([batch], 0, 2, False)
-                if not machine.on_cuda:
-                    return Finding(f"{method}, {precision}", "an update was made; only CUDA tells whether it waits")
-                return Finding(f"{method}, {precision}", "0 waits", "none", True, 0)
+            yield attempted(f"{method}, {precision}", without_waiting, machine, method, precision)
 
-            yield attempted(f"{method}, {precision}", without_waiting)
+
+def without_waiting(machine: Machine, method: str, precision: str) -> Finding:
+    update, batch = update_of(small(method, "SOLVER.PRECISION", precision), machine.device)
+    for step in range(2 * machine.on_cuda):  # the first ones allocate and choose algorithms
+        update([batch], 0, step, False)
+    with no_waiting(machine.device):
+        update([batch], 0, 2, False)
+    if not machine.on_cuda:
+        return Finding(f"{method}, {precision}", "an update was made; only CUDA tells whether it waits")
+    return Finding(f"{method}, {precision}", "0 waits", "none", True, 0)
 
 
 @contextmanager
@@ -358,7 +360,7 @@ def evaluation(machine: Machine) -> Iterator[Finding]:
         drawn = draw_features(identities, 512, CPU)
         for kind, features, limit in (("exact products", whole, 0), ("drawn", drawn, 1e-4)):
             what = f"{protocol.name}, {kind}: difference of figures"
-            yield attempted(what, lambda: at_most(what, other_figures(machine, features, identities, protocol), limit))
+            yield attempted(what, same_figures, what, limit, machine, features, identities, protocol)
     identities, protocol = regdb(quick)
     features, half_of_them = draw_features(identities, 256, CPU), len(identities) // 2
     generator = torch.Generator().manual_seed(1)
@@ -366,15 +368,13 @@ def evaluation(machine: Machine) -> Iterator[Finding]:
     versions = Versions(np.arange(len(identities)) < half_of_them, others)
     for rerank in ("k_reciprocal", "mser"):
         what = f"{protocol.name}, re-ranked by {rerank}: difference of figures"
-        yield attempted(what, lambda: at_most(
-            what, other_figures(machine, features, identities, protocol, rerank, versions), 1e-3,
-        ))
+        yield attempted(what, same_figures, what, 1e-3, machine, features, identities, protocol, rerank, versions)
 
 
-def other_figures(
-    machine: Machine, features: Tensor, identities: np.ndarray, protocol: Protocol, rerank: str = "none",
-    versions: Versions | None = None,
-) -> float:
+def same_figures(
+    what: str, limit: float, machine: Machine, features: Tensor, identities: np.ndarray, protocol: Protocol,
+    rerank: str = "none", versions: Versions | None = None,
+) -> Finding:
     """The largest difference between a figure on the device and the CPU."""
     found = []
     for device in (machine.device, CPU):
@@ -383,7 +383,7 @@ def other_figures(
                                    rerank=rerank, versions=there)
         found.append([[trial[key] for key in FIGURES] + trial["cmc"] for trial in result["trials"]])
     on_device, on_cpu = found
-    return float(np.abs(np.subtract(on_device, on_cpu)).max())
+    return at_most(what, float(np.abs(np.subtract(on_device, on_cpu)).max()), limit)
 
 
 def export(machine: Machine) -> Iterator[Finding]:
@@ -399,14 +399,18 @@ def export(machine: Machine) -> Iterator[Finding]:
         embedding = model.embed(images.to(machine.device), True, cfg.TEST.FLIP)
         expected = scaled(embedding, model.column_scale(weighting)).cpu()
         for name, read in [*READERS.items()][:1 if machine.quick else None]:
-            def beside() -> Finding:
-                file = machine.folder / f"network.{name}"
-                machine.start("scripts/export.py", "--checkpoint", run, "--format", name, "--output", file)
-                infrared = torch.ones(len(pixels), dtype=torch.bool, device=machine.device)
-                found = read(file, machine.device)(pixels.to(machine.device), infrared).cpu()
-                return at_most(f"{name}: error of an embedding", relative(found, expected), 1e-4)
+            yield attempted(name, exported_beside, machine, run, name, read, pixels, expected)
 
-            yield attempted(name, beside)
+
+def exported_beside(
+    machine: Machine, run: Path, name: str, read: Callable[[Path, torch.device], nn.Module], pixels: Tensor,
+    expected: Tensor,
+) -> Finding:
+    file = machine.folder / f"network.{name}"
+    machine.start("scripts/export.py", "--checkpoint", run, "--format", name, "--output", file)
+    infrared = torch.ones(len(pixels), dtype=torch.bool, device=machine.device)
+    found = read(file, machine.device)(pixels.to(machine.device), infrared).cpu()
+    return at_most(f"{name}: error of an embedding", relative(found, expected), 1e-4)
 
 
 def read_pt2(file: Path, device: torch.device) -> nn.Module:

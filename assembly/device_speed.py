@@ -69,12 +69,12 @@ def paper_names(machine: Machine) -> list[str]:
     return [small_name(method) if machine.quick else f"sysu_{method}" for method in machine.methods]
 
 
-def timed(machine: Machine, run: Callable[[], object], rounds: int = 3) -> float:
-    """Median seconds of a call, after one that is not counted."""
+def timed(machine: Machine, run: Callable[..., object], *arguments: object, **options: object) -> float:
+    """Median seconds of a call of `run(*arguments, **options)`, after one that is not counted."""
     seconds = []
-    for _ in range(1 + (1 if machine.quick else rounds)):
+    for _ in range(1 + (1 if machine.quick else 3)):
         begun = time.perf_counter()
-        run()
+        run(*arguments, **options)
         if machine.on_cuda:
             torch.cuda.synchronize(machine.device)
         seconds.append(time.perf_counter() - begun)
@@ -119,7 +119,7 @@ def measured_step(machine: Machine, name: str, setting: str, plain: bool = False
             peak = torch.cuda.max_memory_allocated(machine.device) / 1e9 if machine.on_cuda else None
     except torch.OutOfMemoryError:
         return Finding(what, "out of memory")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the others go on
         return failed(what, error)
     if not step.loss.isfinite():
         return Finding(what, f"the loss became {step.loss.item()}", "finite", False)
@@ -198,7 +198,7 @@ def data(machine: Machine) -> Iterator[Finding]:
             machine, name, "DATA.NAME", "synthetic", "DATA.ROOT", root, "DATA.WORKERS", workers, "DATA.CACHE",
             place or '""', "SOLVER.EPOCHS", 10_000,
         )
-        yield attempted(what, lambda: loading(machine, what, cfg, update))
+        yield attempted(what, loading, machine, what, cfg, update)
 
 
 def loading(machine: Machine, what: str, cfg: CfgNode, update: Update) -> Finding:
@@ -233,7 +233,7 @@ def embedding(machine: Machine) -> Iterator[Finding]:
     first, *others = paper_names(machine)
     for name, setting in [(first, "float32"), (first, "tf32"), *((name, "float32") for name in others)]:
         what = f"{name}, {setting}"
-        yield attempted(what, lambda: embedding_of(machine, what, name, setting))
+        yield attempted(what, embedding_of, machine, what, name, setting)
 
 
 def embedding_of(machine: Machine, what: str, name: str, setting: str) -> Finding:
@@ -243,7 +243,7 @@ def embedding_of(machine: Machine, what: str, name: str, setting: str) -> Findin
     images = torch.randn(cfg.TEST.BATCH, 3, *image_size(cfg), device=machine.device)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), products_as(setting):
-        seconds = timed(machine, lambda: model.embed(images, True, cfg.TEST.FLIP))
+        seconds = timed(machine, model.embed, images, True, cfg.TEST.FLIP)
     return Finding(what, f"{len(images) / seconds:.0f} images/s", value=len(images) / seconds)
 
 
@@ -253,9 +253,7 @@ def evaluator(machine: Machine) -> Iterator[Finding]:
     for identities, protocol in (sysu(1, trials, quick), sysu(10, trials, quick), regdb(quick), llcm(trials, quick)):
         what = f"{protocol.name}, {how_many(len(protocol.trials), 'trial')}"
         features = draw_features(identities, 64 if quick else 2048, machine.device)
-        seconds = timed(
-            machine, lambda: evaluate_protocol(features, identities, protocol, flip=False, weighting="equal")
-        )
+        seconds = timed(machine, evaluate_protocol, features, identities, protocol, flip=False, weighting="equal")
         yield Finding(what, f"{1e3 * seconds:.0f} ms", value=seconds)
 
 
@@ -269,7 +267,7 @@ def search(machine: Machine) -> Iterator[Finding]:
         matrix[start:start + len(part)] = torch.nn.functional.normalize(part).half().cpu().numpy()
     queries = torch.from_numpy(matrix[:: rows // 100][:100]).float().to(machine.device)
     current = np.ones(rows, dtype=bool)
-    seconds = timed(machine, lambda: search_exact(queries, matrix, current, top=10))
+    seconds = timed(machine, search_exact, queries, matrix, current, top=10)
     yield Finding(what, f"{seconds:.3f} s", value=seconds)
 
 
@@ -287,7 +285,7 @@ def hours(machine: Machine) -> Iterator[Finding]:
             unit = operations_of(f"sysu_{method}")
             for data_set, people in PEOPLE.items():
                 config = f"{data_set}_{method}"
-                yield attempted(config, lambda: hours_of(machine, name, settings, config, people, unit))
+                yield attempted(config, hours_of, machine, name, settings, config, people, unit)
 
 
 def hours_of(machine: Machine, name: str, settings: list[str], config: str, people: tuple, unit: int) -> Finding:

@@ -25,7 +25,7 @@ from utils.retrieval.compress import (
     save_directions,
 )
 from utils.stop import StopRequest
-from utils.training.distributed import Ranks
+from utils.training.distributed import ALONE, Ranks
 from utils.training.loaders import loader_advice, start_worker
 from utils.training.run import memory_advice
 
@@ -44,7 +44,7 @@ def embed_records(
 
 
 def embed_records(
-    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = Ranks(),
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = ALONE,
     stop: StopRequest | None = None, channel: int | None = None, read: Callable[..., np.ndarray] = open_image,
 ) -> Tensor | None:
     """(len(records), E) embeddings, each image once by one of the processes; the model is left in evaluation mode.
@@ -68,7 +68,7 @@ def embed_records(
 
 
 def embed_versions(
-    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = Ranks(),
+    model: Network, records: Sequence[Record], cfg: CfgNode, device: torch.device, ranks: Ranks = ALONE,
     read: Callable[..., np.ndarray] = open_image,
 ) -> Versions | None:
     """What the re-ranking of TEST.RERANK needs beside the embeddings; None where it needs nothing."""
@@ -87,7 +87,7 @@ def embed_versions(
 
 def learned_directions(
     model: Network, weightings: list[str], train_records: Callable[[], list], cfg: CfgNode, checkpoint: dict,
-    device: torch.device, ranks: Ranks = Ranks(),
+    device: torch.device, ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """By weighting, the (E, EMBEDDING.DIM) directions that compress scaled embeddings; of several processes, the first.
 
@@ -154,6 +154,17 @@ def weighing(
         return features if directions is None else project(features, directions)
 
     return weighed
+
+
+def compressed(
+    features: Tensor, versions: Versions | None, scale: Tensor | None, directions: Tensor
+) -> tuple[Tensor, Versions | None]:
+    """Embeddings, and what a re-ranking needs beside them: scaled, and along their weighting's `learned_directions`."""
+
+    def along(x: Tensor) -> Tensor:
+        return project(scaled(x, scale), directions)
+
+    return along(features), versions and versions.of(along)
 
 
 def described(weighting: str, cfg: CfgNode) -> str:

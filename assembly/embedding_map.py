@@ -24,7 +24,7 @@ def require_tsne() -> type:
     """
     try:
         from sklearn.manifold import TSNE
-    except Exception as error:  # it is absent, or it or what it stands on is broken
+    except Exception as error:  # noqa: BLE001 - it is absent, or it or what it stands on is broken
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingLibrary(
             f"the embedding map needs scikit-learn ({why}): pip install -r requirements-optional.txt, or leave the map "

@@ -16,7 +16,7 @@ from losses.build import build_total
 from models.build import MODELS, build_model, class_of
 from models.network import Network
 from utils.lock import only_one
-from utils.training.distributed import Ranks
+from utils.training.distributed import ALONE, Ranks
 from utils.training.loaders import start_worker
 from utils.training.run import LOG
 
@@ -116,7 +116,7 @@ def body_shapes(cfg: CfgNode, benchmark: Benchmark) -> Shapes | None:
 
 
 def train_batches(
-    cfg: CfgNode, records: list, ranks: Ranks = Ranks(), cache: ImageCache | None = None, shapes: Shapes | None = None
+    cfg: CfgNode, records: list, ranks: Ranks = ALONE, cache: ImageCache | None = None, shapes: Shapes | None = None
 ) -> TrainBatches:
     """The batches of a training on these records, of several processes this one's share.
 

@@ -16,7 +16,7 @@ from assembly.recipe import layout_of
 from common.batch import Batch
 from losses.labels import full_precision
 from models.network import Network
-from utils.training.distributed import Ranks, gather_rows, sum_over_ranks
+from utils.training.distributed import ALONE, Ranks, gather_rows, sum_over_ranks
 from utils.training.optimizer import build_optimizer, rate_at
 from utils.training.run import HostCopy, seed_step
 
@@ -59,7 +59,7 @@ class Update:
     total   (output, epoch) -> {name: weighted scalar}
     """
 
-    def __init__(self, cfg: CfgNode, model: Network, total: nn.Module, device: torch.device, ranks: Ranks = Ranks()):
+    def __init__(self, cfg: CfgNode, model: Network, total: nn.Module, device: torch.device, ranks: Ranks = ALONE):
         self.cfg, self.model, self.total, self.device, self.ranks = cfg, model, total, device, ranks
         solver, self.layout = cfg.SOLVER, layout_of(cfg)
         self.optimizer = build_optimizer(model.parameter_groups(solver.BASE_LR, solver.BACKBONE_LR_FACTOR), solver)

@@ -89,7 +89,7 @@ def read_weights_file(path: str | Path) -> object:
     torch.serialization.add_safe_globals(STAND_INS)
     try:
         return plain(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for damaged files
         raise WeightsFileError(f"{path} {refusal(path, head, error)}") from None
 
 
@@ -134,7 +134,7 @@ def members_are_whole(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(member.CRC for member in archive.infolist()) or archive.testzip() is None
-    except Exception:  # what a damaged directory leads to is of many kinds
+    except Exception:  # noqa: BLE001 - what a damaged directory leads to is of many kinds
         return False
 
 
@@ -281,7 +281,7 @@ def names_in_pickle(file: IO[bytes]) -> list[str]:
                 texts += memo.get(argument, [])
             elif isinstance(argument, str):
                 texts.append(argument)
-    except Exception:
+    except Exception:  # noqa: BLE001 - what is no pickle leads to errors of many kinds
         return names if protocol else []  # without one, it is a text that looks like a pickle at first
     return names
 

@@ -51,7 +51,7 @@ def read_image(path: str) -> Image.Image:
         raise DataError(f"there is no image {path}; where a data set lists it, is the copy complete?") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not an image: name the images in it") from None
-    except Exception as error:  # Pillow raises many kinds for broken files
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
             raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
         other = isinstance(error, UnidentifiedImageError)

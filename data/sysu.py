@@ -148,7 +148,7 @@ class SYSU(Benchmark):
 
         try:
             cameras = loadmat(path)["rand_perm_cam"].ravel()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - scipy raises many kinds for damaged files
             raise DataError(f"{path} is no MATLAB file with the variable rand_perm_cam ({error})") from None
 
         def draw(folders: dict[tuple[int, int], list[int]], shots: int, trial: int) -> list[int]:

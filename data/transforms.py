@@ -3,7 +3,7 @@
 docs/method.md section 8. What a step does to pixels is in data/pixels.py and data/rectangles.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -227,7 +227,7 @@ class Step(NamedTuple):
 
     explanation: str
     make: Callable[..., Change]            # of its numbers
-    numbers: dict[str, Option] = {}        # by name; the first may be written alone
+    numbers: Mapping[str, Option] = {}     # by name; the first may be written alone
     normalised: bool | None = False        # whether it takes the normalised image, or the one of uint8; None: between
 
 
@@ -321,7 +321,7 @@ def read_step(step: object) -> tuple[str, dict]:
     name, given = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, {})
     if not isinstance(name, str) or name not in STEPS:
         raise ValueError(f"{step!r} is no step; steps are {', '.join(STEPS)}")
-    known = STEPS[name].numbers | EPOCHS
+    known = {**STEPS[name].numbers, **EPOCHS}
     if not isinstance(given, dict):
         given = {next(iter(known)): given}
     numbers: dict[str, Any] = {key: number.default for key, number in known.items()}
@@ -340,7 +340,7 @@ def read_step(step: object) -> tuple[str, dict]:
 
 def written(name: str, numbers: dict) -> str | dict:
     """A step as short as it can be written."""
-    usual = STEPS[name].numbers | EPOCHS
+    usual = {**STEPS[name].numbers, **EPOCHS}
     own = {key: value for key, value in numbers.items() if value != usual[key].default}
     return {name: own} if own else name
 
@@ -355,7 +355,7 @@ def check_pipeline(steps: object) -> None:
     raises   ValueError for what is no pipeline: `normalise` once, each step on its side of it, images of one size
     """
     if not isinstance(steps, list):
-        raise ValueError(f"{steps!r} is no list of steps")
+        raise ValueError(f"{steps!r} is no list of steps")  # noqa: TRY004 - the one kind that a wrong pipeline raises
     names = []
     for name, numbers in map(read_step, steps):
         names.append(name)

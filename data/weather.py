@@ -26,20 +26,22 @@ def plasma(size: int, decay: float, rng: Generator) -> np.ndarray:
         half = step // 2
         corners, middles = heights[::step, ::step], heights[half::step, half::step]
 
-        def noisy(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return (a + b) / 4 + rng.uniform(-far, far, a.shape)
-
         pairs = corners + np.roll(corners, -1, axis=0)
-        middles[:] = noisy(pairs, np.roll(pairs, -1, axis=1))
+        middles[:] = noisy(pairs, np.roll(pairs, -1, axis=1), far, rng)
         heights[::step, half::step] = noisy(
-            middles + np.roll(middles, 1, axis=0), corners + np.roll(corners, -1, axis=1)
+            middles + np.roll(middles, 1, axis=0), corners + np.roll(corners, -1, axis=1), far, rng
         )
         heights[half::step, ::step] = noisy(
-            middles + np.roll(middles, 1, axis=1), corners + np.roll(corners, -1, axis=0)
+            middles + np.roll(middles, 1, axis=1), corners + np.roll(corners, -1, axis=0), far, rng
         )
         step, far = half, far / decay**2
     heights -= heights.min()
     return heights / max(heights.max(), np.finfo(np.float32).tiny)
+
+
+def noisy(a: np.ndarray, b: np.ndarray, far: float, rng: Generator) -> np.ndarray:
+    """The mean of four heights, whose sums by two are given, and noise in [-far, far)."""
+    return (a + b) / 4 + rng.uniform(-far, far, a.shape)
 
 
 def fog(x: np.ndarray, rng: Generator, weight: float, decay: float) -> np.ndarray:

@@ -1,5 +1,7 @@
 """AGW (Ye et al., TPAMI 2021), which is CAJ's network too (Ye et al., ICCV 2021), as its authors' code computes it."""
 
+from typing import ClassVar
+
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -20,7 +22,7 @@ class AGW(TwoStreamNetwork):
 
     options = TwoStreamNetwork.options | non_local.OPTIONS
     paper = "Ye et al., TPAMI 2021"
-    weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
+    weightings: ClassVar = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     unit_after_flip = True
     one_modality = True
     authors_names: Names = (

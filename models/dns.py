@@ -1,6 +1,7 @@
 """DNS (Jiang et al., ECCV 2024): domain shifting for the map and the feature, as its authors' code computes it."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class DNS(TwoStreamNetwork):
         "DNS.STAGE4_LR_FACTOR": option(0.25, "likewise the fourth", at_least=0, at_most=100),
     }
     paper = "Jiang et al., ECCV 2024"
-    weightings = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
+    weightings: ClassVar = {"neck": (0.0, 1.0), "pooled": (1.0, 0.0)}
     parts = ("early", "last")
     own_stages = 2
     neck_and_classifiers = (*TwoStreamNetwork.neck_and_classifiers, "visible_classifier.", "infrared_classifier.")

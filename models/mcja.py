@@ -1,7 +1,7 @@
 """MCJA (Liang et al., TCSVT 2024, "Bridging the Gap"): one ResNet with MDA blocks, as its authors' code computes it."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class MCJA(Network):
                              at_least=0, at_most=100),
     }
     paper = "Liang et al., TCSVT 2024"
-    weightings = {"neck": (1.0,)}
+    weightings: ClassVar = {"neck": (1.0,)}
     parts = ("early", "last")
     neck_and_classifiers = ("neck.", "classifier.")
     authors_names = (

@@ -1,7 +1,7 @@
 """MPANet (Wu et al., CVPR 2021): six pattern masks and mutual mean learning, as its authors' code computes it."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class MPANet(Network):
         "MPANET.RANKING": option("cosine", "of neck features; distance is the authors' on RegDB, of features as they "
                                  "are", one_of=("cosine", "distance")),
     }
-    weightings = {"neck": (1.0,)}
+    weightings: ClassVar = {"neck": (1.0,)}
     paper = "Wu et al., CVPR 2021"
     parts = ("early", "last")
     authors_names = (

@@ -1,7 +1,7 @@
 """MSCMNet (Hua et al., Pattern Recognition 2025): four stems, four correlation blocks, as in its authors' code."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class MSCMNet(Network):
         "MSCMNET.CORRELATION": option(True, "correlation blocks (MIMB) after stage 3"),
         "MSCMNET.RESIDUAL": option(False, "what a correlation block returns is added to its input"),
     }
-    weightings = {"neck": (1.0,)}
+    weightings: ClassVar = {"neck": (1.0,)}
     paper = "Hua et al., Pattern Recognition 2025"
     parts = ("early", "mimb", "last")
     reads_size = reads_modality = True

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torchvision
@@ -29,9 +29,9 @@ class Network(nn.Module):
     classes      number of training identities
     """
 
-    options: dict[str, Option] = {}    # what this network reads of MODEL beyond NAME, PRETRAINED and RECOMPUTE
-    weightings: dict[str, tuple] = {}  # ways to weigh the parts of an embedding, the reported one first
-    parts: tuple[str, ...] = ()        # what `run` is told, for MODEL.RECOMPUTE
+    options: ClassVar[dict[str, Option]] = {}  # what this network reads of MODEL beyond NAME, PRETRAINED and RECOMPUTE
+    weightings: ClassVar[dict[str, tuple]] = {}  # ways to weigh the parts of an embedding, the reported one first
+    parts: tuple[str, ...] = ()  # what `run` is told, for MODEL.RECOMPUTE
     paper = ""                         # in a table of methods; "": it isn't in this repository
     # (pattern of our name's start, theirs) for what models/authors_checkpoint.py doesn't know
     authors_names: Names = ()

@@ -1,7 +1,7 @@
 """PMT (Lu et al., AAAI 2023): one vision transformer for both modalities, as its authors' code computes it."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class PMT(Network):
     size      (H, W) of the images
     """
 
-    options = {
+    options: ClassVar = {
         "PMT.PATCH": option(16, "pixels along a patch", at_least=1, at_most=16),
         "PMT.STRIDE": option(12, "pixels from one patch to the next", at_least=1, at_most=64),
         "PMT.DEPTH": option(12, "blocks", at_least=1, at_most=100),
@@ -33,7 +33,7 @@ class PMT(Network):
                                 at_least=0, below=1),
         "PMT.NORM_EPS": option(1e-5, "of layer norms; ImageNet's weights were trained with 1e-6", above=0, at_most=1),
     }
-    weightings = {"neck": (1.0,)}
+    weightings: ClassVar = {"neck": (1.0,)}
     paper = "Lu et al., AAAI 2023"
     parts = ("blocks",)
     packages = ("timm",)

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class SEFEL(Network):
                                     at_least=0, at_most=100),
     }
     paper = "Feng et al., CVPR 2023"
-    weightings = {"neck": (1.0,)}
+    weightings: ClassVar = {"neck": (1.0,)}
     parts = ("early", "last")
     reads_modality = True
     reads_shapes = True

@@ -1,6 +1,7 @@
 """What the two-stream networks share: stems, the training pass, the test-time embedding."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class TwoStreamNetwork(Network):
 
     options = backbone.OPTIONS | head.OPTIONS
     # The test-time similarity is the sum over views of a·<pooled, pooled'> + b·<neck, neck'>; the first is reported.
-    weightings = {"equal": (1.0, 1.0), "neck": (0.1, 0.9)}
+    weightings: ClassVar = {"equal": (1.0, 1.0), "neck": (0.1, 0.9)}
     unit_after_flip = False  # whether the sum of an image's and its mirror image's features is normalised again
     parts: tuple[str, ...] = ("early", "last")  # what `run` is told, for MODEL.RECOMPUTE
     reads_modality = True

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,12 +40,16 @@ from utils.training.loaders import start_worker
 
 
 def library() -> Callable | None:
-    """corrupt(image, severity, name) of imagecorruptions or imagecorruptions-imaug."""
+    """`corrupted` by imagecorruptions or imagecorruptions-imaug, which seeds itself."""
     try:
         from imagecorruptions import corrupt as theirs
     except ImportError:
         return None
-    return theirs
+    return lambda image, name, severity, seed: theirs(image, severity, name)
+
+
+def corrupted(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:
+    return corrupt(image, name, severity, np.random.default_rng(seed))
 
 
 def milliseconds(function: Callable, rounds: int) -> float:
@@ -86,14 +91,11 @@ def main() -> None:
               f"{args.file_size[1]}; reading an image: {reading:.1f} ms")
         image, total = open_image(records[0].path, *args.size), 0.0
         for name in CORRUPTIONS:
-            ours = np.mean([
-                milliseconds(lambda i: corrupt(image, name, severity, np.random.default_rng(i)), args.rounds)
-                for severity in SEVERITIES
-            ])
+            ours = np.mean([milliseconds(partial(corrupted, image, name, s), args.rounds) for s in SEVERITIES])
             total += ours
             line = f"{name:18}{ours:7.1f} ms{ours / reading:7.1f} x reading"
             if theirs and name != "rain":
-                other = np.mean([milliseconds(lambda i: theirs(image, s, name), args.rounds) for s in SEVERITIES])
+                other = np.mean([milliseconds(partial(theirs, image, name, s), args.rounds) for s in SEVERITIES])
                 line += f"   the package takes {other / ours:.1f} x as long"
             print(line, flush=True)
         print(f"{'mean':18}{total / len(CORRUPTIONS):7.1f} ms{total / len(CORRUPTIONS) / reading:7.1f} x reading")

@@ -123,17 +123,17 @@ def measure(protocol: Protocol, identities: np.ndarray, features: torch.Tensor, 
     ways = ("loop", "vectorised loop", "metrics", "product", "sort", "pass")
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     equal, figures = True, []
+
+    def metrics(similarity: torch.Tensor, query: torch.Tensor, gallery: torch.Tensor) -> dict:
+        ignored = ignores[query, None] == group[gallery] if (protocol.query_ignores >= 0).any() else None
+        return summarize(rank_queries(similarity, ids[query], ids[gallery], ignored, protocol.counts))
+
     for trial in protocol.trials:
         query, gallery = (torch.as_tensor(x, device=device) for x in (trial.query, trial.gallery))
         query_features, gallery_features = features[query], features[gallery]
-        duration, similarity = timed(lambda: inner_products(query_features, gallery_features), device)
+        duration, similarity = timed(partial(inner_products, query_features, gallery_features), device)
         seconds["product"].append(duration)
-
-        def metrics() -> dict:
-            ignored = ignores[query, None] == group[gallery] if (protocol.query_ignores >= 0).any() else None
-            return summarize(rank_queries(similarity, ids[query], ids[gallery], ignored, protocol.counts))
-
-        duration, summary = timed(metrics, device, repeat=5)
+        duration, summary = timed(partial(metrics, similarity, query, gallery), device, repeat=5)
         seconds["metrics"].append(duration)
         figures.append(summary)
         seconds["pass"].append(timed(similarity.amax, device, repeat=3)[0])
@@ -143,7 +143,7 @@ def measure(protocol: Protocol, identities: np.ndarray, features: torch.Tensor, 
                 similarity.cpu().numpy(), identities[trial.query], identities[trial.gallery],
                 protocol.query_ignores[trial.query], protocol.gallery_group[trial.gallery], protocol.counts,
             )
-            duration, theirs = timed(lambda: loop_over_queries(*arguments, name == "vectorised loop"), device)
+            duration, theirs = timed(partial(loop_over_queries, *arguments, name == "vectorised loop"), device)
             seconds[name].append(duration)
             equal &= same_figures(summary, theirs)
 
@@ -171,7 +171,7 @@ def memory_table(device: torch.device, quick: bool) -> str:
     matrices = [torch.rand(q, entries, device=device) for q in (queries, 2 * queries)]
     for megabytes in (4, 16, 64, 256):
         peaks = [
-            peak_bytes(lambda: rank_queries(m, query_ids[:len(m)], ids, chunk_bytes=megabytes << 20), device)
+            peak_bytes(partial(rank_queries, m, query_ids[:len(m)], ids, chunk_bytes=megabytes << 20), device)
             for m in matrices
         ]
         lines.append(f"{megabytes:11d}   " + "".join(f"{peak / 2**20:14.0f}" for peak in peaks))

@@ -246,7 +246,7 @@ def run(arguments: list[str]) -> int:
         try:
             network, setting = options.row
             result = measure(network, setting, options)
-        except Exception as error:  # whatever it is: its row says so, and the others go on
+        except Exception as error:  # noqa: BLE001 - whatever it is: its row says so, and the others go on
             result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
         print(json.dumps(result))
         return 0

@@ -73,7 +73,7 @@ def findings_of(name: str, machine: Machine, deadline: float) -> list[Finding]:
                 found.append(finding)
     except TimeUp:
         found.append(Finding("the rest" if found else "all", LEFT))
-    except Exception as error:  # whatever it is: its line says so, and the other checks go on
+    except Exception as error:  # noqa: BLE001 - whatever it is: its line says so, and the other checks go on
         found.append(failed(name, error))
         print(f"{name:14s}{found[-1].measured}", flush=True)
     return found

@@ -61,7 +61,7 @@ def onnx_parser(path: Path) -> Parser:
         raise ParserError(f"{path} needs onnxruntime ({error}): pip install -r requirements-optional.txt") from None
     try:
         session = onnxruntime.InferenceSession(path)
-    except Exception as error:  # onnxruntime's own, of many kinds
+    except Exception as error:  # noqa: BLE001 - onnxruntime's own, of many kinds
         raise ParserError(f"{path} is no ONNX file that onnxruntime can read: {str(error).splitlines()[0]}") from None
     name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
@@ -97,7 +97,7 @@ def parsed(parser: Parser, images: Sequence[Image.Image], height: int, width: in
     with torch.inference_mode():
         try:
             scores = parser(batch)
-        except Exception as error:  # of onnxruntime or torch
+        except Exception as error:  # noqa: BLE001 - of onnxruntime or torch
             raise ParserError(f"the parser fails on {height}x{width} images: {str(error).splitlines()[0]}") from None
     if scores.ndim != 4 or len(scores) != len(images) or scores.shape[1] < 2:
         raise ParserError(

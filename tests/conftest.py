@@ -102,3 +102,25 @@ def thin():
 def trained(shared, thin) -> Callable[[str], Path]:
     """Takes a method of shared.METHODS, returns the folder of its trained and tested run, for reading."""
     return shared.run
+
+
+@pytest.fixture(scope="module")
+def cmfn(tmp_path_factory, thin) -> Path:
+    """The checkpoint of an untrained network, by which tests search."""
+    from searches import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def gallery(shared_data, tmp_path_factory) -> Path:
+    """For the search page: a visible image of each person of the test by three cameras, a minute apart."""
+    from data.dataset import open_benchmark
+
+    folder = tmp_path_factory.mktemp("page") / "photos"
+    shown = [record for record in open_benchmark("synthetic", shared_data).test if not record.infrared]
+    for minute, record in enumerate(shown):
+        path = folder / f"cam{record.camera}" / f"{record.identity}_20240501-13{minute:02d}00.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(Path(record.path).read_bytes())
+    return folder

@@ -79,6 +79,15 @@ def command(program, *arguments) -> list[str]:
     return [sys.executable, str(ROOT / "tests" / "thin.py"), str(ROOT / program), *map(str, arguments)]
 
 
+def run_apart(*words, folder: Path = ROOT, **options) -> subprocess.CompletedProcess:
+    """A command in a process of its own: how it ended, and what it printed, as text.
+
+    folder    the current one for it
+    options   others of subprocess.run
+    """
+    return subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, check=False, **options)
+
+
 start = subprocess.run
 
 
@@ -101,22 +110,34 @@ def status_of(program, *arguments) -> int:
         patch.setattr(sys, "argv", [str(program), *map(str, arguments)])
         patch.setattr(sys, "path", [*sys.path])
         patch.setattr(sys, "excepthook", sys.excepthook)
-        try:
+        with End() as end:
             if program == "-m":
                 sys.argv.pop(0)
                 patch.delitem(sys.modules, arguments[0], raising=False)  # of which runpy would warn
                 runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(str(ROOT / program), run_name="__main__")
-        except SystemExit as end:
-            if end.code is None or isinstance(end.code, int):
-                return int(end.code or 0) & 0xFF
-            print(end.code, file=sys.stderr)
-            return 1
-        except Exception:  # what an interpreter of its own would print and end with
-            traceback.print_exc()
-            return 1
-    return 0
+    return end.status
+
+
+class End:
+    """Of a program: what an interpreter of its own would print, and end with."""
+
+    status = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            self.status = int(error.code or 0) & 0xFF
+        elif isinstance(error, SystemExit):
+            print(error.code, file=sys.stderr)
+            self.status = 1
+        elif isinstance(error, Exception):
+            traceback.print_exception(error)
+            self.status = 1
+        return isinstance(error, SystemExit | Exception)
 
 
 @contextlib.contextmanager

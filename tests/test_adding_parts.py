@@ -1,15 +1,16 @@
 """The edits that docs/adding_a_*.md show, made in a copy of the repository, do what the pages say."""
 
+import inspect
 import json
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from programs import run_apart
 from trees import write_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,8 +55,7 @@ from thin import thin
 with thin():
 {textwrap.indent(textwrap.dedent(code), "    ")}
 """
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run_apart(sys.executable, "-c", code, *arguments, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -86,32 +86,32 @@ def test_the_page_on_data_sets(tmp_path):
     assert re.search(r"^1 error: .*left_0001.jpg should begin with its camera's number", printed, re.MULTILINE)
 
 
+def embed(*overrides):
+    """Names of CMFN's tensors, and embeddings: here, and in a copy that gets this function's text."""
+    import torch
+
+    from configs.load import load_config
+    from models.build import build_model
+
+    torch.manual_seed(0)
+    options = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none", *overrides]
+    model = build_model(load_config(overrides=options).MODEL, classes=3).eval()
+    torch.manual_seed(1)
+    return sorted(model.state_dict()), model.embed(torch.randn(2, 3, 64, 32), infrared=False).detach()
+
+
 @pytest.mark.long
 def test_the_page_on_modules(tmp_path, thin):
     repository = edited_copy("adding_a_module.md", tmp_path / "repository")
-    embed = """
+    names, before = embed()
+    call(repository, inspect.getsource(embed) + textwrap.dedent("""
         import torch
-        from configs.load import load_config
-        from models.build import build_model
-
-        def embed(*overrides):
-            torch.manual_seed(0)
-            options = ["MODEL.BACKBONE", "resnet18", "MODEL.PRETRAINED", "none", *overrides]
-            model = build_model(load_config(overrides=options).MODEL, classes=3).eval()
-            torch.manual_seed(1)
-            return sorted(model.state_dict()), model.embed(torch.randn(2, 3, 64, 32), infrared=False).detach()
-
-    """
-    here = {}
-    exec(textwrap.dedent(embed), here)
-    names, before = here["embed"]()
-    call(repository, embed + """
         from ablation import VARIANTS
         torch.save((embed(), embed("MODEL.SQUEEZE.ENABLED", "true")), sys.argv[1])
         assert VARIANTS["cmfn"]["squeeze"][1]["MODEL.SQUEEZE.ENABLED"] is True
         assert not pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_models.py", "-k",
                                 "trains_and_embeds and squeeze"])
-    """, tmp_path / "after.pt")
+    """), tmp_path / "after.pt")
     (names_off, off), (names_on, on) = torch.load(tmp_path / "after.pt")
     assert names == names_off and torch.equal(before, off)
     assert {name.split(".")[0] for name in set(names_on) - set(names)} == {"squeeze"} and not torch.equal(on, off)

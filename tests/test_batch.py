@@ -54,7 +54,7 @@ def test_each_streams_rows_are_gathered_for_themselves():
 def test_what_a_network_does_not_return_is_named_with_what_it_does():
     output = Output(batch().rows, pooled=torch.zeros(1, 7, 2))
     with pytest.raises(AttributeError, match="the network's output has no masks; it has pooled"):
-        output.masks
+        _ = output.masks
 
 
 def test_a_batch_goes_to_a_device_in_channels_last_memory():
@@ -98,4 +98,4 @@ def test_what_belongs_to_no_row_is_handed_on_and_gradients_are_of_all_rows():
     assert whole.where(infrared=True).columns is whole.columns is output.columns is weight
     torch.testing.assert_close(whole.gradient(whole.pooled.square().sum(), "pooled"), 2 * whole.pooled)
     with pytest.raises(AttributeError, match="the network's output has no masks; it has pooled"):
-        output.masks
+        _ = output.masks

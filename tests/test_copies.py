@@ -72,7 +72,7 @@ def test_a_copy_for_the_test_alone_has_the_same_protocols(tmp_path, name, lists)
     assert "train, " not in data.summary() and data.fingerprint() != complete.fingerprint()
     assert data.training_identities() == {"sysu": 395, "regdb": 206, "llcm": 713}[name]
     with pytest.raises(DataError, match="no training images, which training, DATA.CACHE and EMBEDDING.DIM need: .+"):
-        data.train
+        _ = data.train
 
 
 @pytest.mark.parametrize("lists", [True, False])

@@ -60,7 +60,7 @@ def test_the_visible_side_alone_is_read_anew(data, make, tmp_path):
     benchmark, sides = open_benchmark(data, tmp_path), set()
     for name in benchmark.default_protocols():
         search, seen = search_of(benchmark, name), []
-        again = search.corrupted(lambda path, *size: seen.append(path) or open_image(path, *size))
+        again = search.corrupted(lambda path, *size, seen=seen: seen.append(path) or open_image(path, *size))
         assert again == search.clean()
         trials = benchmark.protocol(name).trials
         side = "gallery" if benchmark.test[trials[0].query[0]].infrared else "query"

@@ -4,10 +4,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import programs
 import pytest
@@ -26,7 +24,6 @@ from data.synthetic import write_synthetic
 from models.build import build_model
 from utils.training.distributed import Ranks, joined
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("thin")
 OPTIONS = {
     "MODEL.BACKBONE": "resnet18", "MODEL.PRETRAINED": "none", "MODEL.STAGES": "3",
@@ -189,8 +186,7 @@ def test_training_and_evaluation_on_two_processes_and_only_the_first_writes(data
     words = ["train.py", "--config", "configs/quickstart_cmfn.yaml"]
     if whole:
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-        done = subprocess.run([*launch, *programs.command(*words, *pairs(**options))[1:]], cwd=ROOT,
-                              capture_output=True, text=True)
+        done = programs.run_apart(*launch, *programs.command(*words, *pairs(**options))[1:])
         assert done.returncode == 0 and done.stdout.count("training is complete") == 1, done.stdout + done.stderr
     else:
         outputs = finish(start(tmp_path / "train", *words, **options))

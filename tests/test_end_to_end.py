@@ -5,10 +5,8 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import programs
 import pytest
@@ -18,7 +16,6 @@ from reference import DATA, entries, nothing_drawn
 
 from data.synthetic import write_synthetic
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
     "DATA.HEIGHT": "64", "DATA.WIDTH": "32", "DATA.WORKERS": "0", "DEVICE": "cpu",
     "SOLVER.EPOCHS": "2", "SOLVER.IDENTITIES": "3", "SOLVER.IMAGES": "2",
@@ -78,7 +75,7 @@ def test_both_programs_in_interpreters_of_their_own(shared_data, tmp_path):
     run = tmp_path / "run"
     options = pairs(shared_data, run, **{"SOLVER.EPOCHS": "1", "SOLVER.IDENTITIES": "2", "MODEL.STAGES": "3"})
     for words in (["train.py", "--config", "configs/quickstart_cmfn.yaml", *options], ["test.py", "--checkpoint", run]):
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+        done = programs.run_apart(sys.executable, *words)
         assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((run / "results.json").read_text())
     assert results["checkpoint"]["epochs"] == 1 and results["results"][0]["protocol"] in done.stdout
@@ -93,7 +90,7 @@ def test_a_training_with_a_broken_image_ends_though_its_workers_ignore_signals(d
     options = pairs(broken, tmp_path / "run", **{"DATA.WORKERS": "2"})
     # An interpreter of its own: a forked process ends otherwise, and waits for workers that ignore signals.
     command = programs.command("train.py", "--config", "configs/quickstart_cmfn.yaml", *options)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = programs.run_apart(*command, timeout=60)
     assert done.returncode == 1 and "jpg is broken or no image" in done.stderr and "Traceback" not in done.stderr
 
 

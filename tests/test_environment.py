@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from programs import run_apart
 
 import utils.reporting
 from utils.reporting import drawing, report, sheets
@@ -226,7 +227,7 @@ def test_scripts_run_through_links_and_for_an_environment_elsewhere(place):
 
 def test_closed_streams_end_nothing(place):
     command = f"bash '{place.script}' <&- >&-"
-    done = subprocess.run(["sh", "-c", command], env=place.environment, capture_output=True, text=True)
+    done = run_apart("sh", "-c", command, env=place.environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and place.calls() == ["venv", "pip"]
 
 
@@ -303,10 +304,8 @@ def test_this_environment_is_whole():
 
 @pytest.mark.parametrize("script", ["reproduce_sysu", "reproduce_regdb", "reproduce_llcm"])
 def test_a_missing_data_folder_is_said_before_anything_is_installed(script, tmp_path):
-    done = subprocess.run(
-        ["bash", f"scripts/{script}.sh", "no/such/folder"], cwd=ROOT, capture_output=True, text=True,
-        env={"PATH": os.defpath, "VENV": str(tmp_path / "venv"), "CDPATH": "/"},
-    )
+    environment = {"PATH": os.defpath, "VENV": str(tmp_path / "venv"), "CDPATH": "/"}
+    done = run_apart("bash", f"scripts/{script}.sh", "no/such/folder", env=environment)
     assert done.returncode == 1 and done.stderr.startswith("error: there is no folder no/such/folder in ")
     assert done.stdout == "" and not (tmp_path / "venv").exists()
 
@@ -318,8 +317,7 @@ def test_settings_of_matplotlib_change_no_picture(tmp_path):
         "matplotlib = plain_matplotlib(); print(matplotlib.get_backend(), matplotlib.rcParams['font.size'])"
     )
     environment = {"PATH": os.defpath, "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run_apart(sys.executable, "-c", program, folder=tmp_path, env=environment)
     assert done.stdout.lower() == "agg 10.0\n", done.stderr
 
 

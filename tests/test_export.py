@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import export as script
+from programs import run_apart
 from thin import shortest
 from trees import write_image
 
@@ -215,8 +215,7 @@ def test_the_example_runs_without_this_repository(name, kind, modality, written,
     example = "onnx_example.py" if kind == "onnx" else "torch_example.py"
     (tmp_path / example).write_text(EXAMPLES[example])
     file, _ = written(name, kind, modality)
-    done = subprocess.run([sys.executable, "-I", example, str(file), *images], cwd=tmp_path, capture_output=True,
-                          text=True)
+    done = run_apart(sys.executable, "-I", example, file, *images, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     model, cfg = network(name)
     which = (False, True) if modality == "both" else (modality == "infrared",) * 2

@@ -3,12 +3,11 @@
 import itertools
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
-from programs import run
+from programs import run, run_apart
 from test_report import BROWSERS, Page
 
 from data.dataset import open_benchmark
@@ -140,7 +139,7 @@ def test_the_page_on_a_phone_in_a_browser(page, tmp_path):
     (tmp_path / "page.html").write_text(open_to_scripts)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                "--window-size=500,900", "--dump-dom", (tmp_path / "page.html").as_uri()]  # no narrower window is had
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run_apart(*command, timeout=120)
     width, needed, images, drawn = map(int, re.search(r"<title>(.*?)</title>", done.stdout)[1].split())
     assert needed <= width <= 500 and images == drawn > 5, done.stderr
     assert "Who is taken for whom" in done.stdout

@@ -1,106 +1,32 @@
-"""What only a GPU would notice, noticed without one: tensors on two devices, and waiting in the middle of a step.
-
-Networks, losses and training steps run on torch's fake tensors, which have a device, a shape and a dtype but no values.
-The evaluator has to read values: it runs on a stand-in for a device, which computes on the CPU.
-"""
+"""Networks, losses and training steps on fake tensors of a GPU: all on one device, and nothing waits."""
 
 import contextlib
-import sys
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 
+import export
 import numpy as np
 import pytest
 import torch
+from fake_device import CPU, CUDA, NoWaiting, device_of, empty, faked
+from programs import ROOT
 from thin import shortest, small_trunk
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-import export
-
-from assembly import gallery as searching
-from assembly.recipe import build_loss, build_network, image_size, train_batches
+from assembly.recipe import build_loss, image_size, train_batches
 from assembly.update import AUTOCAST, Update
 from common.batch import Batch, Kind, Output, Rows, Stream
 from configs.load import load_config
-from data.records import Protocol, Record, Trial
+from data.records import Record
 from models.build import MODELS, build_model
-from utils.evaluation.distances import distance_counts
-from utils.evaluation.evaluator import embed_images, evaluate_protocol
-from utils.retrieval.compress import principal_directions, project
-from utils.retrieval.nearest import search_exact
 from utils.training.run import HostCopy
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-INDEXING = ("aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 SHIPPED = {  # the precision in which a network is tested; with --all in each
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",
-    "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "bfloat16", "sysu_pmt": "float16",
+    "sysu_deen": "bfloat16", "sysu_base": "float32", "sysu_mpanet": "float16", "sysu_pmt": "float16",
     "sysu_mscmnet": "float16", "sysu_mcja": "float16", "sysu_dns": "float16", "sysu_sefel": "float32",
     "sysu_mclnet": "float32",
 }
-
-
-class Waited(AssertionError):
-    """The host would wait for the device."""
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses operators for which the host waits until the device has done all that was queued before.
-
-    They are those whose result's value or size the host needs, and copies between host and device that do not say
-    non_blocking. A number of the CPU's (a tensor without dimensions) travels with the kernel's other arguments.
-
-    device   "cuda", or "cpu" to take the CPU for the device
-    """
-
-    def __init__(self, device: str = "cuda"):
-        super().__init__()
-        self.device = device
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.prim.device.default:  # two in three calls
-            return device_of(args[0])
-        kwargs = kwargs or {}
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if any(map(self.there, tensors)) or torch.device(kwargs.get("device") or "cpu").type == self.device:
-            self.check(func, args, kwargs)
-        if func._schema.name == "aten::_fused_sgd_":  # fake tensors do not know it; it changes its arguments only
-            assert tensors and all(map(self.there, tensors))
-            return None
-        return func(*args, **kwargs)
-
-    def there(self, x: torch.Tensor) -> bool:
-        return device_of(x).type == self.device
-
-    def check(self, func, args, kwargs) -> None:
-        name, indices = func._schema.name, []
-        if name in INDEXING:
-            indices = [x for x in args[1] if x is not None]
-            if any(x.dtype in (torch.bool, torch.uint8) for x in indices):
-                raise Waited(f"{name} by a mask, of which the size has to be known")
-            if any(device_of(x) != device_of(args[0]) for x in indices):
-                raise Waited(f"{name} of one device by indices of another")
-        if torch.Tag.data_dependent_output in func.tags:
-            raise Waited(f"{name} reads a value")
-        if torch.Tag.dynamic_output_shape in func.tags and not indices:
-            raise Waited(f"{name} has a result of which the size has to be known")
-        if name in ("aten::_to_copy", "aten::copy_"):
-            source, target, blocking = device_of(args[0]), kwargs.get("device"), not kwargs.get("non_blocking")
-            if name == "aten::copy_":
-                source, target, blocking = device_of(args[1]), device_of(args[0]), not (args[2:] or [False])[0]
-            if blocking and target is not None and source.type != torch.device(target).type:
-                raise Waited(f"{name} from {source} to {target}, blocking")
-
-
-def device_of(x: torch.Tensor) -> torch.device:
-    return getattr(x, "fake_device", None) or x.device  # a fake tensor's `device` is an operator of its own
 
 
 @pytest.fixture(autouse=True)
@@ -120,26 +46,6 @@ def cuda_is_believed_in(monkeypatch):
         return (torch.empty_like(x),) if device_of(x).type == "cuda" else grad(loss, x, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", faked_grad)
-
-
-@contextlib.contextmanager
-def faked(cfg=None, device=CUDA):
-    """Inside, tensors are fake, and the device must not be waited for.
-
-    cfg      gives the network of this configuration, on the device. What is neither its parameter nor its buffer stays
-             where it was made
-    """
-    model = None
-    if cfg is not None:
-        with torch.device("meta"):  # where nothing is drawn
-            model = build_network(cfg, classes=395)
-    with FakeTensorMode(), NoWaiting(device.type):
-        yield model and model._apply(lambda x: empty(x.shape, device, x.dtype))
-
-
-def empty(shape, device=CUDA, dtype=torch.float32):
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=layout)
 
 
 def configured(name, *overrides, backbone="resnet18"):
@@ -313,125 +219,6 @@ def test_numbers_are_copied_after_the_work_of_their_own_device(copies):
         assert HostCopy(torch.ones(3, device=second)).event.stream == second
 
 
-class Elsewhere(torch.Tensor):
-    """A tensor that says it is on a CUDA device; its values are held on the CPU."""
-
-    @staticmethod
-    def __new__(cls, held):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=CUDA
-        )
-
-    def __init__(self, held):
-        self.held = held
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return computed(func, args, kwargs or {})
-
-    def tolist(self):
-        return self.cpu().tolist()
-
-
-class StandIn(FakeTensorMode):
-    """Inside, "cuda" is a device that computes, on the CPU; tensors of both devices do not mix."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return computed(func, args, kwargs or {})
-
-
-class TwoDevices(AssertionError):
-    """An operator got tensors of the device and of the CPU."""
-
-
-def computed(func, args, kwargs):
-    """The operator's result, by the rules of CUDA: a number of the CPU's mixes with all, and so do indices from there.
-    """
-    name, tensors = func._schema.name, [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    there = any(isinstance(x, Elsewhere) for x in tensors)
-    if name not in ("aten::copy_", "aten::_to_copy"):
-        first = tensors[0] if tensors else None
-        mixing = tensors if name not in INDEXING or not isinstance(first, Elsewhere) else [first, *args[2:3]]
-        if there and any(not isinstance(x, Elsewhere) and x.dim() for x in mixing):
-            raise TwoDevices(f"{name} of tensors on {[str(x.device) for x in tensors]}")
-    if kwargs.get("device") is not None:
-        there, kwargs = torch.device(kwargs["device"]).type == "cuda", {**kwargs, "device": CPU}
-    held = tree_map(lambda x: x.held if isinstance(x, Elsewhere) else x, (args, kwargs))
-    result = func(*held[0], **held[1])
-    returned = func._schema.returns
-    if returned and returned[0].alias_info is not None and returned[0].alias_info.is_write:  # in place
-        return args[0]
-    return tree_map(lambda x: Elsewhere(x) if isinstance(x, torch.Tensor) else x, result) if there else result
-
-
-def drawn(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def random_protocol(images=60):
-    """Embeddings, identities and a protocol of two trials, in which some gallery images are ignored."""
-    rows = np.arange(images)
-    trials = tuple(Trial(query=rows[::2], gallery=np.roll(rows[1::2], shift)) for shift in (0, 7))
-    protocol = Protocol("drawn", trials, "identities", np.where(rows % 3, -1, rows % 4), rows % 4)
-    return drawn(images, 12), (rows * 7 % 11).tolist(), protocol
-
-
-def evaluated(device):
-    features, identities, protocol = random_protocol()
-    scale = torch.tensor([0.0] * 4 + [1.0] * 8)  # as the network gives it: on the CPU
-    features, results = features.to(device), []
-    for rerank, counts in (("none", "identities"), ("none", "images"), ("k_reciprocal", "identities")):
-        protocol = Protocol(**{**vars(protocol), "counts": counts})
-        results.append(evaluate_protocol(
-            features, identities, protocol, flip=False, weighting="neck", scale=scale, rerank=rerank, per_query=True
-        ))
-    infrared = [row % 2 == 0 for row in range(len(identities))]
-    results.append(distance_counts(features, identities, infrared, weighting="neck", scale=scale.to(device), block=16))
-    return results
-
-
-def embedded(device):
-    loaders = [
-        ([(drawn(3, 3, 4, 2), torch.tensor([4, 0, 2]))], False), ([(drawn(2, 3, 4, 2), torch.tensor([1, 3]))], True),
-    ]
-    features = embed_images(lambda images, infrared: images.mean(dim=(2, 3)), loaders, [*"abcde"], device)
-    assert features.device == device
-    return features.tolist()
-
-
-def compressed(device):
-    found = []
-    for images in (20, 5):
-        features = drawn(images, 12).to(device)
-        found.append(project(features, principal_directions(features, 4)).cpu().tolist())
-    return found
-
-
-def searched(device):
-    matrix, current = drawn(40, 12).numpy(), np.arange(40) % 5 > 0
-    return [x.tolist() for x in search_exact(drawn(3, 12).to(device), matrix, current, top=4, chunk_bytes=600)]
-
-
-def found_by_search(device):
-    """As scripts/search.py embeds, compressed and not; beside the network nothing waits."""
-    scale, rows = torch.tensor([0.0] * 4 + [2.0] * 8), []
-    network = SimpleNamespace(embed=lambda images, infrared, flip: images.flatten(1))
-    for directions in (None, drawn(8, 3)):
-        embedder = searching.Embedder(network, scale, directions, False, device)
-        with NoWaiting():
-            rows.append(embedder(drawn(5, 3, 2, 2), False))
-        assert rows[-1].device == device and rows[-1].shape == (5, embedder.numbers)
-    return [x.tolist() for x in rows]
-
-
-@pytest.mark.parametrize("what", [evaluated, embedded, compressed, searched, found_by_search])
-def test_what_reads_values_gives_those_of_the_cpu(what):
-    expected = what(CPU)
-    with StandIn():
-        found = what(CUDA)
-    assert found == expected
-
-
 def test_the_exported_module(whole):
     cfg = configured("sysu_agw")
     with torch.device("meta"):
@@ -463,88 +250,3 @@ def test_batches_arrive_as_a_step_takes_them(method):
         with FakeTensorMode() as mode, NoWaiting():
             moved = mode.from_tensor(found).to(CUDA, non_blocking=True)
             assert moved.dim() < 4 or moved.contiguous(memory_format=torch.channels_last) is moved
-
-
-WAITING = {
-    "item": lambda x: x.sum().item(),
-    "float": lambda x: float(x[0]),
-    "if": lambda x: 1 if x.any() else 0,
-    "tolist": lambda x: x.tolist(),
-    "equal": lambda x: torch.equal(x, x + 1),
-    "allclose": lambda x: torch.allclose(x, x + 1),
-    "nonzero": lambda x: x.nonzero(),
-    "where": lambda x: torch.where(x > 0),
-    "mask": lambda x: x[x > 0],
-    "masked_select": lambda x: x.masked_select(x > 0),
-    "mask_written": lambda x: x.index_put_((x > 0,), x),
-    "unique": lambda x: x.unique(),
-    "bincount": lambda x: x.long().bincount(),
-    "repeated": lambda x: x.repeat_interleave(x.long()),
-    "cpu": lambda x: x.cpu(),
-    "to": lambda x: x.to("cpu"),
-    "copied_out": lambda x: torch.empty(3).copy_(x),
-    "copied_in": lambda x: x.copy_(torch.empty(3)),
-    "listed": lambda x: x + torch.tensor([1.0, 2.0, 3.0], device=x.device),
-    "new_tensor": lambda x: x + x.new_tensor([1.0, 2.0, 3.0]),
-    "indexed": lambda x: x[[0, 2]],
-    "indexed_by_array": lambda x: x[np.array([0, 2])],
-}
-NOT_WAITING = {
-    "made_there": lambda x: x + torch.arange(3, device=x.device) + x.new_zeros(3),
-    "filled": lambda x: torch.full((3,), 2.0, device=x.device),
-    "number": lambda x: x * torch.tensor(2.0) + 1,
-    "masked": lambda x: torch.where(x > 0, 1.0, -1.0).masked_fill(x > 1, torch.inf),
-    "indexed_there": lambda x: x[torch.arange(2, device=x.device)] + x[:2],
-    "copied": lambda x: torch.empty(3).copy_(x, non_blocking=True),
-    "moved": lambda x: torch.empty(3).to(x.device, non_blocking=True),
-    "drawn": lambda x: x.new_empty(3).bernoulli_(0.5) + torch.nn.functional.dropout(x),
-}
-
-
-@pytest.mark.parametrize("name", WAITING)
-def test_waiting_is_noticed(name):
-    with faked():
-        x = torch.ones(3, device=CUDA)
-        with pytest.raises(Waited):
-            WAITING[name](x)
-
-
-@pytest.mark.parametrize("name", NOT_WAITING)
-def test_what_does_not_wait_passes(name):
-    with faked():
-        NOT_WAITING[name](torch.ones(3, device=CUDA))
-
-
-MIXING = {
-    "made_here": lambda x: x + torch.arange(3),
-    "joined": lambda x: torch.cat([x, torch.zeros(3)]),
-    "multiplied": lambda x: x @ torch.eye(3),
-    "indexed": lambda x: torch.zeros(3)[x.long()],
-    "attribute": lambda x: ForgotItsBuffer()(x),
-}
-
-
-class ForgotItsBuffer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.factor = torch.ones(3)
-
-    def forward(self, x):
-        return self._apply(lambda y: y.to(x.device)).factor * x
-
-
-@pytest.mark.parametrize("mode, error", [(faked, (RuntimeError, Waited)), (StandIn, TwoDevices)])
-@pytest.mark.parametrize("name", MIXING)
-def test_two_devices_are_noticed(name, mode, error):
-    with mode():
-        x = torch.ones(3, device=CUDA)
-        with pytest.raises(error):
-            MIXING[name](x)
-
-
-def test_the_stand_in_refuses_what_a_device_does():
-    with StandIn():
-        x = torch.arange(3, device=CUDA)
-        assert x.device == CUDA and x.sum().item() == 3 and x[np.array([2])].tolist() == [2] and int(x.cpu()[1]) == 1
-        with pytest.raises((TypeError, RuntimeError)):
-            x.numpy()

@@ -181,7 +181,7 @@ def test_people_are_held_out_for_validation(tmp_path):
 
 def test_a_folder_for_training_or_test_alone(tmp_path):
     with pytest.raises(DataError, match="has no test images, which protocols need: .* says of no image that it is for"):
-        Folder(folder_tree(tmp_path / "a", split="train")).test
+        _ = Folder(folder_tree(tmp_path / "a", split="train")).test
     assert Folder(folder_tree(tmp_path / "b", split="test")).protocol("folder/ir-to-vis/single-shot").trials
 
 

@@ -56,7 +56,7 @@ def test_partial_copies_serve_alone(tmp_path):
     assert open_benchmark("market", tmp_path).test == data.test
     (tmp_path / "bounding_box_train").rmdir()
     with pytest.raises(DataError, match="has no training images, which training, .*there is no folder"):
-        open_benchmark("market", tmp_path).train
+        _ = open_benchmark("market", tmp_path).train
 
 
 @pytest.mark.parametrize("name, said", [
@@ -78,7 +78,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
     for path in (market_tree(tmp_path) / "query").iterdir():
         path.unlink()
     with pytest.raises(DataError, match="query has no image"):
-        Market(tmp_path).test
+        _ = Market(tmp_path).test
     (tmp_path / "query").rmdir()
     with pytest.raises(DataError, match="there is no folder .*query, where images such as 0002_c1s1_000451_03.jpg"):
         Market(tmp_path)
@@ -87,7 +87,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
     (tmp_path / "query").mkdir(), (tmp_path / "bounding_box_test").rename(tmp_path / "elsewhere")
     (tmp_path / "query").rmdir()
     with pytest.raises(DataError, match="has neither query nor bounding_box_test"):
-        Market(tmp_path).test
+        _ = Market(tmp_path).test
 
 
 # One modality

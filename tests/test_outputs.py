@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -14,7 +15,7 @@ from programs import run
 from data import synthetic
 from data.records import DataError
 from utils import output
-from utils.output import OutputError, require_files, require_folder, write_or_keep
+from utils.output import OutputError, replacing, require_files, require_folder, write_or_keep
 from utils.reporting import sheets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,5 +219,30 @@ def test_any_text_prints_on_any_terminal(shell, printed):
         "print(\"±\", file=sys.stderr); sys.exit(os.open(\"/dev/null\", 0) < 3 or 7)"
     )
     command = shell.format(f"'{sys.executable}' -c '{program}'")
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True)
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stdout.decode().strip()) == (7, printed), done.stderr
+
+
+@pytest.mark.parametrize("lines", [1, 10**5])
+def test_a_program_whose_output_nobody_reads_ends_without_a_word(lines):
+    code = f"from utils.stop import fail_clearly\nfail_clearly(lambda: print('line\\n' * {lines}), (OSError,))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert ended.stderr == b"" and ended.returncode == 128 + signal.SIGPIPE
+
+
+def test_programs_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "ranking.jpg"
+    with replacing(path) as one:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replacing(path) as other:
+            one.write_text("one")
+            other.write_text("other")
+        assert path.read_text() == "other"
+    assert path.read_text() == "one" and [*tmp_path.iterdir()] == [path]
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.touch()
+        raise ZeroDivisionError
+    assert path.read_text() == "one" and [*tmp_path.iterdir()] == [path]

@@ -22,7 +22,8 @@ def test_the_commands_of_the_page_run_as_printed(tmp_path, monkeypatch, thin):
     little = {"-m": LITTLE.split(), "train.py": SMALL, "scripts/describe_data.py": ["--workers", "1"]}
     for kind, block in re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL):
         if kind == "python":
-            exec(block, {})
+            (tmp_path / "example.py").write_text(block, encoding="utf-8")
+            run(tmp_path / "example.py", folder=tmp_path)
             person = tmp_path / "datasets" / "synthetic" / "cam3" / "0510"  # whom a command searches for
             shutil.copytree(next(person.parent.iterdir()), person)
             continue

@@ -5,14 +5,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from programs import command, run
+from programs import command, run, run_apart
 from trees import write_image
 
 import vireid
@@ -256,8 +255,6 @@ assert {str(ROOT)!r} == sys.path[-1] and {str(ROOT)!r} not in sys.path[:-1]
 assert vireid.load is sys.modules["vireid"].load
 """)
     environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(tmp_path / "program.py"), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-    )
+    done = run_apart(*command(tmp_path / "program.py"), folder=tmp_path, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "there is no image nowhere.jpg" in done.stdout and "<CMFN: images of 64x32" in done.stdout

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import is_imported
 from programs import run as run_program
+from programs import run_apart
 from thin import SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -319,7 +319,7 @@ def test_the_page_in_a_browser(tmp_path):
     picture = tmp_path / "page.png"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                "--window-size=1200,2400", f"--screenshot={picture}", "--dump-dom", (tmp_path / "report.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run_apart(*command, timeout=120)
     table = re.search(r'<div class="scroll results">.*?</table>', done.stdout, re.DOTALL)
     assert table and "60.00 ± 10.00" in table[0], done.stderr
     shown = np.asarray(Image.open(picture).convert("L"))

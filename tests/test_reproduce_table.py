@@ -4,12 +4,11 @@ import csv
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import programs
-from programs import Done
+from programs import Done, run_apart
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "reproduce_table.py"
 spec = importlib.util.spec_from_file_location("reproduce_table", SCRIPT)
@@ -193,4 +192,5 @@ def test_needs_no_torch(tmp_path):
         "import sys, runpy; sys.modules['torch'] = sys.modules['numpy'] = None; "
         f"sys.argv = ['x', '--output', {str(tmp_path)!r}]; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    done = run_apart(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr

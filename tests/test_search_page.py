@@ -1,57 +1,34 @@
-"""The search page: what uploads may be, what is known of gallery images, what a request is told, and a real browser."""
+"""The search page: what a request is told, who may ask, FAISS, and a real browser."""
 
 import csv
 import io
 import json
 import math
 import re
-import signal
-import socket
-import struct
 import sys
 import threading
-import time
-import urllib.request
-import zlib
 from pathlib import Path
 
 import browser as browsers
 import numpy as np
 import pytest
+import serve
 import torch
 from PIL import Image
-from processes import Started
 from programs import run
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-flask = pytest.importorskip("flask", reason="Flask is not installed (requirements-optional.txt)")
-
-import serve
+from trees import coloured
 
 from assembly.gallery import Embedder
 from assembly.search_page import lookup as lookups
 from assembly.search_page import uploads
-from assembly.search_page.app import PageError, import_flask, search_page, server_of
-from assembly.search_page.details import DetailsError, camera_in, details_of, read_table, time_in
-from assembly.search_page.uploads import UploadError, looks_infrared, read_upload
+from assembly.search_page.app import search_page, server_of
+from assembly.search_page.uploads import UploadError, read_upload
 from data.dataset import open_benchmark
 from data.pixels import read_image
 
+pytest.importorskip("flask", reason="Flask is not installed (requirements-optional.txt)")
+
 TOKEN = {"X-Token": "the token"}
-
-
-@pytest.fixture(scope="module")
-def gallery(shared_data, tmp_path_factory):
-    """A visible image of each person of the test by three cameras, a minute apart."""
-    folder = tmp_path_factory.mktemp("page") / "photos"
-    shown = [record for record in open_benchmark("synthetic", shared_data).test if not record.infrared]
-    for minute, record in enumerate(shown):
-        path = folder / f"cam{record.camera}" / f"{record.identity}_20240501-13{minute:02d}00.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(Path(record.path).read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,109 +62,6 @@ def search(client, image: Path | bytes, query: str = "", **options):
 def refused(answer, status: int = 400) -> str:
     assert answer.status_code == status, answer.data
     return answer.json["error"]
-
-
-# Uploads
-
-
-def as_bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
-
-
-def coloured() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 6, 3), dtype=np.uint8))
-
-
-def huge_png(side: int) -> bytes:
-    """A few kilobytes that decode into side x side pixels."""
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(64) * 1000)  # they needn't be whole: nothing is to be decoded
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("kind", uploads.FORMATS)
-def test_formats_are_told_by_content(kind):
-    image = read_upload(as_bytes(coloured(), kind))
-    assert image.mode == "RGB" and image.size == (6, 12)
-
-
-def test_an_upload_is_turned_and_its_grey_values_scaled():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert read_upload(as_bytes(coloured(), "JPEG", exif=exif)).size == (12, 6)
-    deep = read_upload(as_bytes(Image.fromarray(np.arange(72, dtype=np.uint16).reshape(12, 6) * 300)))
-    assert deep.getextrema() == ((0, 255),) * 3
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("content, message", [
-    (b"", "the file is empty; choose an image"),
-    (b"no image", "the file is no image of a known format (JPEG, PNG"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "the file is no image of a known format"),
-    (as_bytes(coloured(), "GIF"), "the file is no image of a known format"),
-    (as_bytes(coloured())[:150], "the image is cut off or damaged"),
-    (as_bytes(coloured(), "JPEG")[:-40], "the image is cut off or damaged"),
-    (huge_png(8000), "the image has 8000 x 8000 pixels; 50 million are allowed: make it smaller"),
-    (huge_png(20000), "the image has far too many pixels: make it smaller, or cut the person out"),
-])
-def test_an_upload_that_is_no_image(content, message):
-    with pytest.raises(UploadError, match=re.escape(message)):
-        read_upload(content)
-
-
-def test_a_large_upload_is_refused_before_it_is_read(client, monkeypatch):
-    with pytest.raises(UploadError, match="the file has 21 MB; 21 MB are allowed"):
-        read_upload(bytes(uploads.MOST_BYTES + 1))
-    monkeypatch.setattr("assembly.search_page.app.read_upload", lambda content: pytest.fail("it was read"))
-    assert refused(search(client, bytes(uploads.MOST_BYTES + 1)), 413) == "The file is too large; 21 MB are allowed."
-
-
-def test_day_and_night_are_told_by_colours(shared_data):
-    for record in open_benchmark("synthetic", shared_data).test:
-        assert looks_infrared(read_image(record.path)) == record.infrared, record.path
-    grey = np.random.default_rng(0).integers(0, 200, (40, 20, 1), dtype=np.uint8)
-    tinted = Image.fromarray(np.concatenate([grey, grey, grey + 40], axis=2))
-    assert looks_infrared(tinted) and not looks_infrared(coloured().resize((60, 120)))
-
-
-# Cameras and times
-
-
-@pytest.mark.parametrize("name, camera, time", [
-    ("cam3/0001/0002.jpg", "3", "NaT"), ("0007_c03_s001_f1_vis.jpg", "3", "NaT"),
-    ("0002_c1s1_000451_03.jpg", "1", "NaT"), ("Camera-12/a.png", "12", "NaT"), ("cam1/c2.jpg", "2", "NaT"),
-    ("abc3.jpg", "", "NaT"), ("c0ffee.jpg", "", "NaT"), ("a/20240501_134510.jpg", "", "2024-05-01T13:45:10"),
-    ("2024-05-01 13.45.jpg", "", "2024-05-01T13:45:00"), ("x2024-05-01T13-45-10Z.jpg", "", "2024-05-01T13:45:10"),
-    ("20241301_134510.jpg", "", "NaT"), ("120240501134510.jpg", "", "NaT"),
-])
-def test_a_name_says_camera_and_time(name, camera, time):
-    assert camera_in(name) == camera and str(time_in(name)) == time
-
-
-def test_a_table_goes_before_names(tmp_path):
-    (tmp_path / "a.csv").write_text(
-        "\ufefftime,image,camera\n2024-05-01T13:45:10,cam1/a.jpg,hall\n,cam1/b.jpg,\n2024-05-02,c.jpg,\n"
-    )
-    cameras, times = details_of(["cam1/a.jpg", "cam1/b.jpg", "c.jpg", "d.jpg"], tmp_path / "a.csv")
-    assert cameras.tolist() == ["hall", "1", "", ""]
-    assert [str(time) for time in times] == ["2024-05-01T13:45:10", "NaT", "2024-05-02T00:00:00", "NaT"]
-
-
-@pytest.mark.parametrize("content, message", [
-    ("image;camera\na;1\n", "has the columns image;camera; it needs image, and camera or time or both, separated by"),
-    ("", "has the columns (none); it needs image"),
-    ("image,time\na.jpg,2024-05-01\nb.jpg,noon\n", "line 3: 'noon' is no time such as 2024-05-01T13:45:10"),
-    (b"\xff\xfe", "cannot be read ("),
-])
-def test_a_table_that_is_none(tmp_path, content, message):
-    (tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DetailsError, match=re.escape(message)):
-        read_table(tmp_path / "a.csv")
 
 
 # Requests
@@ -239,6 +113,13 @@ def test_an_image_is_embedded_once_for_all_filters(client, lookup, night, monkey
 ])
 def test_a_search_that_makes_no_sense(client, night, query, message):
     assert message in refused(search(client, night, query))
+
+
+def test_a_large_upload_is_refused_before_it_is_read(client, monkeypatch):
+    with pytest.raises(UploadError, match="the file has 21 MB; 21 MB are allowed"):
+        read_upload(bytes(uploads.MOST_BYTES + 1))
+    monkeypatch.setattr("assembly.search_page.app.read_upload", lambda content: pytest.fail("it was read"))
+    assert refused(search(client, bytes(uploads.MOST_BYTES + 1)), 413) == "The file is too large; 21 MB are allowed."
 
 
 def test_an_upload_that_is_none_is_said_and_so_is_what_fails(client, night, lookup, monkeypatch, capsys):
@@ -344,7 +225,7 @@ def known_to(page: str) -> dict:
     return json.loads(re.search(r'id="known">(.*?)</script>', page)[1])
 
 
-# FAISS, and the program
+# FAISS
 
 
 def test_with_faiss_and_without_the_answers_are_the_same(lookup, night, monkeypatch):
@@ -370,82 +251,6 @@ def test_auto_takes_faiss_where_it_pays(lookup, monkeypatch, capsys):
     lookup.get_ready("auto", 3)
     assert "searching 1 query exactly, which takes a while: FAISS is not installed" in capsys.readouterr().out
     assert lookup.faiss is None
-
-
-def refused_program(*words) -> str:
-    done = run("scripts/serve.py", *words, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    return done.stderr
-
-
-def test_what_the_program_refuses(trained, gallery, tmp_path, monkeypatch):
-    words = ["--checkpoint", trained("quickstart_base"), "--output", tmp_path / "out", "--port", "0"]
-    assert "--gallery is nowhere, which is no folder" in refused_program(*words, "--gallery", "nowhere")
-    (tmp_path / "empty").mkdir()
-    assert "empty has no image that can be searched" in refused_program(*words, "--gallery", tmp_path / "empty")
-    (tmp_path / "a.csv").write_text("name\n")
-    assert "has the columns name; it needs image" in refused_program(
-        *words, "--gallery", gallery, "--details", tmp_path / "a.csv")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        said = refused_program(*words[:-1], port, "--gallery", gallery)
-    assert f"127.0.0.1 port {port} cannot be listened at (" in said and "choose another --port or --host" in said
-    monkeypatch.setitem(sys.modules, "flask", None)
-    with pytest.raises(PageError, match="the search page needs Flask: pip install -r requirements-optional.txt"):
-        import_flask()
-
-
-def test_the_program_serves_on_this_machine_alone_and_warns_elsewhere(trained, gallery, tmp_path, monkeypatch, capsys):
-    served = []
-
-    class Server:
-        def __init__(self, host, port, app, **_):
-            served.append([
-                app.test_client().get("/", headers={"Host": f"{name}:{port}"}).status_code
-                for name in ("localhost", "desk.example", "0.0.0.0")
-            ])
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def serve_forever(self):
-            pass
-
-    monkeypatch.setattr("werkzeug.serving.make_server", Server)
-    words = ["scripts/serve.py", "--checkpoint", trained("quickstart_base"), "--gallery", gallery, "--port", "0",
-             "--output", tmp_path]
-    here = run(*words).stdout
-    assert re.search(r"the page: http://127.0.0.1:\d+/ \(Ctrl-C ends it\)", here) and "warning" not in here
-    elsewhere = run(*words, "--host", "0.0.0.0", "--name", "desk.example").stdout
-    assert "warning: the page is served at 0.0.0.0, to everybody who reaches this machine there" in elsewhere
-    assert served == [[200, 400, 400], [200, 200, 200]]
-
-
-def test_it_answers_until_it_is_stopped(trained, gallery, tmp_path):
-    process = Started(tmp_path / "printed", "scripts/serve.py", "--checkpoint", trained("quickstart_base"),
-                      "--gallery", gallery, "--port", "0", "--output", tmp_path)
-    try:
-        until, address, printed = time.monotonic() + 60, None, tmp_path / "printed" / "stdout"
-        while address is None and time.monotonic() < until and process.poll() is None:
-            time.sleep(0.02)
-            address = re.search(r"http://127.0.0.1:\d+/", printed.read_text()) if printed.exists() else None
-        with urllib.request.urlopen(address[0], timeout=30) as page:
-            assert b"12 images of photos, ranked by Two-stream baseline" in page.read()
-        process.send_signal(signal.SIGINT)
-        status, _, said = process.finished()
-        assert status == 130 and said == "stopped by SIGINT\n"
-    finally:
-        process.kill()
-
-
-def test_the_benchmark_asks_over_http(trained):
-    words = ["scripts/benchmark_page.py", "--checkpoint", trained("quickstart_base"), "--queries", "2", "--rows"]
-    said = run(*words, "50", "--method", "exact").stdout
-    assert re.search(r"50 rows of \d+ numbers, ready after .* exact\nmodality=ir: median \d+.\d+ s, .* of 2\n", said)
-    assert "the page found nothing: " in run(*words, "1", check=False).stderr  # none of the camera that it asks for
 
 
 # In a browser

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from programs import run
+from programs import run, run_apart
 
 import train
 from assembly import validation
@@ -194,8 +193,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_noticed_before_the_training(
 def test_a_stop_while_a_program_is_imported_is_one_line(tmp_path, program, number):
     """What takes the seconds of an import is torch; a stand-in of it sends the signal."""
     (tmp_path / "torch.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(60)\n")
-    done = subprocess.run([sys.executable, ROOT / program], env=os.environ | {"PYTHONPATH": str(tmp_path)},
-                          capture_output=True, text=True)
+    done = run_apart(sys.executable, ROOT / program, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"stopped by {number.name}\n")
 
 
@@ -204,7 +202,7 @@ def test_a_stop_while_a_program_is_imported_is_one_line(tmp_path, program, numbe
 ])
 def test_a_shell_without_the_environment_is_told_how_to_get_it(program, missing):
     """As before `source .venv/bin/activate`: a Python that has its standard library alone (-S)."""
-    done = subprocess.run([sys.executable, "-S", *program], cwd=ROOT, capture_output=True, text=True)
+    done = run_apart(sys.executable, "-S", *program)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {sys.executable} has no module {missing}. Once in a shell: source ")
     assert f"{ROOT}/.venv/bin/activate" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -213,5 +211,5 @@ def test_a_shell_without_the_environment_is_told_how_to_get_it(program, missing)
 def test_a_module_of_the_repository_that_is_missing_is_no_library():
     """A fault of the code: its stack trace is shown."""
     code = "from utils.stop import stop_in_one_line; stop_in_one_line(); import utils.nowhere"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_apart(sys.executable, "-c", code)
     assert done.stderr.startswith("Traceback") and "No module named 'utils.nowhere'" in done.stderr

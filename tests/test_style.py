@@ -1,14 +1,13 @@
 """What ruff and mypy say of the code, as ruff.toml and mypy.ini ask them."""
 
-import subprocess
 import sys
 
 import pytest
-from programs import ROOT
+from programs import run_apart
 
 
 def check(*command):
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    done = run_apart(sys.executable, "-m", *command)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

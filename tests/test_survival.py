@@ -73,9 +73,9 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturb
         process = context().Process(target=train, args=(data, killed, epochs))
         process.start()
         if number % 2:  # while a checkpoint is being written
-            wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before and temporary.exists(), process)
+            wait_until(lambda before=before: newer(last, before) and temporary.exists(), process)
         else:
-            wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before, process)
+            wait_until(lambda before=before: newer(last, before), process)
             time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
@@ -97,6 +97,10 @@ def test_a_training_killed_again_and_again_ends_with_the_weights_of_an_undisturb
         for name, value in state.items():
             assert torch.equal(found["optimizer"]["state"][i][name], value), (i, name)
     assert [line.count('"epoch"') for line in (killed / "metrics.jsonl").read_text().splitlines()] == [1] * epochs
+
+
+def newer(path, than):
+    return path.exists() and path.stat().st_mtime_ns > than
 
 
 def wait_until(condition, process):

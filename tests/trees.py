@@ -9,10 +9,13 @@ from PIL import Image
 SYSU_CAMERAS = (1, 2, 3, 4, 5, 6)
 
 
+def coloured(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 6, 3), dtype=np.uint8))
+
+
 def write_image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    coloured(seed).save(path)
 
 
 def text(path: Path, content: str) -> None:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, final
 
 from utils.output import safe_streams
 
@@ -74,6 +74,7 @@ def name_missing_library(kind: type[BaseException], error: BaseException, trace:
         sys.__excepthook__(kind, error, trace)
 
 
+@final
 class StopRequest:
     """Turns a stopping signal into a flag that the training loop looks at; the second signal stops at once."""
 

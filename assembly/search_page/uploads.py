@@ -44,7 +44,7 @@ def read_upload(content: bytes) -> Image.Image:
         raise UploadError(f"the file is no image of a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise UploadError("the image has far too many pixels: make it smaller, or cut the person out") from None
-    except Exception as error:  # Pillow raises many kinds for broken files
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for broken files
         raise UploadError(f"the image is cut off or damaged ({error})") from None
 
 

@@ -1,5 +1,7 @@
 """DNS's total (docs/compared_methods.md)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -17,7 +19,7 @@ class DNSTotal(nn.Module):
     options   the LOSS section of the configuration
     """
 
-    options = {
+    options: ClassVar = {
         "CIRCLE_MARGIN": option(0.45, "m of the circle loss", at_least=0, at_most=1),
         "DNS.CIRCLE_SCALE": option(64.0, "γ of the circle loss", above=0, at_most=1000),
         "DNS.CIRCLE_MEAN": option("twice", "over rows, and divided by their number once more (the authors'); or once",

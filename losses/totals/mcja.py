@@ -1,5 +1,7 @@
 """MCJA's total (docs/compared_methods.md)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -15,7 +17,7 @@ class MCJATotal(nn.Module):
     options   the LOSS section of the configuration
     """
 
-    options = {
+    options: ClassVar = {
         "MCJA.RETRIEVAL_WEIGHT": option(1.0, "of the cross-modality retrieval", at_least=0, at_most=1000),
         "MCJA.STRENGTH": option(0.5, "ε of its soft ranks: the smaller, the more like ranks", at_least=0.001,
                                 at_most=1000),

@@ -1,5 +1,7 @@
 """MPANet's total (docs/compared_methods.md)."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -18,7 +20,7 @@ class MPANetTotal(nn.Module):
     options   the LOSS section of the configuration
     """
 
-    options = {
+    options: ClassVar = {
         "MPANET.SEPARATION_WEIGHT": option(0.5, "of the overlap of masks", at_least=0, at_most=1000),
         "MPANET.CENTER_WEIGHT": option(1.0, "of the centre cluster", at_least=0, at_most=1000),
         "MPANET.CENTER_MARGIN": option(0.7, "between the centres of two identities", at_least=0, at_most=100),

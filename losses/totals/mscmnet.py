@@ -1,5 +1,7 @@
 """MSCMNet's total (docs/compared_methods.md)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -16,7 +18,7 @@ class MSCMNetTotal(nn.Module):
     options   the LOSS section of the configuration
     """
 
-    options = {
+    options: ClassVar = {
         "MSCMNET.CENTER_WEIGHT": option(1.0, "of the quadruple centre triplet", at_least=0, at_most=1000),
         "MSCMNET.CENTER_MARGIN": option(0.7, "between a row and the centres of others", at_least=0, at_most=100),
         "MSCMNET.VIEW_WEIGHT": option(0.0, "of rows near the centre of their own view", at_least=0, at_most=1000),

@@ -1,5 +1,7 @@
 """PMT's total (docs/compared_methods.md)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -17,7 +19,7 @@ class PMTTotal(nn.Module):
     options   the LOSS section of the configuration
     """
 
-    options = {
+    options: ClassVar = {
         "PMT.PROGRESSIVE_EPOCHS": option(6, "first epochs, with a triplet in each modality alone and no DCL and MSEL",
                                          at_least=0, at_most=MOST_EPOCHS),
         "PMT.MARGIN": option(0.1, "of the batch-hard triplet", at_least=0, at_most=100),

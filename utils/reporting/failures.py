@@ -198,6 +198,19 @@ def size_chart(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
     panel.set_xticks([], minor=True)
 
 
+def draw_distances(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
+    looks = (("same person", "-", plots.COLOURS[0]), ("different people", "--", plots.COLOURS[1]))
+    for part, (label, dash, colour) in zip(run.distances or (), looks):
+        if part["number"]:
+            share = 100 * shares(part).numpy().reshape(-1, 5).sum(axis=1)  # bars of five counted bins
+            last = int(np.flatnonzero(share)[-1]) + 1
+            edges = 5 * 0.005 * np.arange(last + 1)
+            panel.stairs(share[:last], edges, fill=True, color=colour, alpha=0.25)
+            panel.stairs(share[:last], edges, color=colour, linestyle=dash, label=label)
+    panel.legend(fontsize=8)
+    panel.set(xlabel="cosine distance", ylabel="% of pairs", title=run.name)
+
+
 def distance_part(runs: Sequence[Run]) -> str:
     content = ""
     for run in runs:
@@ -206,20 +219,7 @@ def distance_part(runs: Sequence[Run]) -> str:
             content += f"<p>{text(run.name)}: its embeddings have no cosine distance.</p>"
             continue
         shared = overlap(*distances)
-
-        def draw(plots: ModuleType, panel: "Axes", run: Run, style: dict) -> None:
-            looks = (("same person", "-", plots.COLOURS[0]), ("different people", "--", plots.COLOURS[1]))
-            for part, (label, dash, colour) in zip(distances, looks):
-                if part["number"]:
-                    share = 100 * shares(part).numpy().reshape(-1, 5).sum(axis=1)  # bars of five counted bins
-                    last = int(np.flatnonzero(share)[-1]) + 1
-                    edges = 5 * 0.005 * np.arange(last + 1)
-                    panel.stairs(share[:last], edges, fill=True, color=colour, alpha=0.25)
-                    panel.stairs(share[:last], edges, color=colour, linestyle=dash, label=label)
-            panel.legend(fontsize=8)
-            panel.set(xlabel="cosine distance", ylabel="% of pairs", title=run.name)
-
-        content += chart([run], draw, f"Distances of {run.name}")
+        content += chart([run], draw_distances, f"Distances of {run.name}")
         means = " and ".join(
             f"{part['mean']:.3f} ({part['number']:,} pairs)" if part["number"] else "none" for part in distances
         )

@@ -47,7 +47,7 @@ def only_a_warning(lost: str) -> Iterator[None]:
     """Whatever goes wrong inside is logged and no more: pictures must never cost a training or its figures."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is
         LOG.warning("warning: %s: %s", lost, error)
 
 
@@ -97,7 +97,7 @@ def import_plots() -> ModuleType:
         from utils.reporting import plots
     except ModuleNotFoundError as error:
         raise ReportError(f"{error.name} is not installed: pip install -r requirements.txt") from None
-    except Exception as error:  # whatever a broken installation or the user's settings of it lead to
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation or the user's settings of it lead to
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ReportError(
             f"matplotlib cannot be used here ({why}); look for a damaged matplotlibrc file, or install it anew: "

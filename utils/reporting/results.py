@@ -34,7 +34,7 @@ def read_results(path: Path) -> dict:
 def check_results(saved: dict) -> None:
     for key in ("name", "fingerprint"):
         if not isinstance(saved["data"][key], str):
-            raise ValueError(f"data.{key} is no text")
+            raise TypeError(f"data.{key} is no text")
     keys = [setting(result) for result in saved["results"]]
     if not keys:
         raise ValueError("it has no result")

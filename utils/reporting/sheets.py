@@ -170,7 +170,7 @@ def font_of(size: int) -> Font:
     try:
         folder = Path(plain_matplotlib().get_data_path())
         return ImageFont.truetype(folder / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-    except Exception:  # whatever is wrong with matplotlib: a sheet needs no more of it than the font
+    except Exception:  # noqa: BLE001 - whatever is wrong with matplotlib: a sheet needs no more of it than the font
         return ImageFont.load_default(size)
 
 

@@ -31,6 +31,6 @@ def why_nothing_compiles(device: torch.device, backend: str = "inductor") -> str
         add = torch.compile(lambda x: x + 1, backend=backend)
         with torch._dynamo.config.patch(suppress_errors=False):
             add(torch.ones(8, device=device))
-    except Exception as error:  # of dynamo, inductor, triton or the compiler, each of its own kind
+    except Exception as error:  # noqa: BLE001 - of dynamo, inductor, triton or the compiler, each of its own kind
         return first_line(error)
     return ""

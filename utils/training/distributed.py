@@ -49,7 +49,7 @@ class Ranks:
                     f"warning: {', '.join(there)} set, but not {', '.join(missing)}, so torchrun did not start this: "
                     "it is one process of its own. For several, start it with torchrun", file=sys.stderr,
                 )
-            return Ranks()
+            return ALONE
         number = {name: os.environ[name] for name in TORCHRUN if name != "MASTER_ADDR"}
         for name, value in number.items():
             if not value.isdecimal():
@@ -58,6 +58,9 @@ class Ranks:
         if rank >= world:
             raise RanksError(f"the environment has RANK={rank} with WORLD_SIZE={world}: ranks count from 0; unset both")
         return Ranks(rank, world, local)
+
+
+ALONE = Ranks()  # the only process
 
 
 @contextmanager

@@ -159,7 +159,7 @@ class Metrics:
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
         except ImportError:
             pass  # it isn't installed
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - TensorBoard's, of many kinds
             LOG.warning("warning: TensorBoard doesn't work here, and gets no curves: %s", first_line(error))
 
     @staticmethod
@@ -191,7 +191,7 @@ class Metrics:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, epoch)
             self.board.flush()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - TensorBoard's, of many kinds
             self.board = None
             LOG.warning("warning: TensorBoard gets no curves from here on: %s", first_line(error))
 
