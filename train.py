@@ -42,6 +42,7 @@ from assembly.trained import check_same_run, fingerprints_of
 from assembly.update import NonFiniteLoss, NonFiniteTerms, Update, refuse_terms
 from assembly.validation import Validation
 from common.batch import Batch
+from common.words import how_many
 from configs.load import as_yaml, explained, load_config
 from data.dataset import hold_out, open_data
 from utils.lock import only_one
@@ -52,7 +53,7 @@ from utils.training.compiling import compile_training_pass
 from utils.training.distributed import ALONE, Ranks, joined, sum_over_ranks
 from utils.training.loaders import loader_advice
 from utils.training.optimizer import kept_per_parameter, part_of_epoch
-from utils.training.run import LOG, Metrics, memory_advice, select_algorithms, select_device, start_log
+from utils.training.run import LOG, Metrics, keep_log, memory_advice, select_algorithms, select_device, start_log
 from utils.training.saving import Saving
 
 
@@ -70,8 +71,6 @@ class Trainer:
         if saved is not None:
             check_same_run(saved, cfg, self.saving.last)
         start_log(self.folder, ranks.first)
-        if ranks.first:
-            write_atomically(self.folder / "config.yaml", as_yaml(cfg))
         select_algorithms(cfg.DETERMINISTIC, cfg.SOLVER.TF32)
 
         self.benchmark = open_data(cfg.DATA)
@@ -104,6 +103,8 @@ class Trainer:
         if ranks.first:
             room = self.saving.room(self.model, kept_per_parameter(cfg.SOLVER), best=bool(self.validation))
             require_folder(self.folder, "choose another OUTPUT", room=room)
+            keep_log()  # nothing is written before: a training that is refused leaves all as it was
+            write_atomically(self.folder / "config.yaml", as_yaml(cfg))
         self.metrics = Metrics(self.folder, self.state["epoch"]) if ranks.first else None
         if ranks.world > 1:
             self.update.share_gradients()
@@ -112,8 +113,8 @@ class Trainer:
         """Train to the end, or to a stop; returns the program's exit status."""
         solver, state, last = self.cfg.SOLVER, self.state, self.saving.last
         LOG.info(
-            "%d identities, %d updates an epoch, %s%s", len(self.batches.identities),
-            self.batches.updates(state["epoch"]), self.device,
+            "%s, %s an epoch, %s%s", how_many(len(self.batches.identities), "identity", "identities"),
+            how_many(self.batches.updates(state["epoch"]), "update"), self.device,
             f", {self.ranks.world} processes" if self.ranks.world > 1 else "",
         )
         if state["epoch"] >= solver.EPOCHS and not state["figures"]:

@@ -4,8 +4,10 @@ Programs import it as `vireid`, from the repository's root: a name that is no on
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from assembly.errors import EXPECTED_ERRORS
 from assembly.gallery import Embedder, open_embedder
 from assembly.titles import method_title
 from assembly.update import AUTOCAST
+from common.words import how_many
 from configs.load import ConfigError
 from data.pixels import eval_transform, in_rgb, open_image, resized
 from data.records import DataError
@@ -59,8 +62,8 @@ class Net:
 
     def __repr__(self) -> str:
         return (
-            f"<{method_title(self.cfg.MODEL)}: images of {self.height}x{self.width}, embeddings of {self.numbers} "
-            f"numbers ({self.weighting}), on {self.device}>"
+            f"<{method_title(self.cfg.MODEL)}: images of {self.height}x{self.width}, embeddings of "
+            f"{how_many(self.numbers, 'number')} ({self.weighting}), on {self.device}>"
         )
 
     def embed(
@@ -112,7 +115,7 @@ class Net:
         image, resize = images[number], self.cfg.DATA.RESIZE
         if isinstance(image, str | os.PathLike):
             return eval_transform(open_image(os.fspath(image), self.height, self.width, resize))
-        if isinstance(image, Image.Image):
+        if isinstance(image, Image.Image) and all(image.size):
             try:
                 image = in_rgb(image.copy())
             except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for broken files
@@ -143,10 +146,14 @@ def load(
     readers     threads that read images
     raises      CheckpointError, ConfigError, DeviceError and the rest of ERRORS
     """
+    if not isinstance(run, str | os.PathLike) or not isinstance(options, Mapping | None):
+        raise ConfigError(
+            f"run is {run!r} and options is {options!r}; they are a path, and a dictionary of options by their keys"
+        )
     if precision not in AUTOCAST:
         raise ConfigError(f"precision is {precision!r}; it is one of {', '.join(AUTOCAST)}")
     for name, number in (("batch", batch), ("readers", readers)):
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and not is_count(number):
             raise ConfigError(f"{name} is {number!r}; it is a whole number of 1 at least")
     wanted = {"DEVICE": device} | ({"TEST.WEIGHTINGS": [weighting]} if weighting else {}) | dict(options or {})
     words = [str(word) for pair in wanted.items() for word in pair]
@@ -189,10 +196,10 @@ def rank(
             f"rerank is {rerank!r}; it is one of {', '.join(RERANKINGS)} (mser embeds visible images four times: "
             "test.py has it)"
         )
-    if top is not None and (not isinstance(top, int) or top < 1):
+    if top is not None and not is_count(top):
         raise ConfigError(f"top is {top!r}; it is a whole number of 1 at least, or None")
-    if rerank == "aim" and min(aim) < 1:
-        raise ConfigError(f"aim is {aim}; its two numbers are 1 at least")
+    if rerank == "aim" and not (isinstance(aim, Sequence) and len(aim) == 2 and all(map(is_count, aim))):
+        raise ConfigError(f"aim is {aim!r}; its two numbers are 1 at least")
     on = select_device(device)
     queries, gallery = (matrix(x, name, on) for x, name in ((queries, "queries"), (gallery, "gallery")))
     if queries.shape[1] != gallery.shape[1]:
@@ -231,6 +238,11 @@ def listed(images: OneImage | Sequence[OneImage]) -> Sequence[OneImage]:
         ) from None
 
 
+def is_count(number: object) -> bool:
+    """Whether it is a whole number of 1 at least, Python's or NumPy's."""
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 1
+
+
 def name_of(images: Sequence[OneImage], number: int) -> str:
     """An image in a message."""
     image = images[number]
@@ -242,11 +254,16 @@ def modality_of_each(infrared: bool | Sequence[bool], images: int) -> np.ndarray
 
     raises   ConfigError
     """
-    found = np.asarray(infrared)
+    try:
+        found = np.asarray(infrared)
+    except ValueError:  # lists of several lengths
+        found = np.empty(1, object)
     if found.dtype != bool and found.size or found.ndim > 1:
         raise ConfigError(f"infrared is {infrared!r}; it is True or False, or a list with a value of each image")
     if found.ndim and len(found) != images:
-        raise ConfigError(f"infrared has {len(found)} values, and there are {images} images: give one for each")
+        raise ConfigError(
+            f"infrared has {how_many(len(found), 'value')} for {how_many(images, 'image')}: give one for each"
+        )
     return np.broadcast_to(found.astype(bool), images)
 
 
@@ -255,7 +272,13 @@ def matrix(values: np.ndarray | Tensor, name: str, device: torch.device) -> Tens
 
     raises   EvaluationError
     """
-    found = torch.as_tensor(values).detach().to(device, torch.float32)
+    try:
+        given = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        given = None
+    if given is None or given.is_complex():
+        raise EvaluationError(f"{name} is {type(values)} that holds no real numbers; it is an array of rows of them")
+    found = given.detach().to(device, torch.float32)
     if found.ndim != 2 or not found.numel():
         raise EvaluationError(f"{name} has the shape {tuple(found.shape)}; it is (rows, numbers), neither of them 0")
     bad = rows_not_finite(found)
@@ -276,7 +299,26 @@ def ignored_pairs(
     if gallery_cameras is None or ignores is None:
         return None
     for name, given, wanted in (("gallery_cameras", gallery_cameras, gallery), ("ignores", ignores, queries)):
+        if not isinstance(given, Sized):
+            raise EvaluationError(f"{name} is {type(given)}; it is a list with an entry for each row")
         if len(given) != wanted:
-            raise EvaluationError(f"{name} has {len(given)} entries; it needs {wanted}, one for each row")
-    cameras = np.asarray(gallery_cameras)
-    return np.stack([np.isin(cameras, [*own] if isinstance(own, Collection) else [own]) for own in ignores])
+            raise EvaluationError(
+                f"{name} has {how_many(len(given), 'entry', 'entries')}; it needs {wanted}, one for each row"
+            )
+    cameras = camera_numbers(gallery_cameras, "gallery_cameras")
+    each = [camera_numbers([*own] if isinstance(own, AbstractSet) else own, "an entry of ignores") for own in ignores]
+    return np.stack([np.isin(cameras, own[own != -1]) for own in each])  # -1 is none, also where a camera is unknown
+
+
+def camera_numbers(given: object, name: str) -> np.ndarray:
+    """(N,) whole numbers: others would be equal to none, and nothing would be ignored.
+
+    raises   EvaluationError
+    """
+    try:
+        found = np.atleast_1d(np.asarray(given))
+    except (TypeError, ValueError):
+        found = np.empty(1, object)
+    if found.ndim > 1 or found.size and found.dtype.kind not in "iu":
+        raise EvaluationError(f"{name} is {str(given)[:100]!r}; cameras are whole numbers: number those with names")
+    return found.astype(np.int64)

@@ -36,6 +36,7 @@ from assembly.recipe import (
 )
 from assembly.timed_step import PHASES, RECOMPUTE, Plain, TimedStep, drawn_batch, plain_network, products_as
 from assembly.update import Update
+from common.words import how_many
 from configs.load import load_config
 from data.dataset import open_benchmark
 from data.records import Record
@@ -192,7 +193,7 @@ def data(machine: Machine) -> Iterator[Finding]:
     for _ in range(1 if machine.quick else 3):
         update([drawn], 0, 0, False)
     for workers, place in [*((number, "") for number in numbers), (numbers[-1], cache), (0, cache)]:
-        what = f"{workers} loader processes{', from the cache' if place else ''}"
+        what = f"{how_many(workers, 'loader process', 'loader processes')}{', from the cache' if place else ''}"
         cfg = paper_config(
             machine, name, "DATA.NAME", "synthetic", "DATA.ROOT", root, "DATA.WORKERS", workers, "DATA.CACHE",
             place or '""', "SOLVER.EPOCHS", 10_000,
@@ -250,7 +251,7 @@ def evaluator(machine: Machine) -> Iterator[Finding]:
     """An evaluation of all trials from embeddings of 2,048 numbers, at the data sets' sizes."""
     quick, trials = machine.quick, 1 if machine.quick else 10
     for identities, protocol in (sysu(1, trials, quick), sysu(10, trials, quick), regdb(quick), llcm(trials, quick)):
-        what = f"{protocol.name}, {len(protocol.trials)} trials"
+        what = f"{protocol.name}, {how_many(len(protocol.trials), 'trial')}"
         features = draw_features(identities, 64 if quick else 2048, machine.device)
         seconds = timed(machine, evaluate_protocol, features, identities, protocol, flip=False, weighting="equal")
         yield Finding(what, f"{1e3 * seconds:.0f} ms", value=seconds)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from common.words import how_many
 from data.dataset import eval_loaders, has_splits
 from data.pixels import open_image
 from data.records import Record
@@ -116,7 +117,7 @@ def learned_directions(
         if data["name"] != cfg.DATA.NAME:
             raise CompressionError(
                 f"EMBEDDING.DIM takes directions that are learned on {data['name']}, as the network was, and there are "
-                f"none of {dim} numbers in {folder}: test it on {data['name']} first with the same options"
+                f"none of {how_many(dim, 'number')} in {folder}: test it on {data['name']} first with the same options"
             )
         records = train_records()
         scales = {weighting: model.column_scale(weighting) for weighting in missing}
@@ -130,7 +131,7 @@ def learned_directions(
             directions[weighting] = principal_directions(scaled(features, scales[weighting]), dim)
             files[weighting].parent.mkdir(parents=True, exist_ok=True)
             save_directions(files[weighting], learned_from[weighting], directions[weighting])
-            print(f"PCA learned on {len(records)} training images: {files[weighting]}")
+            print(f"PCA learned on {how_many(len(records), 'training image')}: {files[weighting]}")
     return directions
 
 

@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 from assembly.embedding import learned_directions
 from assembly.recipe import require_any_pair, weightings_of
 from assembly.trained import load_run, open_tested
+from common.words import how_many
 from data.formats import endings, is_systems
 from data.pixels import eval_transform, open_image
 from data.records import DataError
@@ -147,7 +148,7 @@ def embedded(
             done += len(numbers) + len(broken)
             if bar.disable and time.monotonic() - told >= PROGRESS:  # no terminal: a line in the log
                 told = time.monotonic()
-                print(f"{what}: {done} of {len(paths)} images", flush=True)
+                print(f"{what}: {done} of {how_many(len(paths), 'image')}", flush=True)
             if images is None:
                 yield [], torch.empty(0, embed.numbers), broken
                 continue
@@ -167,9 +168,11 @@ def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]
     others   gets the names of the files that are not images
     """
     files, seen, read = {}, set(), endings()
+    links: list[str] = []
     others = [] if others is None else others
     for folder, folders, names in os.walk(root, onerror=lambda error: print(f"warning: a folder is left out: {error}")):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links += [os.path.join(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in sorted(names):
             if is_systems(name) or name in (CSV, SHEET) and CSV in names:
                 continue
@@ -182,10 +185,23 @@ def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]
             except OSError:  # a link to nowhere, for instance
                 files[str(path.relative_to(root))] = (-1, -1)
                 continue
-            if stat.S_ISREG(state.st_mode) and (state.st_dev, state.st_ino) not in seen:
+            if not stat.S_ISREG(state.st_mode):  # a pipe, for instance, from which nothing may ever come
+                others.append(str(path.relative_to(root)))
+            elif (state.st_dev, state.st_ino) not in seen:
                 seen.add((state.st_dev, state.st_ino))
                 files[str(path.relative_to(root))] = (state.st_size, state.st_mtime_ns)
+    if links:
+        said = how_many(len(links), "link to a folder is", "links to folders are")
+        print(f"note: {said} not followed, such as {shown(links[0])}: to search there, too, move or copy the images")
     return files
+
+
+def stamp_of(path: Path) -> Stamp:
+    """
+    raises   OSError
+    """
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
 
 
 def add_missing(
@@ -197,7 +213,7 @@ def add_missing(
     """
     missing = [name for name, stamp in files.items() if not index.holds(name, stamp)]
     print(
-        f"gallery {shown(root)}: {len(files)} images, {len(files) - len(missing)} of them in the index "
+        f"gallery {shown(root)}: {how_many(len(files), 'image')}, {len(files) - len(missing)} of them in the index "
         f"{shown(index.folder)}", flush=True,
     )
     index.check_room(len(missing))
@@ -209,7 +225,8 @@ def add_missing(
             left_out |= {missing[number]: why for number, why in broken.items()}
             if stop.by:
                 raise SearchError(
-                    f"stopped by {stop.by} with {int(index.rows(files).sum())} of {len(files)} images in the index "
+                    f"stopped by {stop.by} with {int(index.rows(files).sum())} of {how_many(len(files), 'image')} in "
+                    "the index "
                     f"{index.folder}; run the same command again to go on"
                 )
     return left_out
@@ -227,7 +244,7 @@ def embed_queries(paths: list[Path], infrared: bool, embed: Embedder, cfg: CfgNo
         parts.append(embeddings.to(embed.device))
         left_out |= {paths[number]: why for number, why in broken.items()}
     if not kept:
-        raise SearchError("; ".join(left_out.values()) or "there is no query")
+        raise SearchError("; ".join(left_out.values()))
     return kept, torch.cat(parts), left_out
 
 
@@ -260,7 +277,7 @@ def chosen_method(
             import_faiss()
             return "faiss"
         except FaissMissing as error:
-            print(f"searching {queries} queries exactly, which takes a while: {error}")
+            print(f"searching {how_many(queries, 'query', 'queries')} exactly, which takes a while: {error}")
     return "exact"
 
 

@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 
 from assembly.recipe import build_network, image_size
 from common import weights
+from common.words import how_many
 from configs.load import differences, from_dump, is_read, load_config
 from data.dataset import has_splits, is_own, open_data
 from data.records import Benchmark
@@ -35,7 +36,8 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[Network,
         last = saved if path.name == "last.pth" else read_own_checkpoint(path.with_name("last.pth"))
         if last["epoch"] < trained.SOLVER.EPOCHS:  # the best epoch needn't be the last one
             raise CheckpointError(
-                f"the training in {path.parent} has done {last['epoch']} of {trained.SOLVER.EPOCHS} epochs: go on with "
+                f"the training in {path.parent} has done {last['epoch']} of "
+                f"{how_many(trained.SOLVER.EPOCHS, 'epoch')}: go on with "
                 "train.py --resume"
             )
         if last.get("figures"):

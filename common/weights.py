@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.checksum import Summed, crc32_of, last_bytes
+from common.words import how_many
 
 # torch writes a zip archive, which ends with a record of 22 bytes; the last two are the length of its comment, 0. Ours
 # has a comment, which other programs read over: the CRC-32 of the file as torch wrote it.
@@ -323,7 +324,7 @@ def described(state: object) -> str:
     if {"conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= {*names}:
         return "a state dict of torchvision's ResNet"
     if names:
-        return f"a state dict of {len(names)} tensors ({listed(names)})"
+        return f"a state dict of {how_many(len(names), 'tensor')} ({listed(names)})"
     return f"a dict without a network's tensors (it holds {listed([*map(str, state)])})"
 
 

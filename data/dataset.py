@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from common.batch import Batch, Kind, Stream
+from common.words import how_many
 from data.cache import ImageCache
 from data.files import absolute, archive_of, nearby, shows
 from data.folder import Folder
@@ -111,11 +112,15 @@ def hold_out(
     known = sorted({record.identity for record in records})
     if own and identities:
         raise DataError(
-            f"SOLVER.VALIDATION_IDS is {identities}, and the data set has {len(own)} people for validation already: "
+            f"SOLVER.VALIDATION_IDS is {identities}, and the data set has {how_many(len(own), 'person', 'people')} "
+            "for validation already: "
             "set it to 0"
         )
     if identities >= len(known):
-        raise DataError(f"SOLVER.VALIDATION_IDS is {identities}, and the training set has {len(known)} identities")
+        raise DataError(
+            f"SOLVER.VALIDATION_IDS is {identities}, and the training set has "
+            f"{how_many(len(known), 'identity', 'identities')}"
+        )
     held = own or set(np.random.default_rng(seed).choice(known, identities, replace=False).tolist())
     return [r for r in records if r.identity not in held], [r for r in records if r.identity in held]
 

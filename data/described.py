@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from common.words import how_many
 from data.files import files_beside
 from data.formats import by_kind, endings
 from data.parallel import in_parallel
@@ -121,7 +122,10 @@ def findings(found: dict) -> list[str]:
     said = []
     people = {part: ids for part, ids in found["one_modality"].items() if ids}
     for part, ids in people.items():
-        said.append(f"{part}: {len(ids)} identities are shown by one modality alone: {some(ids)}")
+        said.append(
+            f"{part}: {how_many(len(ids), 'identity is', 'identities are')} shown by one modality alone: "
+            f"{some([found['names'].get(number, number) for number in ids])}"
+        )
     across = [copy for copy in found["copies"] if len(copy["parts"]) > 1]
     mixed = [copy for copy in found["copies"] if len(copy["identities"]) > 1]
     rest = [copy for copy in found["copies"] if copy not in across and copy not in mixed]
@@ -130,11 +134,15 @@ def findings(found: dict) -> list[str]:
         (mixed, "of several identities, of which one alone can be right"), (rest, "of one identity"),
     ):
         if copies:
-            said.append(f"{len(copies)} groups of images of the same bytes {what}: {some(copies[0]['images'])}")
+            said.append(
+                f"{how_many(len(copies), 'group')} of images of the same bytes {what}: {some(copies[0]['images'])}"
+            )
     if found["broken"]:
-        said.append(f"{len(found['broken'])} images cannot be read: {some([*found['broken'].values()], 3)}")
+        said.append(f"{how_many(len(found['broken']), 'image')} cannot be read: {some([*found['broken'].values()], 3)}")
     if found["not_listed"]:
-        said.append(f"{len(found['not_listed'])} images are in no part: {some(found['not_listed'])}")
+        said.append(
+            f"{how_many(len(found['not_listed']), 'image is', 'images are')} in no part: {some(found['not_listed'])}"
+        )
     return said
 
 

@@ -229,7 +229,7 @@ def read_indices(root: Path, *indices: Path) -> list[list[tuple[str, int]]]:
         index, number, name = missing[0]
         found = meant(root, name)
         if len(missing) == sum(len(listed) for listed in read) and not found:
-            raise PartAbsent(f"none of the {len(missing)} images that {' and '.join(map(str, indices))} list is there")
+            raise PartAbsent(f"none of the images that {' and '.join(map(str, indices))} list is there")
         hint = f" There is {found}: the line should say {found.relative_to(root).as_posix()}" if found else ""
         raise DataError(f"{index}, line {number}: there is no image {root}/{name}; is the copy complete?{hint}")
     return read

@@ -6,12 +6,14 @@ import hashlib
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.words import how_many
 from data.files import files_beside, is_utf8, list_images, meant, names_in, open_root, read_lines
 from data.formats import HEIF, MORE, endings, is_systems, not_read, printable
 from data.records import Benchmark, DataError, LayoutError, PartAbsent, Record, Trial, check_both_modalities
@@ -71,7 +73,9 @@ class Folder(Benchmark):
             others = [path for path in beside if not path.lower().endswith(endings())]
             unlisted = sorted({*beside} - {*others})
             if unlisted:
-                self.notes.append(f"{len(unlisted)} images are not in {place.name}, such as {unlisted[0]}")
+                self.notes.append(
+                    f"{how_many(len(unlisted), 'image is', 'images are')} not in {place.name}, such as {unlisted[0]}"
+                )
         else:
             found, self.source = read_layout(self.root, others), self.root
         left = not_read(path.removeprefix(f"{self.root.as_posix()}/") for path in others)
@@ -80,6 +84,9 @@ class Folder(Benchmark):
             more = f"; {left}" if left else ""
             raise LayoutError(f"nothing in {self.source} is an image that is read{more}. {OBTAIN}")
         self.people = numbers({image.identity for image in found}, "identities", self.source)
+        alike = but_for_capitals(self.people)
+        if alike:
+            self.notes.append(f"names that differ in capital letters are taken for different people: {some(alike)}")
         self.records_of(found, split, test_share, validation_share)
         if strict:
             check_both_modalities(self.records("train"), self.source)
@@ -116,9 +123,9 @@ class Folder(Benchmark):
         both, alone = by_modality(found)
         if len(both) < FEWEST:
             raise DataError(
-                f"{self.source} gives no split, and has {len(both)} people whom both modalities show: too few to draw "
-                f"one, {FEWEST} at least; say of each image whether it is for train or test, or set "
-                "DATA.FOLDER.TEST_SHARE to 1 for a test alone"
+                f"{self.source} gives no split, and has {how_many(len(both), 'person', 'people')} whom both "
+                f"modalities show: too few to draw one, {FEWEST} at least; say of each image whether it is for train "
+                "or test, or set DATA.FOLDER.TEST_SHARE to 1 for a test alone"
             )
         number = min(max(round(share * len(both)), FEWEST // 2), len(both) - FEWEST // 2)
         test = drawn(both, number, f"test {self.split}")
@@ -128,7 +135,8 @@ class Folder(Benchmark):
         )
         if alone:
             self.notes.append(
-                f"{len(alone)} people whom one modality alone shows are for the test, too: {some(alone)}"
+                f"{how_many(len(alone), 'person is', 'people are')} for the test, too, whom one modality alone shows: "
+                f"{some(alone)}"
             )
         return {name: "test" if name in test or name in alone else "train" for name in (*both, *alone)}
 
@@ -143,7 +151,7 @@ class Folder(Benchmark):
         if not given and number >= 2:  # one person is found by anything
             given = drawn(train, number, f"validation {split}")
             self.notes.append(
-                f"{number} of {len(train)} people to train on are held out for validation "
+                f"{number} of {how_many(len(train), 'person', 'people')} to train on are held out for validation "
                 f"(DATA.FOLDER.VALIDATION_SHARE {share:g}): {some(given)}"
             )
         self.held_out = frozenset(self.people[name] for name in given)
@@ -211,7 +219,9 @@ def read_list(root: Path, place: Path) -> list[Found]:
     for number, cells in rows_of(lines, between, place):
         where = f"{place}, line {number}"
         if len(cells) != len(columns):
-            raise DataError(f"{where}: {len(cells)} cells, where the first line names {len(columns)} columns")
+            raise DataError(
+                f"{where}: {how_many(len(cells), 'cell')}, where the first line names {len(columns)} columns"
+            )
         row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells))
         for column in NEEDED:
             if not row[column]:
@@ -423,8 +433,16 @@ def called(folders: Sequence[Path], names: Mapping[str, Sequence[str]], what: st
 def numbers(names: set[str], what: str, source: Path) -> dict[str, int]:
     """A number for each name: its own where all are numbers, else its place in their order, from 1.
 
-    raises   DataError where two names are one number
+    raises   DataError where two names are one number, or look alike
     """
+    spelt: dict[str, str] = {}
+    for name in sorted(names):
+        other = spelt.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DataError(
+                f"{source} has the {what} {other!a} and {name!a}, which are one name in two spellings of Unicode, as "
+                "macOS and other systems write it: write it in one way"
+            )
     if not all(name.isascii() and name.isdecimal() and int(name) < LARGEST for name in names):
         return {name: place for place, name in enumerate(sorted(names), start=1)}
     found: dict[int, str] = {}
@@ -436,12 +454,23 @@ def numbers(names: set[str], what: str, source: Path) -> dict[str, int]:
 
 
 def camera_numbers(names: set[str]) -> dict[str, int]:
-    """Likewise, of cam1, Camera 01 or c1 the number is 1: they are one camera."""
+    """Likewise, of cam1, Camera 01 or c1 the number is 1: they are one camera, and so are Door and door."""
     matches = {name: re.fullmatch(r"(?:camera|cam|c)?[-_ ]?([0-9]{1,9})", name.lower()) for name in names if name}
     found = {name: int(match[1]) for name, match in matches.items() if match}
     if len(found) == len(matches):
         return found
-    return {name: place for place, name in enumerate(sorted(matches), start=1)}
+    one: dict[object, list[str]] = {}
+    for name in sorted(matches):
+        one.setdefault(found.get(name, unicodedata.normalize("NFC", name).casefold()), []).append(name)
+    return {name: place for place, same in enumerate(one.values(), start=1) for name in same}
+
+
+def but_for_capitals(names: Iterable[str]) -> list[str]:
+    """Those of the names that another one is but for small and capital letters."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(name.casefold(), []).append(name)
+    return [name for alike in same.values() if len(alike) > 1 for name in alike]
 
 
 def parts(found: Sequence[Found], source: Path) -> dict[str, str]:

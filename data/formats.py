@@ -4,10 +4,12 @@ import os
 from collections.abc import Iterable
 from functools import cache
 
+from common.words import how_many
 from data.records import PICTURES
 
 PLAIN = (*PICTURES, ".webp", ".tif", ".tiff")
 HEIF = (".heic", ".heif")  # phones'
+CONTENTS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # of files, whatever their names; Pillow's other readers see none
 MORE = "pip install -r requirements-optional.txt"
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers, beside hidden files
 
@@ -28,6 +30,11 @@ def endings() -> tuple[str, ...]:
     return PLAIN + HEIF * reads_heif()
 
 
+def contents() -> tuple[str, ...]:
+    """Pillow's names of what is read, by a file's content."""
+    return CONTENTS + ("HEIF",) * reads_heif()
+
+
 def is_systems(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a system leaves beside images: nobody misses it."""
     return name.startswith(".") or name.lower() in SYSTEM
@@ -36,7 +43,7 @@ def is_systems(name: str) -> bool:
 def not_read(names: Iterable[str]) -> str:
     """A sentence that counts files which are not read; "" of none."""
     names = [*names]
-    return f"{len(names)} file{'s are' if len(names) > 1 else ' is'} not read: {by_kind(names)}" if names else ""
+    return f"{how_many(len(names), 'file is', 'files are')} not read: {by_kind(names)}" if names else ""
 
 
 def by_kind(names: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ class LLCM(Benchmark):
             ]
         lost = {*ids} - {record.identity for record in records}
         if not records:
-            raise PartAbsent(f"none of the {len(ids)} identities in {index} has an image in {self.root}/test_*")
+            raise PartAbsent(f"none of the identities in {index} has an image in {self.root}/test_*")
         if lost:
             raise DataError(f"{index} lists identity {min(lost)}, which has no image in test_*")
         return records

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.words import how_many
 from data.files import list_images, open_root, require_folder
 from data.records import Benchmark, DataError, Expected, PartAbsent, Protocol, Record, Trial
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
-DISTRACTOR = 1_000_000
+DISTRACTOR = 1_000_000  # the least identity that isn't on disk
+CAMERAS = 1000          # more than any camera's number
 OBTAIN = "Market-1501 is given out by its authors (Zheng et al., ICCV 2015)."
 
 
@@ -51,6 +53,11 @@ class Market(Benchmark):
         for name in (QUERY, GALLERY):
             require_folder(self.root / name, "images such as 0002_c1s1_000451_03.jpg", OBTAIN)
         queries, gallery = self.read(QUERY), self.read(GALLERY)
+        for record in queries:
+            if record.identity <= 0:
+                raise DataError(
+                    f"{record.path} is junk or a distractor, which nobody searches by: move it to {GALLERY}"
+                )
         kept = [record for record in gallery if record.identity > 0]
         distractors = [record for record in gallery if record.identity == 0]
         self.queries, self.distractors = len(queries), len(distractors)
@@ -75,6 +82,11 @@ class Market(Benchmark):
                     f"{self.root / folder / name} does not tell identity and camera as 0002_c1s1_000451_03.jpg does: "
                     "rename or remove it"
                 )
+            if int(match[1]) >= DISTRACTOR or int(match[2]) >= CAMERAS:
+                raise DataError(
+                    f"{self.root / folder / name} is of identity {match[1]} and camera {match[2]}, which are below "
+                    f"{DISTRACTOR} and {CAMERAS} here: number them anew"
+                )
             records.append(Record(f"{(self.root / folder).as_posix()}/{name}", int(match[1]), int(match[2]), False))
         if not records:
             raise PartAbsent(f"{self.root / folder} has no image")
@@ -89,7 +101,7 @@ class Market(Benchmark):
         return self.group(record)
 
     def group(self, record: Record) -> int:
-        return record.identity * 100 + record.camera
+        return record.identity * CAMERAS + record.camera
 
     def trials(self, name: str) -> tuple[Trial, ...]:
         rows = np.arange(len(self.test))
@@ -102,6 +114,7 @@ class Market(Benchmark):
 
     def summary(self) -> str:
         return super().summary() + (
-            f"\nnote: {self.junk} images of {GALLERY} are junk (-1), which no query sees, and {self.distractors} are "
-            "distractors, each counted as a person of its own"
+            f"\nnote: of {GALLERY}, {how_many(self.junk, 'image is', 'images are')} junk (-1), which no query sees, "
+            f"and {how_many(self.distractors, 'is a distractor', 'are distractors')}, each counted as a person of its "
+            "own"
         ) * bool(self.records("test"))

@@ -10,6 +10,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from common.words import how_many
 from data.records import DataError
 
 STOPPING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -37,7 +38,8 @@ def in_parallel(function: Callable, items: list, workers: int, name: str, chunk:
             yield from progress(results)
     except BrokenProcessPool:
         raise DataError(
-            f"one of {workers} processes that work on {name} died, perhaps for lack of memory; try fewer ({fewer})"
+            f"one of {how_many(workers, 'process', 'processes')} that work on {name} died, perhaps for lack of "
+            f"memory; try fewer ({fewer})"
         ) from None
 
 

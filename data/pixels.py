@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from data.formats import HEIF, MORE, reads_heif
+from data.formats import HEIF, MORE, contents, reads_heif
 from data.records import DataError
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -45,7 +45,7 @@ def read_image(path: str) -> Image.Image:
     if path.lower().endswith(HEIF) and not reads_heif():
         raise DataError(f"{path} is a HEIF image, for which pillow-heif is needed: {MORE}")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=contents()) as image:
             return in_rgb(image)
     except FileNotFoundError:
         raise DataError(f"there is no image {path}; where a data set lists it, is the copy complete?") from None
@@ -54,7 +54,9 @@ def read_image(path: str) -> Image.Image:
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno is not None:  # the system's own, not Pillow's
             raise DataError(f"{path} could not be read ({error.strerror}); look at its permissions and disk") from None
-        raise DataError(f"{path} is broken or no image ({error}); replace it from the original data set") from None
+        other = isinstance(error, UnidentifiedImageError)
+        why = f"its content is none of {', '.join(contents())}" if other else error
+        raise DataError(f"{path} is broken or no image ({why}); replace it from the original data set") from None
 
 
 def in_rgb(image: Image.Image) -> Image.Image:

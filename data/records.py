@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.words import how_many
+
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -123,7 +125,10 @@ class Benchmark:
             raise LayoutError("; ".join(self.absent.values()))
         both = {record.path for record in self.records("train")} & {record.path for record in self.records("test")}
         if both:
-            raise DataError(f"{len(both)} images are listed both for training and for test, such as {min(both)}")
+            raise DataError(
+                f"{how_many(len(both), 'image is', 'images are')} listed both for training and for test, such as "
+                f"{min(both)}"
+            )
 
     def records(self, part: str) -> list[Record]:
         """Those of "train" or "test", [] where the copy has none."""
@@ -211,7 +216,8 @@ class Benchmark:
             digest.update(f"{path.removeprefix(root)} {size}\n".encode())
         if empty:
             raise DataError(
-                f"{len(empty)} images are empty files, such as {empty[0]}: copy them again, perhaps the disk was full"
+                f"{how_many(len(empty), 'image is', 'images are')} without content, such as {empty[0]}: copy them "
+                "again, perhaps the disk was full"
             )
         return digest.hexdigest()
 
@@ -223,7 +229,7 @@ class Benchmark:
             records = self.records(split)
             repeated = len(records) - len({record.path for record in records})
             if repeated:
-                wrong.append(f"{split}: {repeated} images are listed more than once")
+                wrong.append(f"{split}: {how_many(repeated, 'image is', 'images are')} listed more than once")
             for modality in ("visible", "infrared", "both"):
                 chosen = [r for r in records if modality == "both" or r.infrared == (modality == "infrared")]
                 found = {

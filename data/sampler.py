@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.words import how_many
 from data.records import DataError, Record
 
 
@@ -54,7 +55,8 @@ class Sampler:
         self.identities = sorted({record.identity for record in records})
         if identities > len(self.identities):
             raise DataError(
-                f"a batch wants {identities} identities and the training set has {len(self.identities)}: "
+                f"a batch wants {how_many(identities, 'identity', 'identities')} and the training set has "
+                f"{len(self.identities)}: "
                 "lower SOLVER.IDENTITIES"
             )
         rows: dict[bool, dict[int, list[int]]] = {kind: {i: [] for i in self.identities} for kind in (False, True)}

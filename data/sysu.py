@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.words import how_many
 from data.files import images_by_camera, open_root, read_ids, require_lists
 from data.records import Benchmark, DataError, Expected, PartAbsent, Record, Trial, check_both_modalities
 
@@ -77,7 +78,7 @@ class SYSU(Benchmark):
             require_lists(self.root, *lists)
         lost = ids.keys() - {record.identity for record in records}
         if not records:
-            raise PartAbsent(f"none of the {len(ids)} identities in {lists[0]} has an image in {self.root}/cam*")
+            raise PartAbsent(f"none of the identities in {lists[0]} has an image in {self.root}/cam*")
         if lost:
             first = min(lost)
             raise DataError(f"{ids[first]} lists identity {first}, but {self.root}/cam*/{first:04d} has no image")
@@ -130,7 +131,7 @@ class SYSU(Benchmark):
         wanted = COMPLETE.get((search, shots), len(galleries[0]))
         if self.name == "sysu" and len(galleries[0]) != wanted:
             warnings.warn(
-                f"the galleries of {name} have {len(galleries[0])} images, those of the complete data set "
+                f"the galleries of {name} have {how_many(len(galleries[0]), 'image')}, those of the complete data set "
                 f"{wanted}: figures measured on this copy cannot be compared with published ones"
             )
         return tuple(Trial(query, gallery) for gallery in galleries)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from assembly.errors import EXPECTED_ERRORS
+from common.words import how_many
 from data.corrupted import ORDERS, CorruptedReader
 from data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from data.dataset import eval_loaders
@@ -99,7 +100,9 @@ def main() -> None:
             print(line, flush=True)
         print(f"{'mean':18}{total / len(CORRUPTIONS):7.1f} ms{total / len(CORRUPTIONS) / reading:7.1f} x reading")
         plain = pass_over(records, open_image, args.size, args.workers)
-        print(f"{args.images} images, {args.workers} processes, clean: {plain:.1f} s")
+        print(
+            f"{how_many(args.images, 'image')}, {how_many(args.workers, 'process', 'processes')}, clean: {plain:.1f} s"
+        )
         for order in ORDERS:
             seconds = pass_over(records, CorruptedReader(folder, order, 0), args.size, args.workers)
             print(f"the same, corrupted, {order}: {seconds:.1f} s, {seconds / plain:.1f} x as long")

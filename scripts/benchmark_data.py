@@ -34,6 +34,7 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 from assembly.recipe import body_shapes, cached_images, train_batches
+from common.words import how_many
 from configs.load import load_config
 from data.cache import prepared
 from data.dataset import open_benchmark
@@ -183,7 +184,7 @@ def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, OpenCV {cv2.__version__}, one thread")
-    print(f"images/s, medians of {rounds} rounds of {BATCH} images\n")
+    print(f"images/s, medians of {how_many(rounds, 'round')} of {BATCH} images\n")
     print(f"{'augmentation':14s}{'H x W':>10s}{'torchvision':>13s}{'ours':>8s}{'ratio':>8s}")
     for name, recipe in RECIPES.items():
         speed = augmentation(recipe, rounds)

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from assembly.drawn_protocols import draw_features, llcm, regdb, sysu
+from common.words import how_many
 from data.records import Protocol
 from utils.arguments import count
 from utils.evaluation.aim import aim_similarity
@@ -209,7 +210,7 @@ def main() -> int:
     if options.quick:
         options.trials, options.dimensions = 2, 64
     device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else how_many(torch.get_num_threads(), "thread")
     print(f"{device.type} ({name}), torch {torch.__version__}, numpy {np.__version__}, {options.dimensions} dimensions")
     print("Milliseconds per trial. loop: the field's; loop, vec.: with its slowest line in numpy; metrics: ours, the")
     print("matrix given; sort: sorting its keys alone; pass: reading the matrix once; product: making it; whole: ours,")

@@ -34,6 +34,7 @@ from assembly.gallery import open_embedder
 from assembly.search_page.app import PageError, import_flask, search_page, server_of
 from assembly.search_page.details import details_of
 from assembly.search_page.lookup import Lookup
+from common.words import how_many
 from data.synthetic import draw_jpeg
 from utils.arguments import count
 from utils.measure import device_name
@@ -80,9 +81,9 @@ def measure(args: Namespace, folder: Path) -> None:
     server = server_of(search_page(lookup, "", "", token="drawn"), "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     images = [draw_jpeg(0, person, 3, 0, 128, 64) for person in range(args.queries)]
-    print(f"{device_name(embed.device)}, {torch.get_num_threads()} threads")
+    print(f"{device_name(embed.device)}, {how_many(torch.get_num_threads(), 'thread')}")
     method = "FAISS" if lookup.faiss else "exact"
-    print(f"{args.rows} rows of {embed.numbers} numbers, ready after {ready:.1f} s; {method}")
+    print(f"{how_many(args.rows, 'row')} of {how_many(embed.numbers, 'number')}, ready after {ready:.1f} s; {method}")
     for query in ("modality=ir", "modality=ir&camera=1"):
         times = [asked(server.port, "drawn", image, query) for image in images]
         print(f"{query}: median {statistics.median(times):.3f} s, longest {max(times):.3f} s of {len(times)}")

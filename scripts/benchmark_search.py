@@ -39,6 +39,7 @@ from assembly.embedding import embed_records
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import require_any_pair, weightings_of
 from assembly.trained import load_run
+from common.words import how_many
 from data.dataset import open_data
 from utils.arguments import count
 from utils.evaluation.evaluator import evaluate_protocol, scaled
@@ -114,7 +115,7 @@ def draw(args: Namespace, folder: Path) -> tuple[dict[str, SearchIndex], dict[st
     training = gallery.rows(min(LEARN_FROM, args.rows), first=10**9)  # of other people
     begun = time.perf_counter()
     widest = principal_directions(training, max(args.dims))  # its first columns are the directions of fewer numbers
-    print(f"PCA learned on {len(training)} images: {time.perf_counter() - begun:.0f} s")
+    print(f"PCA learned on {how_many(len(training), 'image')}: {time.perf_counter() - begun:.0f} s")
 
     def rows_of(kind: str, rows: Tensor) -> Tensor:
         return F.normalize(project(rows, widest[:, : int(kind[4:])])) if kind.startswith("PCA ") else rows
@@ -171,8 +172,8 @@ def measure_costs(args: Namespace, folder: Path) -> None:
         check = checked(faiss, index, queries[kind], matrix, current, args.top)
         checking[name] = time.perf_counter() - begun
         print(
-            f"{name}: built in {built:.0f} s, checked on {check['queries']} queries in {checking[name]:.1f} s: "
-            f"{100 * check['recall']:.1f} % in {check['probes']} lists"
+            f"{name}: built in {built:.0f} s, checked on {how_many(check['queries'], 'query', 'queries')} in "
+            f"{checking[name]:.1f} s: {100 * check['recall']:.1f} % in {check['probes']} lists"
         )
         if check["recall"] >= RECALL:
             searches[name] = partial(by_faiss, kind, index, check["probes"])
@@ -185,8 +186,10 @@ def measure_costs(args: Namespace, folder: Path) -> None:
             times[name]["all"].append(seconds(run))
 
     print(
-        f"\n{args.rows} gallery entries of {args.numbers} numbers, {number} queries, {args.top} answers each; "
-        f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of {ROUNDS}\n"
+        f"\n{how_many(args.rows, 'gallery entry', 'gallery entries')} of {how_many(args.numbers, 'number')}, "
+        f"{how_many(number, 'query', 'queries')}, {how_many(args.top, 'answer')} each; "
+        f"{args.device}, {how_many(torch.get_num_threads(), 'thread')}, torch {torch.__version__}; medians of "
+        f"{ROUNDS}\n"
     )
     header = [
         "search", "GB", "GB in memory", "1 query, s", f"{number} queries, s", "× exact", "with the check, s",
@@ -231,7 +234,7 @@ def measure_accuracy(path: Path, overrides: list[str], dims: list[int]) -> None:
         short = project(test, principal_directions(train, dim))
         centred = project(test - mean, principal_directions(train - mean, dim))
         lines.append([str(dim), *figures(short), *figures(F.normalize(short)), *figures(centred)])
-    print(f"{protocol.name}, weighting {weighting}, {len(train)} training images; percent\n")
+    print(f"{protocol.name}, weighting {weighting}, {how_many(len(train), 'training image')}; percent\n")
     print_table(["numbers", "Rank-1", "mAP", "Rank-1, cosine", "mAP, cosine", "Rank-1, centred", "mAP, centred"], lines)
 
 

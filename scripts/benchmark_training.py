@@ -45,6 +45,7 @@ from assembly.timed_step import (
     products_as,
 )
 from assembly.titles import method_title
+from common.words import how_many
 from configs.load import ConfigError, is_read, load_config
 from models.build import class_of
 from models.network import MethodError
@@ -113,7 +114,9 @@ def measure(network: str, setting: str, options: argparse.Namespace) -> dict:
         # Of the training pass; a backward pass has twice as many, in every network.
         "operations": operations(training.model, next(training.batches).to(training.device, training.layout)),
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "device": torch.cuda.get_device_name(training.device) if on_cuda else f"{torch.get_num_threads()} threads",
+        "device": (
+            torch.cuda.get_device_name(training.device) if on_cuda else how_many(torch.get_num_threads(), "thread")
+        ),
     }
 
 
@@ -257,8 +260,14 @@ def run(arguments: list[str]) -> int:
         return 0
 
     images = streams_of(cfg) * options.identities * options.images
-    print(f"Training steps on {images} images of {cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}, torch {torch.__version__}.")
-    print(f"Milliseconds of the fastest of {options.steps} steps. peak GB: 10^9 bytes, on the CPU resident memory")
+    print(
+        f"Training steps on {how_many(images, 'image')} of {cfg.DATA.HEIGHT}x{cfg.DATA.WIDTH}, torch "
+        f"{torch.__version__}."
+    )
+    print(
+        f"Milliseconds of the fastest of {how_many(options.steps, 'step')}. peak GB: 10^9 bytes, on the CPU resident "
+        "memory"
+    )
     print("beyond the libraries'. x plain: step over that of the plain trunk (torchvision's ResNet, timm's ViT) in the")
     print("same setting; x its ops: that over how many times its multiplications a training pass has. literal /:")
     print("step of the literal network in the same precision over this one.\n")

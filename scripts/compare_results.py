@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from common.words import how_many
 from utils.arguments import count
 from utils.reporting.results import METRICS, SETTING, ResultsError, read_results, setting
 
@@ -257,7 +258,7 @@ def compare(
         *bootstrap(sums[:len(a)], sums[len(a):], counts, resamples, seed),
     )
     several = len(a) + len(b) > 2
-    runs = f"{len(a)} runs of A, {len(b)} of B, and for all of them the same " if several else ""
+    runs = f"{how_many(len(a), 'run')} of A, {len(b)} of B, and for all of them the same " if several else ""
     lines = [
         describe(setting(a[0])),
         f"drawn again: {runs}{len(counts)} {unit}, {resamples} times, seed {seed}; trials: {len(a[0]['trials'])}",

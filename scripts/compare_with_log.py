@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import yaml
 
 from assembly.titles import method_title
+from common.words import how_many
 from configs.load import ConfigError, load_config
 from utils.reporting.results import ResultsError, read_results
 from utils.training.run import Metrics
@@ -113,7 +114,7 @@ def main() -> None:
     path, log = read_log(cfg.MODEL.NAME, cfg.DATA.NAME)
     rows = rows_of(log, args.run, cfg.SOLVER.CHOOSE_BEST_ON_TEST_DATA)
     if cfg.SOLVER.EPOCHS != log["epochs"]:
-        print(f"the run has {cfg.SOLVER.EPOCHS} epochs, the log {log['epochs']}: their rates differ")
+        print(f"the run has {how_many(cfg.SOLVER.EPOCHS, 'epoch')}, the log {log['epochs']}: their rates differ")
     print(f"{method_title(cfg.MODEL)} on {cfg.DATA.NAME}, beside {path.relative_to(ROOT)}")
     print(f"{'':34s}{'authors':>9s}{'here':>9s}{'difference':>12s}")
     far = []

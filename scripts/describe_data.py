@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 from PIL import Image
 
+from common.words import how_many
 from configs.load import ConfigError, load_config
 from data.dataset import is_own, open_data
 from data.described import described, findings, part_of, table
@@ -110,7 +111,7 @@ def main() -> None:
     said = findings(found)
     print(f"{benchmark.summary()}\n\n{aligned(table(found))}\n")
     sizes = [f"{size} ({number})" for size, number in [*found["sizes"].items()][:SIZES]]
-    print(f"{len(found['sizes'])} sizes of images, width x height: {', '.join(sizes)}")
+    print(f"{how_many(len(found['sizes']), 'size')} of images, width x height: {', '.join(sizes)}")
     print(f"other files: {found['other_files'] or 'none'}")
     print("\n".join(f"warning: {sentence}" for sentence in said) or "nothing is wrong with it")
     picture = contact_sheet(benchmark, args.people, {*found["broken"]})

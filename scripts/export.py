@@ -41,6 +41,7 @@ from assembly.embedding import learned_directions
 from assembly.errors import EXPECTED_ERRORS
 from assembly.recipe import require_any_pair, weightings_of
 from assembly.trained import find_checkpoint, load_authors, load_run, open_tested
+from common.words import how_many
 from configs.load import ConfigError, load_config
 from data.pixels import MEAN, STD, eval_transform
 from models.authors_checkpoint import AuthorsCheckpointError
@@ -365,7 +366,7 @@ def main() -> None:
     errors = export(model, cfg, args.format, args.modality, scale, directions, path, metadata)
     for size, error in errors.items():
         print(f"batch of {size}: differs from the network by {error:.1e} of the embedding's length")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {metadata['numbers']} numbers for each image")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {how_many(metadata['numbers'], 'number')} for each image")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from assembly.recipe import require_any_pair, weightings_of
 from assembly.results import tested_elsewhere
 from assembly.titles import method_title
 from assembly.trained import data_options, load_run, open_tested
+from common.words import how_many
 from data.pixels import open_image
 from data.records import Benchmark, Protocol
 from models.network import Network
@@ -129,7 +130,7 @@ def main() -> None:
         searched(name, path, one, benchmark, protocol) for name, path, one in zip(names, paths, loaded)
     ))
     trials = len(protocol.trials)
-    setting = f"{protocol.name}, {trials} galler{'ies' if trials > 1 else 'y'}; "
+    setting = f"{protocol.name}, {how_many(trials, 'gallery', 'galleries')}; "
     setting += "; ".join(f"{name}weighting {words}" for name, words in zip(names, settings))
 
     def image(row: int) -> Image.Image:
@@ -144,7 +145,10 @@ def main() -> None:
     write_or_keep({output: page})
     for run, words in zip(runs, settings):
         hits, ap = run.searches.hit, run.searches.ap
-        print(f"{run.name}: {len(hits)} searches, Rank-1 {100 * hits.mean():.2f}, mAP {100 * ap.mean():.2f} ({words})")
+        print(
+            f"{run.name}: {how_many(len(hits), 'search', 'searches')}, Rank-1 {100 * hits.mean():.2f}, mAP "
+            f"{100 * ap.mean():.2f} ({words})"
+        )
     print(f"page: {output}, {output.stat().st_size / 1e6:.1f} MB")
 
 

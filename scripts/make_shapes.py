@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from assembly.errors import EXPECTED_ERRORS
 from common.weights import WeightsFileError, named_tensors, read_weights_file
+from common.words import how_many
 from configs.load import ConfigError, load_config
 from data.dataset import open_data
 from data.files import absolute
@@ -100,7 +101,8 @@ def parsed(parser: Parser, images: Sequence[Image.Image], height: int, width: in
             raise ParserError(f"the parser fails on {height}x{width} images: {str(error).splitlines()[0]}") from None
     if scores.ndim != 4 or len(scores) != len(images) or scores.shape[1] < 2:
         raise ParserError(
-            f"the parser returns {[*scores.shape]} for {len(images)} images, where (images, classes, h, w) is wanted"
+            f"the parser returns {[*scores.shape]} for {how_many(len(images), 'image')}, where (images, classes, h, "
+            "w) is wanted"
         )
     shown = body or range(1, scores.shape[1])
     if max(shown) >= scores.shape[1]:
@@ -163,8 +165,11 @@ def main() -> None:
                 bare.append(path)
             write(shape, Path(places[path]))
     if bare:
-        print(f"warning: in {len(bare)} of {len(wanted)} images the parser sees hardly any body, such as {bare[0]}")
-    print(f"{folder}: {len(wanted)} shapes written, {len(places) - len(wanted)} were there")
+        print(
+            f"warning: in {len(bare)} of {how_many(len(wanted), 'image')} the parser sees hardly any body, such as "
+            f"{bare[0]}"
+        )
+    print(f"{folder}: {how_many(len(wanted), 'shape')} written, {len(places) - len(wanted)} were there")
     chosen = [*places][::max(1, len(places) // SHOWN)][:SHOWN]
     cells = [Cell(read_image(file)) for path in chosen for file in (path, places[path])]
     rows = [("", cells[i:i + 8]) for i in range(0, len(cells), 8)]

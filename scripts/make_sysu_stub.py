@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
+from common.words import how_many
 from utils.output import OutputError, require_folder
 
 CAMERAS = range(1, 7)
@@ -105,7 +106,7 @@ def main() -> None:
     if os.path.lexists(args.output):
         raise StubError(f"{args.output} exists already; remove it or choose another --output")
     require_folder(args.output, fix="choose another --output")
-    print(f"{make_stub(args.split, args.output)} images in {args.output}")
+    print(f"{how_many(make_stub(args.split, args.output), 'image')} in {args.output}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from assembly.errors import EXPECTED_ERRORS
 from assembly.experiment import ExperimentError, markdown_table
 from assembly.recipe import build_network, image_size
 from assembly.titles import method_title
+from common.words import how_many
 from configs.load import load_config
 from models.build import class_of
 from utils.arguments import count
@@ -124,7 +125,8 @@ def main() -> None:
     note = "GMACs: of an image's embedding, a multiplication with its addition being one; parameters with 395 classes."
     if not args.no_steps:
         images = args.identities * args.images
-        note += f" Steps of {images} images in each stream, float32, on {device}, torch {torch.__version__}."
+        note += f" Steps of {how_many(images, 'image')} in each stream, float32, on {device}, "
+        note += f"torch {torch.__version__}."
     text = markdown_table([*table[0]], [[*row.values()] for row in table])
     write_or_keep({args.output / "methods.md": f"{text}\n{note}\n"})
     print(f"{args.output}/methods.md")

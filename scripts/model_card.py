@@ -32,6 +32,7 @@ from assembly.recipe import weightings_of
 from assembly.results import CHANGES_NO_FIGURE
 from assembly.titles import method_title
 from assembly.trained import find_checkpoint, load_run
+from common.words import how_many
 from configs.defaults import get_defaults
 from configs.load import flatten, from_dump
 from data.dataset import has_splits
@@ -67,7 +68,9 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
     done = max([saved["epoch"], *(line["epoch"] + 1 for line in epochs)])  # the best epoch needn't be the last one
     if done < cfg.SOLVER.EPOCHS:
         resume = f"python train.py --config {quote(str(run))}/config.yaml --resume OUTPUT {quote(str(run))}"
-        warnings.append(f"The training is unfinished: {done} of {cfg.SOLVER.EPOCHS} epochs. `{resume}` goes on.")
+        warnings.append(
+            f"The training is unfinished: {done} of {how_many(cfg.SOLVER.EPOCHS, 'epoch')}. `{resume}` goes on."
+        )
     test = f"python test.py --checkpoint {quote(str(path))} --output {quote(str(file))}"
     if tested == checkpoint["sha256"]:
         header, *rows = table_rows(results["results"])
@@ -101,7 +104,10 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
         "warnings": "\n".join(f"> **{warning}**\n" for warning in warnings),
         "network": model.layout(cfg.MODEL),
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        "embedding": f"{numbers:,} numbers, weighting `{weighting}`" + ", mirrored image added" * cfg.TEST.FLIP,
+        "embedding": (
+            f"{how_many(numbers, 'number', form=',')}, weighting `{weighting}`"
+            + ", mirrored image added" * cfg.TEST.FLIP
+        ),
         "size": f"{cfg.DATA.HEIGHT} × {cfg.DATA.WIDTH}",
         "run": quote(str(run)),
         "checkpoint": quote(str(path)),
@@ -115,7 +121,7 @@ def card_values(run: Path, template: Path = TEMPLATE) -> tuple[dict[str, str], l
         "last_epoch": listed(epochs[-1], ".4g") if epochs else "unknown",
         "seed": str(cfg.SEED),
         "precision": cfg.SOLVER.PRECISION,
-        "devices": ", then ".join(dict.fromkeys(re.findall(r"updates an epoch, (.+)", log))) or "unknown",
+        "devices": ", then ".join(dict.fromkeys(re.findall(r"updates? an epoch, (.+)", log))) or "unknown",
         "versions": listed(results.get("versions", {})) or "unknown",
         "options": markdown_table(["option", "default", "here"], options) if options else "None.",
         "figures": figures,

@@ -24,6 +24,7 @@ if __name__ == "__main__":
     stop_in_one_line()  # a signal while the next lines are imported, which takes seconds
 
 from assembly.recipe import body_shapes
+from common.words import how_many
 from configs.load import ConfigError, load_config
 from data.cache import prepared
 from data.dataset import open_data
@@ -61,11 +62,17 @@ def main() -> None:
             cfg.DATA.CACHE, images, *read_size(cfg.DATA), args.workers, alone=alone, resize=cfg.DATA.RESIZE,
         )
         size = len(cache) * cache.height * cache.width * 3 / 1e9
-        print(f"{cache.folder}: {len(cache)} images, {size:.2f} GB, valid after {time.perf_counter() - begun:.1f} s")
+        print(
+            f"{cache.folder}: {how_many(len(cache), 'image')}, {size:.2f} GB, valid after "
+            f"{time.perf_counter() - begun:.1f} s"
+        )
         if args.verify:
             problems = cache.problems(args.workers)
             if problems:
-                raise DataError(f"{len(problems)} images are not as they should be; the first: {problems[0]}")
+                raise DataError(
+                    f"{how_many(len(problems), 'image is not as it', 'images are not as they')} should be; "
+                    f"the first: {problems[0]}"
+                )
             print("every image is that of its file")
     print(f"next: {shlex.join(['python', 'train.py', '--config', args.config, *args.overrides])}")
 

@@ -41,6 +41,7 @@ from assembly.gallery import (
     searcher,
     shown,
 )
+from common.words import how_many
 from data.formats import not_read
 from data.pixels import open_image
 from data.records import DataError
@@ -126,6 +127,9 @@ def main() -> None:
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
     others: dict[Path, list[str]] = {args.query: [], args.gallery: []}  # one folder may be both
     queries = query_paths(args.query, others[args.query])
+    if not queries:
+        left = not_read(others[args.query])
+        raise SearchError(f"there is no query: the folder {args.query} has no image{left and f', {left}'}")
     table, sheet = args.output / CSV, args.output / SHEET
     folder = args.index or index_folder(args.output, args.gallery, args.gallery_modality)
     require_files(table, sheet, fix="choose another --output")
@@ -156,12 +160,16 @@ def main() -> None:
         print(f"\n{shown(query)}")
         for rank, (score, image) in enumerate(results, start=1):
             print(f"{rank:4d}  {score:.4f}  {shown(image.relative_to(args.gallery))}")
-    print(f"\n{len(queries)} queries, {int(current.sum())} images: {shown(table)}, {shown(sheet)}")
+    print(
+        f"\n{how_many(len(queries), 'query', 'queries')}, {how_many(int(current.sum()), 'image')}: {shown(table)}, "
+        f"{shown(sheet)}"
+    )
     for folder, unread in others.items():
         if unread:
             print(f"note: in {shown(folder)}, {shown(not_read(unread))}")
     if left_out:
-        print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
+        said = f"warning: {how_many(len(left_out), 'image was', 'images were')} left out:"
+        print(said, *map(shown, left_out.values()), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from assembly.search_page.app import LOOPBACK, PageError, import_flask, search_p
 from assembly.search_page.details import DetailsError, details_of, read_table
 from assembly.search_page.lookup import Lookup
 from assembly.titles import method_title
+from common.words import how_many
 from data.formats import not_read
 from utils.output import require_folder
 from utils.retrieval.compress import CompressionError
@@ -82,8 +83,7 @@ def open_lookup(args: Namespace) -> tuple[Lookup, str, str]:
     """The gallery, ready to be searched, the network's title, and its checkpoint's SHA-256."""
     if not args.gallery.is_dir():
         raise SearchError(f"--gallery is {args.gallery}, which is no folder")
-    if args.details:
-        read_table(args.details)  # what is wrong with it is said before anything is embedded
+    listed = read_table(args.details) if args.details else {}  # what is wrong with it is said before any work
     output = args.output or (args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent) / "search"
     folder = args.index or index_folder(output, args.gallery, args.gallery_modality)
     require_folder(folder, fix="choose another --output or --index")
@@ -99,10 +99,17 @@ def open_lookup(args: Namespace) -> tuple[Lookup, str, str]:
         cameras, times = details_of([name for name, _ in index.entries], args.details)
         lookup = Lookup(embed, cfg, index, args.gallery, current, cameras, times)
         lookup.get_ready(args.method, USUAL_RESULTS)
+    absent = sorted({*listed} - {Path(name).as_posix() for name in files})
+    if absent:
+        print(
+            f"note: {args.details} names {how_many(len(absent), 'image')} that the gallery lacks: {shown(absent[0])}, "
+            "..."
+        )
     if others:
         print(f"note: in {shown(args.gallery)}, {shown(not_read(others))}")
     if left_out:
-        print(f"warning: {len(left_out)} images were left out:", *map(shown, left_out.values()), sep="\n  ")
+        said = f"warning: {how_many(len(left_out), 'image was', 'images were')} left out:"
+        print(said, *map(shown, left_out.values()), sep="\n  ")
     return lookup, method_title(cfg.MODEL), settings["checkpoint"]
 
 

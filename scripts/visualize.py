@@ -34,6 +34,7 @@ from assembly.recipe import build_network, require_any_pair, weightings_of
 from assembly.results import tested_elsewhere
 from assembly.titles import method_title
 from assembly.trained import find_checkpoint, load_run, open_tested
+from common.words import how_many
 from data.records import DataError, Record
 from models.network import Network
 from models.parts.backbone import PretrainedError
@@ -136,7 +137,8 @@ def main() -> None:
             trained_on=tested_elsewhere(cfg, checkpoint), random=args.queries, seed=args.seed, top=args.top,
         ), "ranking")
 
-    trained = f"{method_title(cfg.MODEL)} on {checkpoint['trained_on']['name']}, {checkpoint['epochs']} epochs"
+    epochs = how_many(checkpoint["epochs"], "epoch")
+    trained = f"{method_title(cfg.MODEL)} on {checkpoint['trained_on']['name']}, {epochs}"
     if "attention" in args.parts:
         shown = [*titled_modules(model), *model.own_maps(), *[GRAD_CAM] * (model.last_map() is not None)]
         absent = [name for name in OF_THE_METHOD if f"{name} 1" not in shown]
@@ -166,7 +168,10 @@ def main() -> None:
             (f"after training, weighting {described(weighting, cfg)}", after),
         ]
         number = len({record.identity for record in chosen})
-        title = f"{trained}: t-SNE of {len(chosen)} test images of {number} people, a colour for each"
+        title = (
+            f"{trained}: t-SNE of {how_many(len(chosen), 'test image')} of {how_many(number, 'person', 'people')}, "
+            "a colour for each"
+        )
         keep(map_picture(panels, chosen, args.seed, title), "map")
 
 

@@ -230,7 +230,7 @@ def test_a_broken_image_is_named_and_leaves_no_cache(benchmark, base, workers, m
     Path(benchmark.train[40].path).write_text("broken")
     with pytest.raises(DataError, match="cam.*jpg is broken or no image"):
         prepare(base, benchmark, workers)
-    assert not [*cache_folder(base, benchmark, *SIZE, "lanczos").iterdir()]
+    assert not cache_folder(base, benchmark, *SIZE, "lanczos").exists()
 
 
 def test_a_full_disk_is_a_clear_error_and_the_older_cache_stays(benchmark, base, monkeypatch):
@@ -334,7 +334,7 @@ def test_the_script_builds_verifies_and_says_what_is_next(benchmark, base):
     damage(base / "synthetic-64x32" / "images.bin", 5)
     second = run_prepare("--verify", "--workers", "1", *overrides)
     assert second.returncode == 1 and "building" not in second.stdout
-    assert second.stderr.splitlines()[-1].startswith("error: 1 images are not as they should be; the first: the cache")
+    assert second.stderr.splitlines()[-1].startswith("error: 1 image is not as it should be; the first: the cache")
 
 
 def test_the_script_wants_a_folder(monkeypatch):

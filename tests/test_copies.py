@@ -351,7 +351,7 @@ def test_images_listed_twice(tmp_path):
     index = regdb_tree(tmp_path) / "idx" / "train_visible_1.txt"
     lines = index.read_text()
     text(index, f"{lines}Visible/train0/0.bmp 0\n")
-    assert "train: 1 images are listed more than once" in RegDB(tmp_path).summary()
+    assert "train: 1 image is listed more than once" in RegDB(tmp_path).summary()
     text(index, f"{lines}Visible/train0/0.bmp 1\n")
     assert "line 7: " in complaint("regdb", tmp_path) and "label 1, and with 0 too" in complaint("regdb", tmp_path)
     text(index, lines)
@@ -441,7 +441,7 @@ def test_empty_images_are_named_before_any_is_decoded(tmp_path):
     data = SYSU(sysu_tree(tmp_path))
     for camera in (1, 6):
         text(tmp_path / f"cam{camera}" / "0005" / "0002.jpg", "")
-    with pytest.raises(DataError, match="2 images are empty files, such as .*cam1/0005/0002.jpg"):
+    with pytest.raises(DataError, match="2 images are without content, such as .*cam1/0005/0002.jpg"):
         data.fingerprint()
 
 

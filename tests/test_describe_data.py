@@ -23,7 +23,7 @@ def describe(name, root, output, *more, check=True):
 def test_every_data_set_is_described(tmp_path, name):
     done, found = describe(name, TREES[name](tmp_path / "data"), tmp_path / "out")
     assert found["name"] == name and len(found["fingerprint"]) == 64 and {*found["sizes"]} == {"6x12"}
-    assert {*found["parts"]} == {"train", "test"} and "1 sizes of images, width x height: 6x12" in done.stdout
+    assert {*found["parts"]} == {"train", "test"} and "1 size of images, width x height: 6x12" in done.stdout
     with Image.open(tmp_path / "out" / "data.jpg") as sheet:
         assert sheet.width > 300 and sheet.height > 128
 
@@ -41,10 +41,10 @@ def test_copies_broken_images_and_people_of_one_modality_are_named(tmp_path):
     groups = [(copy["identities"], copy["parts"]) for copy in found["copies"]]
     assert groups == [([1, 3], ["test", "train"]), ([3, 4], ["test"]), ([4], ["test"])]
     for words in (
-        "1 groups of images of the same bytes in several parts, which leaks what was trained on into the test: ",
+        "1 group of images of the same bytes in several parts, which leaks what was trained on into the test: ",
         "2 groups of images of the same bytes of several identities, of which one alone can be right",
-        "1 groups of images of the same bytes of one identity", "1 images cannot be read: test/day/dan/9.jpg",
-        "train: 1 identities are shown by one modality alone: 2",
+        "1 group of images of the same bytes of one identity", "1 image cannot be read: test/day/dan/9.jpg",
+        "train: 1 identity is shown by one modality alone: ben",
     ):
         assert f"warning: {words}" in done.stdout
     assert found["other_files"] == "1 .mov (such as walk.mov)" and "\nother files: 1 .mov (such as walk" in done.stdout
@@ -57,7 +57,7 @@ def test_images_that_no_list_has_are_named(tmp_path):
     root = regdb_tree(tmp_path / "data")
     write_image(root / "Visible" / "extra" / "0.bmp")
     done, _ = describe("regdb", root, tmp_path / "out")
-    assert "warning: 1 images are in no part: Visible/extra/0.bmp" in done.stdout
+    assert "warning: 1 image is in no part: Visible/extra/0.bmp" in done.stdout
     assert "other files: 4 .txt (such as idx/test_thermal_1.txt)" in done.stdout
 
 

@@ -117,7 +117,7 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path, monkeypatch):
     listed(tmp_path)
     text(tmp_path / "images.csv", "\n".join((tmp_path / "images.csv").read_text().splitlines()[:-1]))
     said = Folder(tmp_path).summary()
-    assert "5 files are not read" in said and "note: 1 images are not in images.csv, such as " in said
+    assert "5 files are not read" in said and "note: 1 image is not in images.csv, such as " in said
 
 
 def test_images_of_phones_are_read_where_their_library_is(tmp_path):
@@ -160,7 +160,7 @@ def test_who_is_seen_by_day_alone_is_drawn_for_the_test(tmp_path):
     write_image(tmp_path / "day" / "eve" / "0.jpg")
     data = Folder(tmp_path)
     assert "eve" in people_of(data, "test")
-    assert "1 people whom one modality alone shows are for the test, too: eve" in data.summary()
+    assert "1 person is for the test, too, whom one modality alone shows: eve" in data.summary()
 
 
 def test_people_are_held_out_for_validation(tmp_path):

@@ -55,7 +55,7 @@ def test_each_training_image_gets_its_shape_once(copy, tmp_path):
     body = np.asarray(Image.open(shape), int)[:, :, 0] > 64                     # class 1 is dark red
     assert (body & (bright < 60)).mean() < 0.05 and (body & (bright > 150)).sum() > 0.9 * (bright > 150).sum()
     (copy / SHAPES / "cam1/0001/0001.jpg").unlink()
-    assert "1 shapes written, 23 were there" in make(copy, parser).stdout
+    assert "1 shape written, 23 were there" in make(copy, parser).stdout
 
 
 def test_a_parser_that_sees_nobody_is_a_warning(copy, tmp_path):

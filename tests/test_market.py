@@ -29,9 +29,18 @@ def test_the_query_images_search_all_but_junk_and_their_own_camera(tmp_path):
             a, b = data.test[query], data.test[row]
             ignored = protocol.query_ignores[query] == protocol.gallery_group[row]
             assert ignored == ((a.identity, a.camera) == (b.identity, b.camera))
-    assert "note: 1 images of bounding_box_test are junk" in data.summary() and "3 (751)" in data.summary()
-    assert "1 are distractors, each counted as a person of its own" in data.summary()
+    assert "note: of bounding_box_test, 1 image is junk" in data.summary() and "3 (751)" in data.summary()
+    assert "1 is a distractor, each counted as a person of its own" in data.summary()
     assert not any(record.infrared for record in [*data.train, *data.test])
+
+
+def test_a_camera_of_many_is_no_other_persons(tmp_path):
+    """Identity and camera are one number: 1's camera 201 must not be 3's camera 1."""
+    write_image(market_tree(tmp_path) / "query" / "0001_c201s1_000001_01.jpg")
+    data = Market(tmp_path)
+    protocol = data.protocol("market/vis-to-vis")
+    row = next(row for row, record in enumerate(data.test) if record.camera == 201)
+    assert protocol.query_ignores[row] not in protocol.gallery_group[protocol.trials[0].gallery]
 
 
 def test_people_held_out_search_one_another(tmp_path):
@@ -53,6 +62,10 @@ def test_partial_copies_serve_alone(tmp_path):
 @pytest.mark.parametrize("name, said", [
     ("bounding_box_train/photo.jpg", "photo.jpg does not tell identity and camera as 0002_c1s1_000451_03.jpg does"),
     ("bounding_box_train/-1_c1s1_000001_01.jpg", "is junk or a distractor, which nobody trains on: move it"),
+    ("query/-1_c1s1_000001_01.jpg", "is junk or a distractor, which nobody searches by: move it"),
+    ("query/0000_c1s1_000001_01.jpg", "is junk or a distractor, which nobody searches by: move it"),
+    ("query/1000000_c1s1_1.jpg", "is of identity 1000000 and camera 1, which are below 1000000 and 1000 here: number"),
+    ("query/0003_c1000s1_1.jpg", "is of identity 0003 and camera 1000, which are below 1000000 and 1000 here: number"),
     ("query/0002_c1s1_000001_01.jpg", r"identities \[2\] are both in training and in test"),
 ])
 def test_what_does_not_belong_there_is_named(tmp_path, name, said):

@@ -51,7 +51,7 @@ def test_an_absent_identity_is_left_out_of_every_figure():
 
 def test_no_valid_query_is_an_error():
     figures = rank_queries(torch.rand(2, 3), torch.tensor([1, 2]), torch.tensor([3, 4, 5]))
-    with pytest.raises(ValueError, match="none of the 2 queries"):
+    with pytest.raises(ValueError, match="none of 2 queries has its identity in the gallery that it keeps"):
         summarize(figures)
 
 

@@ -167,7 +167,7 @@ def test_a_ranking_by_hand():
     ([3], True, DataError, "image 0 is <class 'int'>; an image is a path"),
     (3, True, DataError, "it is an image (a path, a Pillow image, an array) or a list of images"),
     ("a.png", "ir", ConfigError, "infrared is 'ir'; it is True or False, or a list with a value of each image"),
-    ("a.png", [True, False], ConfigError, "infrared has 2 values, and there are 1 images: give one for each"),
+    ("a.png", [True, False], ConfigError, "infrared has 2 values for 1 image: give one for each"),
 ])
 def test_images_that_are_none(net, images, infrared, error, message):
     with pytest.raises(error, match=re.escape(message)) as raised:
@@ -206,7 +206,7 @@ def test_what_cannot_be_loaded(trained, options, error, message):
     ({"gallery": np.ones(2)}, "gallery has the shape (2,); it is (rows, numbers), neither of them 0"),
     ({"gallery": np.full((2, 2), np.nan)}, "row 0 of gallery is not finite (nan or infinite)"),
     ({"ignores": [1]}, "gallery_cameras and ignores go together: give both, or none"),
-    ({"ignores": [1], "gallery_cameras": [1]}, "gallery_cameras has 1 entries; it needs 2, one for each row"),
+    ({"ignores": [1], "gallery_cameras": [1]}, "gallery_cameras has 1 entry; it needs 2, one for each row"),
     ({"rerank": "mser"}, "rerank is 'mser'; it is one of none, k_reciprocal, aim (mser embeds visible images four"),
     ({"rerank": "aim", "aim": (0, 1)}, "aim is (0, 1); its two numbers are 1 at least"),
     ({"top": 0}, "top is 0; it is a whole number of 1 at least, or None"),

@@ -67,6 +67,12 @@ def test_broken_images_are_named(tmp_path):
     for name in ("cut.jpg", "words.jpg"):
         with pytest.raises(DataError, match=f"{name} is broken or no image"):
             open_image(str(tmp_path / name), 8, 8)
+    Image.fromarray(pixels).save(tmp_path / "moving.gif")
+    (tmp_path / "moving.gif").rename(tmp_path / "moving.jpg")
+    Image.fromarray(pixels).save(tmp_path / "one.gif")
+    for name in ("moving.jpg", "one.gif"):  # the content decides, in a gallery and of a query
+        with pytest.raises(DataError, match=f"{name} is broken or no image .its content is none of JPEG, PNG"):
+            open_image(str(tmp_path / name), 8, 8)
     with pytest.raises(DataError, match="there is no image .*absent.jpg; where a data set lists it"):
         open_image(str(tmp_path / "absent.jpg"), 8, 8)
     with pytest.raises(DataError, match="is a folder, not an image: name the images in it"):

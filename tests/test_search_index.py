@@ -166,7 +166,7 @@ def test_a_full_disk_and_a_damaged_index_are_said(tmp_path, monkeypatch):
         with pytest.raises(SearchIndexError, match="make room, choose another --index"):
             index.check_room(10**15)
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(SearchIndexError, match="No space left on device.*1 embeddings are kept"):
+        with pytest.raises(SearchIndexError, match="No space left on device.*1 embedding is kept: make room"):
             index.append([("b", (1, 1))], numbered([1]))
     monkeypatch.undo()
     with open_index(folder, SETTINGS) as index:

@@ -249,7 +249,7 @@ def test_auto_takes_faiss_where_it_pays(lookup, monkeypatch, capsys):
     monkeypatch.setattr(lookup, "faiss", None)
     monkeypatch.setitem(sys.modules, "faiss", None)
     lookup.get_ready("auto", 3)
-    assert "searching 1 queries exactly, which takes a while: FAISS is not installed" in capsys.readouterr().out
+    assert "searching 1 query exactly, which takes a while: FAISS is not installed" in capsys.readouterr().out
     assert lookup.faiss is None
 
 

@@ -16,7 +16,7 @@ from data.dataset import TrainBatches
 from train import Trainer
 from utils.stop import StopRequest, fail_clearly
 from utils.training.optimizer import build_optimizer, kept_per_parameter, part_of_epoch, rate_at
-from utils.training.run import DeviceError, HostCopy, Metrics, seed_step, select_device, start_log
+from utils.training.run import DeviceError, HostCopy, Metrics, keep_log, seed_step, select_device, start_log
 from utils.training.saving import Saving
 
 
@@ -250,6 +250,7 @@ def test_metrics_drop_the_lines_of_epochs_without_a_checkpoint(tmp_path):
 def test_the_log_goes_on_after_what_is_there(tmp_path, capsys):
     for line in ("first", "second"):
         start_log(tmp_path)
+        keep_log()
         logging.getLogger("cmfn").info(line)
     assert capsys.readouterr().out == "first\nsecond\n"
     assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["first", "second"]

@@ -40,14 +40,13 @@ def only_one(
 ) -> Iterator[None]:
     """Inside, no other process does this work in the folder.
 
-    folder   is made if it isn't there
+    folder   is made if it isn't there, and not left behind empty
     work     a word such as "train"; different works do not lock each other out
     say      gets a sentence where the process waits, and once where the file system has no locks
     wait     until the other process has finished
     raises   LockedError where another process is at work there, OSError where the folder cannot be written
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{work}.lock"
+    path, made = folder / f".{work}.lock", absent(folder)
     try:
         file = taken(path)
         if file is None:
@@ -74,6 +73,16 @@ def only_one(
         except OSError:
             pass  # Windows keeps an open file; a lock's file that stays does no harm
         file.close()
+        for place in made:
+            try:
+                place.rmdir()
+            except OSError:
+                break  # something was written there
+
+
+def absent(folder: Path) -> list[Path]:
+    """Of a folder and those it lies in, what isn't there, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
 
 
 def taken(path: Path) -> BinaryIO | None:
@@ -82,7 +91,13 @@ def taken(path: Path) -> BinaryIO | None:
     raises   NoLocks
     """
     while True:
-        file = open(path, "a+b")  # noqa: SIM115 - the caller closes it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "a+b")  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            if path.parent.exists():
+                raise
+            continue  # its owner has just removed the empty folder
         try:
             lock(file)
         except OSError as error:

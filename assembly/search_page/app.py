@@ -10,6 +10,7 @@ import hmac
 import io
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from assembly.errors import EXPECTED_ERRORS
 from assembly.gallery import shown
 from assembly.search_page.lookup import MODALITY, Lookup
 from assembly.search_page.uploads import MOST_BYTES, UploadError, looks_infrared, read_upload
+from common.words import how_many
 from data.pixels import read_image
 from data.records import DataError
 from utils.retrieval.index import SearchIndexError
@@ -136,7 +138,7 @@ def search_page(
     def image(row: int) -> "Response":
         path = lookup.path(row)
         try:
-            content = jpeg_of(path) if path else None
+            content = jpeg_of(path) if path and lookup.unchanged(row) else None
         except DataError:  # it is gone, or was broken since
             content = None
         if content is None:
@@ -195,9 +197,10 @@ def page_of(lookup: Lookup, title: str, token: str) -> str:
     times = lookup.times[rows][~np.isnat(lookup.times[rows])]
     known = {
         "token": token, "cameras": cameras, "bytes": MOST_BYTES,
+        "start": secrets.token_hex(4),  # in images' addresses: a browser keeps them, and another start has other rows
         "times": [str(times.min()), str(times.max())] if len(times) else None,
     }
-    summary = f"{len(rows):,} images of {shown(lookup.root.name)}, ranked by {title}"
+    summary = f"{how_many(len(rows), 'image', form=',')} of {shown(lookup.root.name)}, ranked by {title}"
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         summary=escape(summary), known=json.dumps(known).replace("<", "\\u003c"),
     )
@@ -230,7 +233,7 @@ def jpeg_of(path: Path) -> bytes:
 
 
 def whole_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_RESULTS:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_RESULTS:
         raise Refused(f"the number of results is {shown(text)!r}; it is 1 to {MOST_RESULTS}")
     return int(text)
 
@@ -265,7 +268,7 @@ def exported(lookup: Lookup, asked: Any) -> list[dict]:
                 "camera": known["camera"], "time": known["time"], "mark": mark,
             })
         return lines
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise Refused("what is to be exported is no ranking of this gallery; search again") from None
 
 

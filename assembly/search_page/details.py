@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from assembly.gallery import shown
+
 # cam3/0001/0002.jpg, 0007_c03_s001.jpg, 0002_c1s1_000451.jpg, camera-12-night.png
 CAMERA = re.compile(r"(?:^|[/\\_\-. ])(?:camera|cam|c)[_\-]?(\d{1,4})(?![\da-rt-z])", re.IGNORECASE)
 # 20240501_134510, 2024-05-01T13-45, 2024-05-01 13.45.10
@@ -60,9 +62,10 @@ def read_table(path: Path) -> dict[str, tuple[str, np.datetime64]]:
     raises   DetailsError
     """
     found: dict[str, tuple[str, np.datetime64]] = {}
+    zones = set()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
+            table = csv.DictReader(file, strict=True)  # else quotes that don't end swallow the rest
             columns = [*(table.fieldnames or [])]
             if "image" not in columns or not {"camera", "time"} & {*columns}:
                 raise DetailsError(
@@ -70,14 +73,26 @@ def read_table(path: Path) -> dict[str, tuple[str, np.datetime64]]:
                     "both, separated by commas"
                 )
             for row in table:
-                time = (row.get("time") or "").strip()
-                try:
-                    stamp = np.datetime64(datetime.fromisoformat(time).replace(tzinfo=None) if time else "NaT", "s")
-                except ValueError:
+                where, image, time = f"{path}, line {table.line_num}", row["image"], (row.get("time") or "").strip()
+                if None in row or not image:
                     raise DetailsError(
-                        f"{path}, line {table.line_num}: {time!r} is no time such as 2024-05-01T13:45:10"
-                    ) from None
-                found[Path(row["image"] or "").as_posix()] = (row.get("camera") or "").strip(), stamp
+                        f"{where}: there is {'no image' if not image else 'a cell too many'}; fix the line"
+                    )
+                name = Path(image).as_posix()
+                if name in found:
+                    raise DetailsError(f"{where}: {shown(image)} was listed before; an image comes once")
+                try:
+                    stamp = datetime.fromisoformat(time) if time else None
+                except ValueError:
+                    raise DetailsError(f"{where}: {time!r} is no time such as 2024-05-01T13:45:10") from None
+                if stamp:
+                    zones.add(stamp.utcoffset())
+                    stamp = stamp.replace(tzinfo=None)
+                found[name] = (row.get("camera") or "").strip(), np.datetime64(stamp, "s")
+                if len(zones) > 1:
+                    raise DetailsError(
+                        f"{where}: {time} is of another time zone than times before it; write all in one"
+                    )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DetailsError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return found

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
-from assembly.gallery import Embedder, chosen_method
+from assembly.gallery import Embedder, chosen_method, stamp_of
 from data.pixels import eval_transform, resized
 from utils.evaluation.evaluator import EvaluationError, rows_not_finite
 from utils.lock import only_one
@@ -57,6 +57,13 @@ class Lookup:
     def path(self, row: int) -> Path | None:
         """The image of a row that takes part; None for any other number."""
         return self.root / self.name(row) if 0 <= row < len(self.current) and self.current[row] else None
+
+    def unchanged(self, row: int) -> bool:
+        """Whether the file is the one that was embedded: another's image would be shown with its score."""
+        try:
+            return stamp_of(self.root / self.name(row)) == self.index.entries[row][1]
+        except OSError:
+            return False
 
     def search(
         self, image: Image.Image, infrared: bool, top: int, cameras: Collection[str] = (),

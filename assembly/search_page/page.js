@@ -32,6 +32,8 @@ function take(files) {
   if (!files || !files.length) return;
   file = files[0];
   marks = new Map();
+  answer = null;              // the ranking of another image is neither marked nor exported as this one's
+  at("found").hidden = true;
   at("file").files = files;  // its name stands there, however the file came
   URL.revokeObjectURL(at("query").src);
   at("query").src = URL.createObjectURL(file);
@@ -106,10 +108,15 @@ function show() {
   const { modality, guessed, images, seconds, results } = answer;
   at("taken").textContent = guessed
     ? `Taken ${WORDS[modality]}, as guessed from its colours: choose above if that is wrong.` : `Taken ${WORDS[modality]}.`;
-  const first = results.length ? `; the first ${results.length} are shown` : "; no image of the gallery is left";
-  at("status").textContent = `${images.toLocaleString("en")} images ranked in ${seconds.toFixed(2)} s${first}.`;
+  const first = !results.length ? "; no image of the gallery is left"
+    : results.length === 1 ? "; the first is shown" : `; the first ${results.length} are shown`;
+  at("status").textContent = `${howMany(images, "image")} ranked in ${seconds.toFixed(2)} s${first}.`;
   at("results").replaceChildren(...results.map(card));
   at("found").hidden = !results.length;
+}
+
+function howMany(number, one) {
+  return `${number.toLocaleString("en")} ${one}${number === 1 ? "" : "s"}`;
 }
 
 function element(tag, text, properties = {}) {
@@ -121,7 +128,7 @@ function element(tag, text, properties = {}) {
 function card(result, place) {
   const item = element("li", "", { tabIndex: place ? -1 : 0 });
   item.dataset.row = result.row;
-  const image = element("img", "", { src: `image/${result.row}`, alt: `Rank ${place + 1}: ${result.name}`, loading: "lazy" });
+  const image = element("img", "", { src: `image/${result.row}?${known.start}`, alt: `Rank ${place + 1}: ${result.name}`, loading: "lazy" });
   const buttons = element("div", "", { className: "marks" });
   for (const mark of ["right", "wrong"]) {
     const button = element("button", mark === "right" ? "✓ right" : "✗ wrong", { type: "button" });
@@ -194,7 +201,7 @@ for (const button of document.querySelectorAll("[data-format]")) {
       const link = element("a", "", { href: URL.createObjectURL(content), download: `ranking.${format}` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-      at("status").textContent = `ranking.${format} has ${results.length} results, ${results.filter((line) => line[2]).length} of them marked.`;
+      at("status").textContent = `ranking.${format} has ${howMany(results.length, "result")}, ${results.filter((line) => line[2]).length} of them marked.`;
     } catch (error) {
       complain(error);
     }

@@ -5,9 +5,10 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.formats import contents
 from data.pixels import in_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # by content; Pillow's other readers never see an upload
+FORMATS = contents()      # by content, as of the gallery's images
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000  # of a decoded image: 150 MB
 TINTED = 12               # of 255: by how much the channels of a coloured pixel differ

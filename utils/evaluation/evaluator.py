@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.words import how_many
 from utils.evaluation.aim import aim_similarity, settings_of
 from utils.evaluation.metrics import QueryFigures, full_float32, inner_products, rank_queries, summarize
 from utils.evaluation.mser import mser_distance
@@ -129,8 +130,8 @@ def evaluate_protocol(
     counted = {len(features), len(identities), len(protocol.query_ignores), len(protocol.gallery_group)}
     if len(counted) > 1:
         raise EvaluationError(
-            f"{protocol.name} describes {len(protocol.gallery_group)} images, for which there are "
-            f"{len(features)} embeddings and {len(identities)} identities"
+            f"{protocol.name} describes {how_many(len(protocol.gallery_group), 'image')}, for which there are "
+            f"{how_many(len(features), 'embedding')} and {how_many(len(identities), 'identity', 'identities')}"
         )
     described = tuple(protocol.trials)
     if not described:
@@ -138,8 +139,8 @@ def evaluate_protocol(
     for number, trial in enumerate(described):
         if not len(trial.query) or not len(trial.gallery):
             raise EvaluationError(
-                f"{protocol.name}, trial {number} has {len(trial.query)} queries and "
-                f"{len(trial.gallery)} gallery images"
+                f"{protocol.name}, trial {number} lacks queries or gallery images: it has {len(trial.query)} and "
+                f"{len(trial.gallery)} of them"
             )
     broken = rows_not_finite(features)
     if broken:

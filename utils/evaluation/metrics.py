@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.words import how_many
+
 RANKS = 20                             # CMC is reported up to here
 IGNORED = torch.iinfo(torch.int64).max  # the key of an entry that does not take part: after every other
 BYTES_PER_ENTRY = 40                   # what rank_queries holds at once for one similarity
@@ -101,8 +103,9 @@ def rank_queries(
         raise ValueError(f"similarities must be float32, not {similarity.dtype}")
     if similarity.ndim != 2 or similarity.shape != (len(query_ids), len(gallery_ids)):
         raise ValueError(
-            f"{len(query_ids)} queries and {len(gallery_ids)} gallery entries do not fit similarities of shape "
-            f"{tuple(similarity.shape)}"
+            f"{how_many(len(query_ids), 'query', 'queries')} and "
+            f"{how_many(len(gallery_ids), 'gallery entry', 'gallery entries')} "
+            f"do not fit similarities of shape {tuple(similarity.shape)}"
         )
     if ignored is not None and ignored.shape != similarity.shape:
         raise ValueError(f"ignored is {tuple(ignored.shape)}, the similarities are {tuple(similarity.shape)}")
@@ -208,7 +211,9 @@ def summarize(figures: QueryFigures) -> dict:
     """
     valid = figures.valid
     if not valid.any():
-        raise ValueError(f"none of the {len(valid)} queries has its identity in the gallery that it keeps")
+        raise ValueError(
+            f"none of {how_many(len(valid), 'query', 'queries')} has its identity in the gallery that it keeps"
+        )
     first = torch.bincount(figures.rank[valid].clamp(max=RANKS + 1), minlength=RANKS + 2)[1:RANKS + 1]
     number = int(valid.sum())
     return {

@@ -12,6 +12,7 @@ from string import Template
 from types import ModuleType
 from typing import Any
 
+from common.words import how_many
 from utils.evaluation.evaluator import FIGURES, table_rows
 from utils.output import reason, write_atomically
 from utils.training.checkpoint import sha256
@@ -200,7 +201,7 @@ def notes(saved: dict) -> list[str]:
         f"A mean over {len(checkpoint)} splits of the data, each of which is a trial, of one model.": one_model,
     }
     unfinished = [
-        f"The training of {one['path']} is unfinished: {one['epochs']} of {epochs} epochs."
+        f"The training of {one['path']} is unfinished: {one['epochs']} of {how_many(epochs, 'epoch')}."
         for one in (checkpoint if several else [checkpoint])
         if one.get("epochs", epochs) < epochs and Path(one["path"]).name != "best.pth"  # validation chose that epoch
     ]

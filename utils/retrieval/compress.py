@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.words import how_many
 from utils.evaluation.metrics import inner_products
 from utils.training.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 
@@ -44,8 +45,8 @@ def check_number(number: int, images: int, width: int) -> None:
     """
     if not 0 < number <= min(images, width):
         raise CompressionError(
-            f"EMBEDDING.DIM is {number}; {images} training images with embeddings of {width} numbers allow 1 to "
-            f"{min(images, width)}, and 0 leaves embeddings as they are"
+            f"EMBEDDING.DIM is {number}; {how_many(images, 'training image')} with embeddings of {width} numbers "
+            f"allow 1 to {min(images, width)}, and 0 leaves embeddings as they are"
         )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from common.checksum import read_sealed_json, row_sums, sealed_json
+from common.words import how_many
 from utils.lock import only_one
 from utils.output import write_atomically
 
@@ -146,7 +147,8 @@ class SearchIndex:
                     os.fsync(opened.fileno())
         except OSError as error:
             raise SearchIndexError(
-                f"the index {self.folder} cannot be written ({error.strerror}); {len(self)} embeddings are kept: make "
+                f"the index {self.folder} cannot be written ({error.strerror}); "
+                f"{how_many(len(self), 'embedding is', 'embeddings are')} kept: make "
                 "room, and run the same command again"
             ) from None
         self.sums.extend(sums)
@@ -161,7 +163,8 @@ class SearchIndex:
         needed, free = images * self.numbers * self.dtype.itemsize, shutil.disk_usage(self.folder).free
         if free < needed:
             raise SearchIndexError(
-                f"{images} embeddings need {needed / 1e9:.1f} GB, and the disk of {self.folder} has "
+                f"{how_many(images, 'embedding needs', 'embeddings need')} {needed / 1e9:.1f} GB, and the disk of "
+                f"{self.folder} has "
                 f"{free / 1e9:.1f} GB left: make room, choose another --index, --dtype float16, or a compressed "
                 "embedding (EMBEDDING.DIM)"
             )

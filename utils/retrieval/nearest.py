@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.checksum import is_sealed, read_sealed_json, seal, sealed_json
+from common.words import how_many
 from utils.evaluation.metrics import inner_products, ranking_keys
 from utils.output import replacing, write_atomically
 from utils.retrieval.compress import principal_directions
@@ -99,8 +100,8 @@ def faiss_search(
         check = checked(faiss, index, queries, matrix, current, top) | {"kind": kind}
         write_atomically(folder / FAISS_CHECK, sealed_json(check))
     sentence = (
-        f"FAISS gives {100 * check['recall']:.1f} % of the exact answers of {check['queries']} queries "
-        f"({check['probes']} lists)"
+        f"FAISS gives {100 * check['recall']:.1f} % of the exact answers of "
+        f"{how_many(check['queries'], 'query', 'queries')} ({check['probes']} lists)"
     )
     if check["recall"] < RECALL:
         report(f"{sentence}, less than {100 * RECALL:.0f} %: searching exactly instead")
@@ -166,10 +167,10 @@ def faiss_index(faiss: ModuleType, matrix: np.ndarray, folder: Path, report: Cal
     index = read_index(faiss, file, *matrix.shape)
     if index is None:
         (folder / FAISS_CHECK).unlink(missing_ok=True)  # that of another index
-        report(f"training FAISS on {len(matrix)} embeddings")
+        report(f"training FAISS on {how_many(len(matrix), 'embedding')}")
         index = trained_index(faiss, matrix)
     if index.ntotal < len(matrix):
-        report(f"adding {len(matrix) - index.ntotal} embeddings to {file}")
+        report(f"adding {how_many(len(matrix) - index.ntotal, 'embedding')} to {file}")
         for start in range(index.ntotal, len(matrix), ROWS):
             index.add(np.asarray(matrix[start:start + ROWS], np.float32))
         with replacing(file) as temporary:

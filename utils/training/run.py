@@ -89,9 +89,28 @@ class Console(logging.StreamHandler):
 
 
 class LogFile(logging.FileHandler):
-    """A line that the disk refuses is lost, which is said once; the training goes on."""
+    """A line that the disk refuses is lost, which is said once; the training goes on.
+
+    Lines wait in memory until `begin`: what is refused before it begins leaves no file.
+    """
 
     refused = False
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.waiting: list[logging.LogRecord] | None = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.waiting is None:
+            super().emit(record)
+        else:
+            self.waiting.append(record)
+
+    def begin(self) -> None:
+        waiting, self.waiting = self.waiting or [], None
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        for record in waiting:
+            self.handle(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.refused:
@@ -100,7 +119,7 @@ class LogFile(logging.FileHandler):
 
 
 def start_log(folder: Path, writes: bool = True) -> None:
-    """Log lines go to the console and, after what is there already, to the folder's train.log.
+    """Log lines go to the console and, from `keep_log` on, to the folder's train.log, after what is there already.
 
     writes   false for a process that leaves it to another
     """
@@ -108,12 +127,18 @@ def start_log(folder: Path, writes: bool = True) -> None:
     LOG.disabled = not writes
     if not writes:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     LOG.setLevel(logging.INFO)
-    console, file = Console(sys.stdout), LogFile(folder / "train.log", encoding="utf-8")
+    console, file = Console(sys.stdout), LogFile(folder / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOG.addHandler(console)
     LOG.addHandler(file)
+
+
+def keep_log() -> None:
+    """Write what was logged since `start_log`, and what will be."""
+    for handler in LOG.handlers:
+        if isinstance(handler, LogFile):
+            handler.begin()
 
 
 class Metrics:
