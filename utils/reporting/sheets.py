@@ -168,8 +168,8 @@ def font_of(size: int) -> Font:
     size   in pixels
     """
     try:
-        folder = Path(plain_matplotlib().get_data_path())
-        return ImageFont.truetype(folder / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+        file = Path(plain_matplotlib().get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+        return ImageFont.truetype(str(file), size)  # older Pillows take no Path
     except Exception:  # noqa: BLE001 - whatever is wrong with matplotlib: a sheet needs no more of it than the font
         return ImageFont.load_default(size)
 
