@@ -164,28 +164,21 @@ class Format(NamedTuple):
     ending: str
     file: Callable[[Embedder, tuple[Tensor, ...], dict[str, str]], bytes]  # what is written
     read: Callable[[Path], Callable[..., Tensor]]
-    least_torch: tuple[int, int]
     packages: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "torchscript": Format(".ts", torchscript_file, read_torchscript, (2, 4)),
-    "onnx": Format(".onnx", onnx_file, read_onnx, (2, 7), ("onnx", "onnxscript", "onnxruntime")),
-    "pt2": Format(".pt2", pt2_file, read_pt2, (2, 6)),
+    "torchscript": Format(".ts", torchscript_file, read_torchscript),
+    "onnx": Format(".onnx", onnx_file, read_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "pt2": Format(".pt2", pt2_file, read_pt2),
 }
 
 
 def check_installed(name: str) -> None:
     """
-    raises   ExportError where a format's packages, or its version of torch, are not there
+    raises   ExportError where a format's packages are not there
     """
     kind = FORMATS[name]
-    if tuple(map(int, torch.__version__.split(".")[:2])) < kind.least_torch:
-        least = ".".join(map(str, kind.least_torch))
-        raise ExportError(
-            f"--format {name} needs torch {least}, and this is {torch.__version__}: install a newer one, or use "
-            "--format torchscript"
-        )
     for package in kind.packages:
         try:
             importlib.import_module(package)

@@ -8,7 +8,7 @@ import export
 import numpy as np
 import pytest
 import torch
-from fake_device import CPU, CUDA, NoWaiting, device_of, empty, faked
+from fake_device import CPU, CUDA, NEW_TORCH, NoWaiting, device_of, empty, faked
 from programs import ROOT
 from thin import shortest, small_trunk
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +20,8 @@ from configs.load import load_config
 from data.records import Record
 from models.build import MODELS, build_model
 from utils.training.run import HostCopy
+
+pytestmark = NEW_TORCH
 
 SHIPPED = {  # the precision in which a network is tested; with --all in each
     "sysu_cmfn": "bfloat16", "sysu_cmfn_as_drawn": "float32", "sysu_agw": "float32", "sysu_caj": "bfloat16",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fake_device import CPU, CUDA, NoWaiting, StandIn, TwoDevices, Waited, faked
+from fake_device import CPU, CUDA, NEW_TORCH, NoWaiting, StandIn, TwoDevices, Waited, faked
 from torch import nn
 
 from assembly import gallery as searching
@@ -14,6 +14,8 @@ from utils.evaluation.distances import distance_counts
 from utils.evaluation.evaluator import embed_images, evaluate_protocol
 from utils.retrieval.compress import principal_directions, project
 from utils.retrieval.nearest import search_exact
+
+pytestmark = NEW_TORCH
 
 
 def drawn(*shape):
