@@ -56,6 +56,29 @@ def test_an_unreadable_file_is_named(tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("key, value, kinds", [
+    ("model", [torch.zeros(1)], "model is of type list, not dict"),
+    ("identities", None, "identities is of type NoneType, not list"),
+    ("epoch", 1.5, "epoch is of type float, not int"),
+])
+def test_an_altered_part_is_named(tmp_path, key, value, kinds):
+    save_checkpoint(tmp_path / "last.pth", {"model": {}, key: value})
+    with pytest.raises(CheckpointError, match=f"last.pth was altered since train.py wrote it: its {kinds}; copy"):
+        read_own_checkpoint(tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize("change, kind", [
+    (torch.Tensor.half, "float16, strided"), (torch.Tensor.double, "float64, strided"),
+    (torch.Tensor.int, "int32, strided"), (torch.Tensor.to_sparse, "float32, sparse_coo"),
+])
+def test_weights_of_another_kind_are_refused_and_change_nothing(change, kind):
+    model = nn.Linear(2, 2)
+    before = model.weight.clone()
+    with pytest.raises(CheckpointError, match=f"of another kind: weight is {kind}, not float32, strided"):
+        load_weights(model, model.state_dict() | {"weight": change(torch.eye(2))}, "last.pth")
+    assert torch.equal(model.weight, before)
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path):
     class Attack:
         def __reduce__(self):

@@ -11,6 +11,11 @@ from torch import nn
 from common.weights import WeightsFileError, described, read_weights_file, save_sealed
 
 FORMAT = 1
+# What parts of a checkpoint of train.py are, where they are there.
+KINDS = {
+    "model": dict, "optimizer": dict, "config": str, "identities": list, "epoch": int, "step": int, "sums": dict,
+    "figures": dict, "best": float,
+}
 
 
 class CheckpointError(ValueError):
@@ -77,7 +82,7 @@ def read_checkpoint(path: str | Path) -> dict:
 def read_own_checkpoint(path: str | Path) -> OwnCheckpoint:
     """A checkpoint that train.py wrote.
 
-    raises   CheckpointError as `read_checkpoint` does, and for another program's file
+    raises   CheckpointError as `read_checkpoint` does, for another program's file, and where a part is of another kind
     """
     state = read_checkpoint(path)
     if state.get("format") != FORMAT:
@@ -85,13 +90,19 @@ def read_own_checkpoint(path: str | Path) -> OwnCheckpoint:
             f"{path} was not written by this version of train.py (format {state.get('format')!r}, not {FORMAT}); it is "
             f"{described(state)}. A checkpoint of the method's authors is read with --authors-checkpoint"
         )
+    for key, kind in KINDS.items():
+        if key in state and not isinstance(state[key], kind):
+            raise CheckpointError(
+                f"{path} was altered since train.py wrote it: its {key} is of type {type(state[key]).__name__}, not "
+                f"{kind.__name__}; copy it again"
+            )
     return OwnCheckpoint(state, path=path)
 
 
 def load_weights(model: nn.Module, weights: dict, path: str | Path) -> None:
     """Fill the model with exactly these weights.
 
-    raises   CheckpointError listing what is missing, unexpected or of another shape
+    raises   CheckpointError listing what is missing, unexpected, or of another shape or kind of numbers
     """
     ours = model.state_dict()
     weights = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
@@ -101,10 +112,18 @@ def load_weights(model: nn.Module, weights: dict, path: str | Path) -> None:
         f"of another shape: {key} is {[*weights[key].shape]}, not {[*ours[key].shape]}"
         for key in ours if key in weights and weights[key].shape != ours[key].shape
     ]
+    problems += [
+        f"of another kind: {key} is {kind_of(weights[key])}, not {kind_of(ours[key])}"
+        for key in ours if key in weights and kind_of(weights[key]) != kind_of(ours[key])
+    ]
     if problems:
         listed = "\n  ".join(problems[:20] + [f"and {len(problems) - 20} more"] * (len(problems) > 20))
         raise CheckpointError(f"{path} does not fit the network that the configuration describes:\n  {listed}")
     model.load_state_dict(weights)
+
+
+def kind_of(x: torch.Tensor) -> str:
+    return f"{x.dtype}, {x.layout}".replace("torch.", "")
 
 
 def sha256(path: str | Path) -> str:
