@@ -76,7 +76,7 @@ def test_a_stopped_run_goes_on_where_it_was(cmfn, tmp_path, embedded, monkeypatc
 
     def stopped(self, *arguments):
         append(self, *arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(searching.SearchIndex, "append", stopped)

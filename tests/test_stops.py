@@ -79,7 +79,7 @@ def signalling(number, function, call=1):
     def wrapped(*arguments, **named):
         calls.append(1)
         if len(calls) == call:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return function(*arguments, **named)
 
     return wrapped
@@ -129,7 +129,7 @@ def test_a_stop_while_the_state_is_saved_keeps_it(data, whole, tmp_path, monkeyp
 def test_the_second_signal_stops_at_once_and_what_was_saved_before_is_whole(data, whole, tmp_path, monkeypatch):
     def twice(*arguments, **named):
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(validation, "embed_records", twice)

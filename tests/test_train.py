@@ -1,7 +1,6 @@
 import json
 import logging
 import math
-import os
 import signal
 from types import SimpleNamespace
 
@@ -233,7 +232,7 @@ def test_a_signal_becomes_a_flag_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert stop.by is None
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.by == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
