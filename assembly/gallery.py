@@ -226,8 +226,7 @@ def add_missing(
             if stop.by:
                 raise SearchError(
                     f"stopped by {stop.by} with {int(index.rows(files).sum())} of {how_many(len(files), 'image')} in "
-                    "the index "
-                    f"{index.folder}; run the same command again to go on"
+                    f"the index {index.folder}; run the same command again to go on"
                 )
     return left_out
 

@@ -37,8 +37,7 @@ def load_run(path: Path, overrides: list[str], complete: bool) -> tuple[Network,
         if last["epoch"] < trained.SOLVER.EPOCHS:  # the best epoch needn't be the last one
             raise CheckpointError(
                 f"the training in {path.parent} has done {last['epoch']} of "
-                f"{how_many(trained.SOLVER.EPOCHS, 'epoch')}: go on with "
-                "train.py --resume"
+                f"{how_many(trained.SOLVER.EPOCHS, 'epoch')}: go on with train.py --resume"
             )
         if last.get("figures"):
             raise CheckpointError(
