@@ -91,6 +91,7 @@ def test_evaluation_matches(whole):
         assert relative(plain, stored["blocks/infrared/neck"]) < 1e-5
 
 
+@pytest.mark.long
 def test_a_training_step_matches():
     model, cfg = filled()
     stored = np.load(DATA / "train_sefel.npz")
