@@ -189,18 +189,14 @@ def list_images(root: Path, others: list[str] | None = None) -> dict[str, Stamp]
                 others.append(str(path.relative_to(root)))
             elif (state.st_dev, state.st_ino) not in seen:
                 seen.add((state.st_dev, state.st_ino))
-                files[str(path.relative_to(root))] = (state.st_size, state.st_mtime_ns)
+                files[str(path.relative_to(root))] = stamp_of(state)
     if links:
         said = how_many(len(links), "link to a folder is", "links to folders are")
         print(f"note: {said} not followed, such as {shown(links[0])}: to search there, too, move or copy the images")
     return files
 
 
-def stamp_of(path: Path) -> Stamp:
-    """
-    raises   OSError
-    """
-    state = os.stat(path)
+def stamp_of(state: os.stat_result) -> Stamp:
     return state.st_size, state.st_mtime_ns
 
 

@@ -5,7 +5,8 @@ import unicodedata
 import pytest
 from trees import write_image
 
-from data.folder import Folder, camera_numbers
+from data.folder import Folder
+from data.names import camera_numbers
 from data.records import DataError
 
 ZOE = unicodedata.normalize("NFC", "Zoë"), unicodedata.normalize("NFD", "Zoë")

@@ -10,7 +10,8 @@ from programs import run
 from shared import SMALL
 from shells import LITTLE
 
-from data.folder import MODALITIES, SPLITS, Folder
+from data.folder import Folder
+from data.own_images import MODALITIES, SPLITS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")

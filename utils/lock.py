@@ -40,7 +40,7 @@ def only_one(
 ) -> Iterator[None]:
     """Inside, no other process does this work in the folder.
 
-    folder   is made if it isn't there, and not left behind empty
+    folder   is made if it isn't there, and removed after if nothing was written there
     work     a word such as "train"; different works do not lock each other out
     say      gets a sentence where the process waits, and once where the file system has no locks
     wait     until the other process has finished

@@ -1,6 +1,7 @@
 """A gallery's index that answers one query after the other."""
 
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
@@ -61,7 +62,7 @@ class Lookup:
     def unchanged(self, row: int) -> bool:
         """Whether the file is the one that was embedded: another's image would be shown with its score."""
         try:
-            return stamp_of(self.root / self.name(row)) == self.index.entries[row][1]
+            return stamp_of(os.stat(self.root / self.name(row))) == self.index.entries[row][1]
         except OSError:
             return False
 

@@ -13,8 +13,8 @@ from common.weights import WeightsFileError, described, read_weights_file, save_
 FORMAT = 1
 # What parts of a checkpoint of train.py are, where they are there.
 KINDS = {
-    "model": dict, "optimizer": dict, "config": str, "identities": list, "epoch": int, "step": int, "sums": dict,
-    "figures": dict, "best": float,
+    "model": dict, "optimizer": dict, "scaler": dict, "config": str, "identities": list, "epoch": int, "step": int,
+    "sums": dict, "figures": dict, "best": float,
 }
 
 
