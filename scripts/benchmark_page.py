@@ -74,7 +74,7 @@ def measure(args: Namespace, folder: Path) -> None:
     fill(folder, settings, args.rows)
     begun = time.perf_counter()
     with open_index(folder, settings) as index:
-        details = details_of([name for name, _ in index.entries], None)
+        details = details_of([name for name, _ in index.entries], {})
         lookup = Lookup(embed, cfg, index, folder, np.ones(args.rows, dtype=bool), *details)
         lookup.get_ready(args.method, 20)
     ready = time.perf_counter() - begun

@@ -96,14 +96,14 @@ def open_lookup(args: Namespace) -> tuple[Lookup, str, str]:
         if not current.any():
             why = [*left_out.values(), *filter(None, [not_read(others)])]
             raise SearchError("\n".join([f"{args.gallery} has no image that can be searched", *why]))
-        cameras, times = details_of([name for name, _ in index.entries], args.details)
+        cameras, times = details_of([name for name, _ in index.entries], listed)
         lookup = Lookup(embed, cfg, index, args.gallery, current, cameras, times)
         lookup.get_ready(args.method, USUAL_RESULTS)
     absent = sorted({*listed} - {Path(name).as_posix() for name in files})
     if absent:
         print(
-            f"note: {args.details} names {how_many(len(absent), 'image')} that the gallery lacks: {shown(absent[0])}, "
-            "..."
+            f"note: {args.details} names {how_many(len(absent), 'image')} that the gallery lacks, such as "
+            f"{shown(absent[0])}"
         )
     if others:
         print(f"note: in {shown(args.gallery)}, {shown(not_read(others))}")

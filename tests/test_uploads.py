@@ -89,7 +89,7 @@ def test_a_table_goes_before_names(tmp_path):
     (tmp_path / "a.csv").write_text(
         "\ufefftime,image,camera\n2024-05-01T13:45:10,cam1/a.jpg,hall\n,cam1/b.jpg,\n2024-05-02,c.jpg,\n"
     )
-    cameras, times = details_of(["cam1/a.jpg", "cam1/b.jpg", "c.jpg", "d.jpg"], tmp_path / "a.csv")
+    cameras, times = details_of(["cam1/a.jpg", "cam1/b.jpg", "c.jpg", "d.jpg"], read_table(tmp_path / "a.csv"))
     assert cameras.tolist() == ["hall", "1", "", ""]
     assert [str(time) for time in times] == ["2024-05-01T13:45:10", "NaT", "2024-05-02T00:00:00", "NaT"]
 

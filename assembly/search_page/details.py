@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def time_in(name: str) -> np.datetime64:
     return np.datetime64("NaT", "s")
 
 
-def details_of(names: Sequence[str], table: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def details_of(
+    names: Sequence[str], listed: Mapping[str, tuple[str, np.datetime64]]
+) -> tuple[np.ndarray, np.ndarray]:
     """
     names     of images, relative to the gallery
-    table     a CSV file with a header: image, and camera or time or both; it goes before what a name says
+    listed    what `read_table` returned; it goes before what a name says
     returns   cameras (N,) str, "" where unknown, and times (N,) datetime64[s], NaT where unknown
-    raises    DetailsError
     """
-    listed = read_table(table) if table else {}
     cameras, times = [], []
     for name in names:
         camera, time = listed.get(Path(name).as_posix(), ("", np.datetime64("NaT", "s")))
@@ -57,7 +57,7 @@ def details_of(names: Sequence[str], table: Path | None) -> tuple[np.ndarray, np
 
 
 def read_table(path: Path) -> dict[str, tuple[str, np.datetime64]]:
-    """By image, its camera and its time.
+    """By image, its camera and its time, of a CSV file with a header: image, and camera or time or both.
 
     raises   DetailsError
     """
